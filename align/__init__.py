@@ -1,0 +1,1 @@
+"""Learning: policies, rollouts, losses, advantages, trainers, evaluation and reports."""

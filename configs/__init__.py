@@ -1,0 +1,1 @@
+"""Configurations, as data. `align.config.load_config("quickstart")` finds them here, installed or in a clone."""
