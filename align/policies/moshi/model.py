@@ -1,0 +1,285 @@
+"""A Moshi-class language model: a temporal transformer over frames, a depth transformer over codebooks.
+
+Our own implementation in the parameter layout of the published checkpoints (``moshi`` 0.2.13), held to that package by
+a parity test. It differs in what training asks of it: every weight is a plain ``nn.Linear`` or ``nn.Embedding`` that is
+called as a module (PEFT and ZeRO-3 work as they are), the depth transformer can be scored on a subset of the frames,
+and what streams (``streaming.py``) runs the same modules.
+
+Streams of ``codes (B, K, T)``: text, then ``dep_q`` agent codebooks, then the user's. Stream ``k`` enters the network
+``delays[k]`` frames late, behind one frame of initial tokens; logits come back aligned with ``codes``. A code of -1 is
+"nothing": its embedding is zero and it is no target.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from align.policies.moshi.config import MoshiConfig
+
+ZERO = -1
+"""Code that embeds to zero and is masked as a target."""
+
+
+class Output(NamedTuple):
+    """What :meth:`MoshiModel.forward` returns, aligned with the codes that it was given."""
+
+    hidden: Tensor  # (B, T, D)
+    text_logits: Tensor  # (B, T, text_card)
+    audio_logits: Tensor | None  # (B, dep_q, T, card)
+    audio_mask: Tensor | None  # (B, dep_q, T)
+
+
+class DepthScores(NamedTuple):
+    """Logits and targets of the depth transformer for N selected frames of the model's (delayed) clock."""
+
+    logits: Tensor  # (N, dep_q, card)
+    targets: Tensor  # (N, dep_q) long; undefined where the mask is False
+    mask: Tensor  # (N, dep_q) bool
+
+
+class Embedding(nn.Embedding):
+    """An embedding in which :data:`ZERO` is the zero vector."""
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return super().forward(codes.clamp(min=0)) * (codes >= 0).unsqueeze(-1).to(self.weight.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in float32 whatever the input (``rms_norm_f32``)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, 1, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), x.shape[-1:], self.alpha.view(-1).float(), eps=1e-8).to(x.dtype)
+
+
+class Gating(nn.Module):
+    """Gated feed-forward block: ``out(silu(a) * b)`` with ``a, b = in(x)``."""
+
+    def __init__(self, dim: int, feedforward: int) -> None:
+        super().__init__()
+        # Two thirds keep the parameter count of an ungated block; at exactly four times the layout has 21/8.
+        hidden = 21 * dim // 8 if feedforward == 4 * dim else 2 * feedforward // 3
+        self.linear_in = nn.Linear(dim, 2 * hidden, bias=False)
+        self.linear_out = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.linear_in(x).chunk(2, dim=-1)
+        return self.linear_out(F.silu(gate) * value)
+
+
+class Attention(nn.Module):
+    """Projections of self-attention, one pair per set of weights."""
+
+    def __init__(self, dim: int, num_heads: int, weights: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.out_projs = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(weights))
+        self.in_projs = nn.ModuleList(nn.Linear(dim, 3 * dim, bias=False) for _ in range(weights))
+
+    def qkv(self, x: Tensor, weight: int = 0) -> Tensor:
+        """``x (..., D)`` to queries, keys and values ``(..., 3, H, D / H)``."""
+        return self.in_projs[weight](x).unflatten(-1, (3, self.num_heads, -1))
+
+
+class Layer(nn.Module):
+    """Pre-norm transformer layer. ``weights`` is None for one set of weights, or the number of per-step sets."""
+
+    def __init__(self, dim: int, num_heads: int, feedforward: int, weights: int | None = None) -> None:
+        super().__init__()
+        self.self_attn = Attention(dim, num_heads, weights or 1)
+        self.norm1 = RMSNorm(dim)
+        self.norm2 = RMSNorm(dim)
+        self.gating: nn.Module
+        if weights is None:
+            self.gating = Gating(dim, feedforward)
+        else:
+            self.gating = nn.ModuleList(Gating(dim, feedforward) for _ in range(weights))
+
+    def feed(self, x: Tensor, weight: int = 0) -> Tensor:
+        """The feed-forward half, on an input that is already normed."""
+        return self.gating[weight](x) if isinstance(self.gating, nn.ModuleList) else self.gating(x)
+
+
+class Stack(nn.Module):
+    """Layers under the name that the checkpoint gives them."""
+
+    def __init__(self, layers: list[Layer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+
+def rotary_frequencies(positions: Tensor, head_dim: int, max_period: float) -> Tensor:
+    """Unit complex numbers of the rotary embedding, ``positions (...)`` to ``(..., head_dim / 2)``."""
+    steps = torch.arange(head_dim // 2, device=positions.device, dtype=torch.float32)
+    angles = positions.float().unsqueeze(-1) * torch.exp(steps * (-math.log(max_period) * 2 / head_dim))
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotate(x: Tensor, frequencies: Tensor) -> Tensor:
+    """Rotate pairs of neighbouring features; ``frequencies`` broadcasts against ``x (..., head_dim / 2)``."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * frequencies).flatten(-2).to(x.dtype)
+
+
+class MoshiModel(nn.Module):
+    """Temporal and depth transformer; parameter names equal those of the published ``model.safetensors``.
+
+    ``seed`` fixes the initial weights (truncated normal, std ``1/sqrt(fan_in)``) without touching the global RNG.
+    """
+
+    def __init__(self, config: MoshiConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._build(config)
+            self._initialise()
+
+    def _build(self, c: MoshiConfig) -> None:
+        self.emb = nn.ModuleList(Embedding(c.card + 1, c.dim) for _ in range(c.n_q))
+        self.text_emb = Embedding(c.text_card + 1, c.dim)
+        self.text_linear = nn.Linear(c.dim, c.text_card, bias=False)
+        feedforward = int(c.hidden_scale * c.dim)
+        self.transformer = Stack([Layer(c.dim, c.num_heads, feedforward) for _ in range(c.num_layers)])
+        self.out_norm = RMSNorm(c.dim)
+        width = c.depformer_dim
+        self.depformer_in = nn.ModuleList(nn.Linear(c.dim, width, bias=False) for _ in range(max(c.depth_inputs) + 1))
+        # The last codebook is never an input of the depth transformer.
+        self.depformer_emb = nn.ModuleList(Embedding(c.card + 1, width) for _ in range(c.dep_q - 1))
+        self.depformer_text_emb = Embedding(c.text_card + 1, width)
+        feedforward = c.depformer_dim_feedforward or int(c.hidden_scale * width)
+        weights = max(c.depth_weights) + 1 if c.depformer_weights_per_step else None
+        self.depformer = Stack(
+            [Layer(width, c.depformer_num_heads, feedforward, weights) for _ in range(c.depformer_num_layers)]
+        )
+        self.linears = nn.ModuleList(nn.Linear(width, c.card, bias=False) for _ in range(c.dep_q))
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.is_meta:
+                std = module.weight.shape[1] ** -0.5
+                nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
+
+    @property
+    def device(self) -> torch.device:
+        return self.text_emb.weight.device
+
+    def initial_codes(self) -> Tensor:
+        """Codes of the frame before the first: ``(K,)`` long."""
+        initial = torch.full((self.config.num_streams,), self.config.card, dtype=torch.long, device=self.device)
+        initial[0] = self.config.text_card
+        return initial
+
+    def delay(self, codes: Tensor) -> Tensor:
+        """Codes on the model's clock: ``codes (B, K, T)`` to ``(B, K, T + 1)``, led by the initial frame.
+
+        Frame ``s`` of the result is what enters the network at step ``s``; frame ``s + 1`` is what step ``s`` predicts.
+        """
+        batch, streams, frames = codes.shape
+        if streams != self.config.num_streams:
+            raise ValueError(f"codes have {streams} streams, the model has {self.config.num_streams}")
+        delayed = self.initial_codes().view(1, -1, 1).repeat(batch, 1, frames + 1)
+        for k, lag in enumerate(self.config.delays):
+            delayed[:, k, 1 + lag :] = codes[:, k, : frames - lag]
+        return delayed
+
+    def embed(self, delayed: Tensor) -> Tensor:
+        """Sum of all streams' embeddings: ``(B, K, T)`` to ``(B, T, D)``."""
+        x = self.text_emb(delayed[:, 0])
+        for k, embedding in enumerate(self.emb):
+            x = x + embedding(delayed[:, 1 + k])
+        return x
+
+    def text_forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher-forced pass of the temporal transformer.
+
+        ``codes (B, K, T)`` to ``hidden (B, T, D)`` and ``text_logits (B, T, text_card)``; both at ``t`` have seen the
+        frames before ``t`` only, so ``text_logits[:, t]`` predicts ``codes[:, 0, t]``.
+        """
+        c = self.config
+        x = self.embed(self.delay(codes)[:, :, :-1])
+        batch, frames, dim = x.shape
+        frequencies = rotary_frequencies(torch.arange(frames, device=x.device), dim // c.num_heads, c.max_period)
+        frequencies = frequencies[:, None, None]  # (T, 1, 1, D / H / 2)
+        window = None
+        if frames > c.context:
+            ones = torch.ones(frames, frames, dtype=torch.bool, device=x.device)
+            window = ones.tril().triu(1 - c.context)
+        for layer in self.transformer.layers:
+            qkv = layer.self_attn.qkv(layer.norm1(x))  # (B, T, 3, H, D / H)
+            q, k = rotate(qkv[:, :, :2], frequencies).unbind(2)
+            mixed = F.scaled_dot_product_attention(
+                q.transpose(1, 2), k.transpose(1, 2), qkv[:, :, 2].transpose(1, 2), window, is_causal=window is None
+            )
+            x = x + layer.self_attn.out_projs[0](mixed.transpose(1, 2).reshape(batch, frames, dim))
+            x = x + layer.feed(layer.norm2(x))
+        hidden = self.out_norm(x)
+        return hidden, self.text_linear(hidden)
+
+    def depth_scores(self, hidden: Tensor, codes: Tensor, frames: Tensor | None = None) -> DepthScores:
+        """Teacher-forced pass of the depth transformer over the N frames that ``frames (B, T)`` bool selects.
+
+        The frames are the model's own: at step ``s`` it predicts ``codes[:, k, s - delays[k]]``. Selecting a random
+        subset gives an unbiased loss for a fraction of the work. Nothing is scattered back: made for training.
+        """
+        c = self.config
+        targets = self.delay(codes)[:, : c.dep_q + 1, 1:].transpose(1, 2)  # (B, T, 1 + dep_q)
+        lags = torch.tensor(c.delays[1 : c.dep_q + 1], device=codes.device)
+        started = torch.arange(codes.shape[2], device=codes.device)[:, None] >= lags  # (T, dep_q)
+        mask = (targets[..., 1:] != ZERO) & started
+        if frames is None:
+            hidden, targets, mask = hidden.flatten(0, 1), targets.flatten(0, 1), mask.flatten(0, 1)
+        else:
+            hidden, targets, mask = hidden[frames], targets[frames], mask[frames]
+        return DepthScores(self._depth(hidden, targets[:, :-1]), targets[:, 1:], mask)
+
+    def _depth(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """``hidden (N, D)``, ``tokens (N, dep_q)`` (text, then codebooks) to logits ``(N, dep_q, card)``."""
+        c = self.config
+        embeddings = [self.depformer_text_emb, *self.depformer_emb]
+        # Codebooks lead, so that each one's slice is a contiguous matrix for its own weights.
+        x = torch.stack(
+            [self.depformer_in[i](hidden) + embeddings[k](tokens[:, k]) for k, i in enumerate(c.depth_inputs)]
+        )  # (dep_q, N, width)
+        for layer in self.depformer.layers:
+            normed = layer.norm1(x)
+            qkv = torch.stack([layer.self_attn.qkv(normed[k], w) for k, w in enumerate(c.depth_weights)])
+            q, k_, v = qkv.permute(2, 1, 3, 0, 4)  # each (N, H, dep_q, width / H)
+            mixed = F.scaled_dot_product_attention(q, k_, v, is_causal=True)
+            mixed = mixed.permute(2, 0, 1, 3).flatten(2)
+            x = x + torch.stack([layer.self_attn.out_projs[w](mixed[k]) for k, w in enumerate(c.depth_weights)])
+            normed = layer.norm2(x)
+            x = x + torch.stack([layer.feed(normed[k], w) for k, w in enumerate(c.depth_weights)])
+        return torch.stack([linear(x[k]) for k, linear in enumerate(self.linears)], dim=1)
+
+    def depth_forward(self, hidden: Tensor, codes: Tensor, frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Depth logits aligned with the codes: ``(B, dep_q, T, card)`` and the mask ``(B, dep_q, T)`` of valid ones.
+
+        Not valid, and NaN: what a delay pushes past the last frame, targets of -1, and what ``frames`` leaves out.
+        """
+        c = self.config
+        batch, _, length = codes.shape
+        scores = self.depth_scores(hidden, codes, frames)
+        chosen = frames if frames is not None else torch.ones(batch, length, dtype=torch.bool, device=codes.device)
+        row, step = chosen.nonzero(as_tuple=True)
+        logits = hidden.new_full((batch, c.dep_q, length, c.card), math.nan)
+        mask = torch.zeros(batch, c.dep_q, length, dtype=torch.bool, device=codes.device)
+        for k in range(c.dep_q):
+            keep = scores.mask[:, k]
+            at = (row[keep], torch.full_like(row[keep], k), step[keep] - c.delays[1 + k])
+            logits = logits.index_put(at, scores.logits[keep, k])
+            mask[at] = True
+        return logits, mask
+
+    def forward(self, codes: Tensor, depth: bool = True, frames: Tensor | None = None) -> Output:
+        """Both passes at once; ``depth=False`` leaves the audio out."""
+        hidden, text_logits = self.text_forward(codes)
+        if not depth:
+            return Output(hidden, text_logits, None, None)
+        return Output(hidden, text_logits, *self.depth_forward(hidden, codes, frames))
