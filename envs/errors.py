@@ -1,5 +1,25 @@
-"""The one exception that means: the user can fix this."""
+"""Errors that a user can fix: one line that names the thing, its value and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class UptakeError(ValueError):
-    """A user's mistake (config, audio, checkpoint, scenario), told in one line; the command line exits with status 2."""
+    """A user's mistake (config, scenario, pack, audio, checkpoint). The command line turns it into exit status 2."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, or the list of known names if none is.
+
+    The result is meant to be appended to an error message; it is empty when nothing is known.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    if not names:
+        return ""
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"; known: {shown}"

@@ -1,0 +1,1 @@
+"""The world: clock, audio, events, scenarios, simulated users and gymnasium environments. No torch."""

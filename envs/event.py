@@ -1,0 +1,134 @@
+"""What happened, to the sample: words, events and what is expected of the agent. Ground truth, never from a VAD."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from envs.errors import UptakeError
+
+EVENT_TYPES: Mapping[str, str] = MappingProxyType(
+    {
+        "A1": "end of turn, question",
+        "A3": "end of turn, statement",
+        "B1": "pause within an utterance",
+        "B4": "pause within a dictation",
+        "B7": "monologue that invites backchannels",
+        "C1": "barge-in, new topic",
+        "C2": "barge-in, correction",
+        "C3": "barge-in, stop command",
+        "D1": "user backchannel while the agent speaks",
+        "D3": "cough or other vocal noise",
+        "D4": "noise",
+        "D5": "talk to somebody else",
+    }
+)
+"""Taxonomy codes in use, and what they mean."""
+
+TURN_TYPES = frozenset({"A1", "A3"})
+PAUSE_TYPES = frozenset({"B1", "B4"})
+BARGE_IN_TYPES = frozenset({"C1", "C2", "C3"})
+AGENT_BEHAVIOURS = ("responds", "silent", "stops", "continues", "backchannels")
+SOURCES = ("user", "other", "agent")
+
+
+class Word(NamedTuple):
+    """One word and where it lies, in samples of the episode (or of the clip) that it belongs to."""
+
+    text: str
+    onset: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Expect:
+    """What the agent should do about an event: assertion, metric and reward at once."""
+
+    agent: str
+    """One of `AGENT_BEHAVIOURS`."""
+    within: Mapping[str, float] = field(default_factory=dict)
+    """Seconds after the anchor: `full` still earns everything, `zero` earns nothing any more."""
+    content: tuple[str, ...] = ()
+    """Any of these words answers it; empty when the content does not matter."""
+
+    def __post_init__(self) -> None:
+        if self.agent not in AGENT_BEHAVIOURS:
+            raise UptakeError(f"expect: agent {self.agent!r} is none of {', '.join(AGENT_BEHAVIOURS)}")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happens in an episode. All times are samples from the start of the episode.
+
+    Turn events (A1, A3) span the user's utterance and the response is due after `offset`. Pause events (B1, B4) span
+    the silence itself. A monologue (B7) has an anchor `bc0`, `bc1`, ... wherever a listener would backchannel. A
+    barge-in (C1, C2, C3) has the anchors `sem` (end of the word that makes the intent clear) and
+    `agent_speaking_since` (since when the agent had been talking); a user backchannel (D1) has the latter.
+    """
+
+    id: str
+    type: str
+    source: str
+    onset: int
+    offset: int
+    anchors: Mapping[str, int] = field(default_factory=dict)
+    text: str = ""
+    words: tuple[Word, ...] = ()
+    expects: tuple[Expect, ...] = ()
+    twin: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise UptakeError(f"event {self.id!r}: source {self.source!r} is none of {', '.join(SOURCES)}")
+        if not 0 <= self.onset <= self.offset:
+            raise UptakeError(f"event {self.id!r}: onset {self.onset} and offset {self.offset} are not 0 <= on <= off")
+
+    def expected(self, agent: str) -> Expect | None:
+        """The first expectation of this behaviour, or None."""
+        return next((expect for expect in self.expects if expect.agent == agent), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back to an equal event."""
+        return {
+            "v": 1,
+            "id": self.id,
+            "type": self.type,
+            "source": self.source,
+            "onset": self.onset,
+            "offset": self.offset,
+            "anchors": dict(self.anchors),
+            "text": self.text,
+            "words": [list(word) for word in self.words],
+            "expects": [{"agent": e.agent, "within": dict(e.within), "content": list(e.content)} for e in self.expects],
+            "twin": self.twin,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Event:
+        """Read what `to_json` wrote; raises `UptakeError` naming a field that is missing or malformed."""
+        try:
+            return cls(
+                id=str(record["id"]),
+                type=str(record["type"]),
+                source=str(record["source"]),
+                onset=int(record["onset"]),
+                offset=int(record["offset"]),
+                anchors={str(k): int(v) for k, v in record["anchors"].items()},
+                text=str(record["text"]),
+                words=tuple(Word(str(w), int(on), int(off)) for w, on, off in record["words"]),
+                expects=tuple(
+                    Expect(
+                        agent=str(e["agent"]),
+                        within={str(k): float(v) for k, v in e["within"].items()},
+                        content=tuple(str(c) for c in e["content"]),
+                    )
+                    for e in record["expects"]
+                ),
+                twin=record["twin"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UptakeError(
+                f"event record {record.get('id', '?')!r}: field {error} is missing or malformed"
+            ) from error
