@@ -1,0 +1,329 @@
+"""A run's configuration: typed dataclasses on OmegaConf, YAML on disk, one line per mistake.
+
+`load_config("quickstart", ["seed=1"])` reads `configs/quickstart.yaml` (from the clone or from the installed wheel),
+lays the overrides on top and returns a complete `TrainConfig`. Whatever is wrong raises `UptakeError` with the file,
+the line, the value and the fix: an unknown key is answered with the nearest known one. `save_config` writes every
+field out, defaults included, so a run folder says what was done and not what was asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from align.trainers.grpo import GrpoConfig
+from envs.errors import UptakeError, nearest
+
+KeyPath = tuple[str, ...]  # a dotted key, split: the names of rewards may hold dots
+
+
+@dataclass(frozen=True)
+class _Setting:
+    path: KeyPath
+    value: Any
+    where: str  # file:line, or the override
+
+    @property
+    def key(self) -> str:
+        return ".".join(self.path)
+
+
+@dataclass
+class EvaluationConfig:
+    """What is measured before and after training."""
+
+    split: str = "test"
+    """Which scenarios: dev or test. Their voices and texts are in no training split."""
+    variants: int = 4
+    """How many times each scenario is played; variant v of a scenario sounds the same before and after."""
+    frames: int = 150
+    """Length of a conversation in frames of 80 ms."""
+    batch: int = 32
+    """Conversations played side by side. Changes speed and memory, no figure."""
+    seed: int = 1234
+    """Seeds the users' rooms and timing and the policy's sampling; the same for every seed of the training."""
+    baselines: list[str] = field(default_factory=lambda: ["silent", "always_talking", "vad_200", "vad_700", "oracle"])
+    """Scripted agents measured in the same table (names: `align.evaluation.BASELINES`)."""
+    resamples: int = 2000
+    """Bootstrap resamples behind every 95 % interval."""
+    conversations: int = 6
+    """How many conversations the report shows and plays, before and after."""
+
+
+@dataclass
+class WandbConfig:
+    """Where metrics go besides `metrics.jsonl`."""
+
+    mode: str = "offline"
+    """offline (a folder inside the run that `wandb sync` uploads later), online or disabled."""
+    project: str = "uptake"
+
+
+@dataclass
+class TrainConfig:
+    """Everything that decides a run."""
+
+    name: str = "run"
+    """The run folder's name."""
+    runs: str = "runs"
+    """The folder of run folders."""
+    policy: str = "pocket"
+    """The checkpoint that training starts from: `pocket`, or the path of a checkpoint folder."""
+    pack: str = "core"
+    """The scenarios and their audio: `core`, or the path of a pack folder."""
+    seed: int = 0
+    """Seeds the training: rollouts, batches, sampling."""
+    rewards: dict[str, float] = field(default_factory=dict)
+    """Reward term -> weight. A term is a registered name, or `path/to/file.py:name`."""
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.runs) / self.name
+
+
+def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a configuration and check it.
+
+    Args:
+        name_or_path: a name inside `configs/` ("quickstart", "recipes/published") or the path of a YAML file.
+        overrides: `key=value` with dotted keys ("grpo.iterations=2"); the values are YAML.
+
+    Raises:
+        UptakeError: no such file, YAML that does not parse, an unknown key, a value of the wrong type or range.
+    """
+    source, text = _read(name_or_path)
+    tree, lines = _parse(text, source)
+    _check_keys(tree, TrainConfig, source, lines)
+    settings = [_Setting(path, value, _at(source, lines, path)) for path, value in _leaves(tree, TrainConfig)]
+    for override in overrides:
+        settings.append(_parse_override(override))
+    config = OmegaConf.structured(TrainConfig)
+    for setting in settings:
+        node: Any = config
+        for part in setting.path[:-1]:
+            node = node[part]
+        try:
+            node[setting.path[-1]] = setting.value
+        except OmegaConfBaseException as error:
+            raise UptakeError(
+                f"{setting.where}: {setting.key} = {setting.value!r}: expected {_kind(setting.path)}"
+            ) from error
+    result: TrainConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
+    _check_values(result, settings)
+    return result
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Write the resolved configuration, every field included."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump_config(config), encoding="utf-8")
+
+
+def dump_config(config: TrainConfig) -> str:
+    """The resolved configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def names() -> list[str]:
+    """The configurations that can be given by name."""
+    found: list[str] = []
+
+    def walk(folder: Any, prefix: str) -> None:
+        for entry in folder.iterdir():
+            if entry.is_dir() and entry.name != "__pycache__":
+                walk(entry, f"{prefix}{entry.name}/")
+            elif entry.name.endswith(".yaml"):
+                found.append(prefix + entry.name.removesuffix(".yaml"))
+
+    walk(resources.files("configs"), "")
+    return sorted(found)
+
+
+def _read(name_or_path: str) -> tuple[str, str]:
+    known = names()
+    if name_or_path in known:
+        return f"configs/{name_or_path}.yaml", (resources.files("configs") / f"{name_or_path}.yaml").read_text("utf-8")
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise UptakeError(f"no configuration '{name_or_path}': neither a file nor a name{nearest(name_or_path, known)}")
+    try:
+        return str(path), path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UptakeError(f"{path}: not a text file in UTF-8: {error}") from error
+
+
+def _parse(text: str, source: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    """YAML text -> (nested dict, path -> line). A key set twice is an error: YAML would drop the first silently."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f"{source}:{mark.line + 1}" if mark else source
+        raise UptakeError(f"{at}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    if tree is None:
+        return {}, {}
+    if not isinstance(tree, dict):
+        raise UptakeError(f"{source}:1: a configuration is a mapping of keys to values, found {type(tree).__name__}")
+    lines: dict[KeyPath, int] = {}
+
+    def walk(node: yaml.Node, prefix: KeyPath) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key_node, value_node in node.value:
+                path = (*prefix, str(key_node.value))
+                line = key_node.start_mark.line + 1
+                if path in lines:
+                    raise UptakeError(f"{source}:{line}: '{'.'.join(path)}' is set twice, first in line {lines[path]}")
+                lines[path] = line
+                walk(value_node, path)
+
+    walk(root, ())
+    return tree, lines
+
+
+def _parse_override(override: str) -> _Setting:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    where = f"override '{override}'"
+    if not equals or not key:
+        raise UptakeError(f"{where}: write key=value, for example grpo.iterations=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UptakeError(f"{where}: '{text}' is not valid YAML") from error
+    path: list[str] = []
+    kind: Any = TrainConfig
+    rest = key
+    while rest:
+        if get_origin(kind) is dict and get_args(kind)[1] is not Any:
+            path.append(rest)  # the name of a reward may be a file's path, dots included
+            break
+        part, _, rest = rest.partition(".")
+        if dataclasses.is_dataclass(kind):
+            fields = _fields(kind)  # type: ignore[arg-type]
+            if part not in fields:
+                prefix = "".join(f"{name}." for name in path)
+                raise UptakeError(f"{where}: unknown key '{prefix}{part}'{_nearest_key(part, prefix, fields)}")
+            kind = fields[part]
+        elif get_origin(kind) is not dict:
+            raise UptakeError(f"{where}: '{'.'.join(path)}' has no keys below it")
+        path.append(part)
+    if dataclasses.is_dataclass(kind):
+        raise UptakeError(f"{where}: '{key}' is a section; write {key}.KEY=VALUE")
+    return _Setting(tuple(path), value, where)
+
+
+def _fields(schema: type) -> dict[str, Any]:
+    hints = get_type_hints(schema)
+    return {f.name: hints[f.name] for f in dataclasses.fields(schema)}
+
+
+def _known(schema: type, prefix: str = "") -> list[str]:
+    """Every dotted key of a schema."""
+    keys = []
+    for name, kind in _fields(schema).items():
+        keys.append(prefix + name)
+        if dataclasses.is_dataclass(kind):
+            keys += _known(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
+    return keys
+
+
+def _check_keys(
+    tree: dict[str, Any], schema: type, where: str, lines: dict[KeyPath, int], prefix: KeyPath = ()
+) -> None:
+    fields = _fields(schema)
+    for name, value in tree.items():
+        path = (*prefix, str(name))
+        at, key = _at(where, lines, path), ".".join(path)
+        if name not in fields:
+            hint = _nearest_key(str(name), "".join(f"{part}." for part in prefix), fields)
+            raise UptakeError(f"{at}: unknown key '{key}'{hint}")
+        kind = fields[name]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, dict):
+                raise UptakeError(f"{at}: '{key}' is a section of keys, found {value!r}")
+            _check_keys(value, kind, where, lines, path)  # type: ignore[arg-type]
+
+
+def _nearest_key(name: str, prefix: str, siblings: Mapping[str, Any]) -> str:
+    """The nearest key of the same section, else of any section, else what the section knows."""
+    here = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+    if here:
+        return f"; did you mean '{prefix}{here[0]}'?"
+    leaves = {known.rpartition(".")[2]: known for known in reversed(_known(TrainConfig))}
+    elsewhere = difflib.get_close_matches(name, leaves, n=1, cutoff=0.8)
+    if elsewhere:
+        return f"; did you mean '{leaves[elsewhere[0]]}'?"
+    return nearest(prefix + name, [prefix + sibling for sibling in siblings])
+
+
+def _leaves(tree: dict[str, Any], schema: type, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """(path, value) of every field that a checked tree sets; a field that is a mapping is set whole."""
+    fields = _fields(schema)
+    for name, value in tree.items():
+        kind = fields[name]
+        if dataclasses.is_dataclass(kind):
+            yield from _leaves(value, kind, (*prefix, name))  # type: ignore[arg-type]
+        else:
+            yield (*prefix, name), value
+
+
+def _kind(path: KeyPath) -> str:
+    """What a field holds, in a user's words."""
+    kind: Any = TrainConfig
+    for part in path:
+        if dataclasses.is_dataclass(kind):
+            kind = _fields(kind)[part]  # type: ignore[arg-type]
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    if get_origin(kind) is dict:
+        return f"a mapping of names to {words.get(get_args(kind)[1], 'values')}"
+    if get_origin(kind) is list:
+        return f"a list, each entry {words.get(get_args(kind)[0], 'a value')}"
+    return words.get(kind, str(kind))
+
+
+def _at(where: str, lines: Mapping[KeyPath, int], path: KeyPath) -> str:
+    while path and path not in lines:
+        path = path[:-1]
+    return f"{where}:{lines[path]}" if path else where
+
+
+def _check_values(config: TrainConfig, settings: Sequence[_Setting]) -> None:
+    """Ranges that a type does not say."""
+
+    def check(path: KeyPath, good: Callable[[Any], bool], why: str) -> None:
+        value: Any = config
+        for part in path:
+            value = value[part] if isinstance(value, dict) else getattr(value, part)
+        if not good(value):
+            where = [f"{s.where}: " for s in settings if s.path == path[: len(s.path)]]
+            raise UptakeError(f"{where[-1] if where else ''}{'.'.join(path)} = {value!r}: {why}")
+
+    for name in ("variants", "frames", "batch", "resamples"):
+        check(("evaluation", name), lambda n: n >= 1, "must be at least 1")
+    for path in (("seed",), ("evaluation", "seed"), ("evaluation", "conversations")):
+        check(path, lambda n: n >= 0, "must be 0 or more")
+    check(("evaluation", "split"), lambda s: s in ("train", "dev", "test"), "must be train, dev or test")
+    check(("wandb", "mode"), lambda m: m in ("disabled", "offline", "online"), "must be disabled, offline or online")
+    check(("name",), lambda n: bool(n) and Path(n).name == n, "must be one folder name, without '/'")
+    for term in config.rewards:
+        check(("rewards", term), math.isfinite, "a weight must be finite")
+    for name, kind in _fields(GrpoConfig).items():
+        if kind is float:
+            check(("grpo", name), math.isfinite, "must be finite")

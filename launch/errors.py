@@ -1,0 +1,56 @@
+"""Turns what went wrong into one line and an exit status."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+from envs.errors import UptakeError
+
+USER_MISTAKE = 2
+INTERRUPTED = 130
+
+_FIX = {
+    errno.ENOSPC: "no space left on the disk; free some, then go on with --resume",
+    errno.EDQUOT: "the disk quota is used up; free some space, then go on with --resume",
+    errno.EACCES: "permission denied",
+    errno.EROFS: "the file system is read-only; give another folder with runs=FOLDER",
+    errno.ENOTDIR: "a part of this path is a file, not a folder",
+    errno.EISDIR: "this is a folder, a file is needed",
+}
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for a mistake or a shortage that the caller can mend; None for a bug, which keeps its traceback."""
+    if isinstance(error, UptakeError):
+        return " ".join(str(error).split())
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _FIX:
+            return f"{seen.filename}: {_FIX[seen.errno]}" if seen.filename else _FIX[seen.errno]
+        # safetensors and torch wrap the system's error in their own, with the text kept
+        if "No space left on device" in str(seen) or "os error 28" in str(seen):
+            return _FIX[errno.ENOSPC]
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def guarded(run: Callable[[], None]) -> int:
+    """Call `run` and return the exit status: 0, 2 after one line on stderr, 130 after Ctrl-C.
+
+    Raises:
+        Exception: whatever `explain` does not know; that is a bug, and its traceback is the report.
+    """
+    try:
+        run()
+    except KeyboardInterrupt:
+        print("uptake: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        print(f"uptake: {line}", file=sys.stderr)
+        return USER_MISTAKE
+    return 0
