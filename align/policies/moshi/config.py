@@ -4,14 +4,13 @@ Key names are those of the released checkpoints (``moshi`` 0.2.13, ``loaders.py`
 vary (norm, gating, position embedding, …) is checked, not ignored: another value is an error, never a wrong model.
 """
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from envs.errors import UptakeError
+from envs.errors import UptakeError, nearest
 
 #: Keys of ``config.json`` for which one value is implemented. The released dialogue checkpoints all have it.
 FIXED: dict[str, Any] = {
@@ -99,7 +98,8 @@ class MoshiConfig:
             object.__setattr__(self, "depformer_weights_per_step_schedule", tuple(schedule))
             if len(schedule) != self.dep_q:
                 raise UptakeError(
-                    f"moshi config: depformer_weights_per_step_schedule has {len(schedule)} entries, dep_q is {self.dep_q}"
+                    f"moshi config: depformer_weights_per_step_schedule has {len(schedule)} entries, "
+                    f"dep_q={self.dep_q} needs as many"
                 )
         if len(self.delays) != self.n_q + 1:
             raise UptakeError(
@@ -118,7 +118,8 @@ class MoshiConfig:
                 )
         if self.depformer_dim_feedforward is not None and not isinstance(self.depformer_dim_feedforward, int):
             raise UptakeError(
-                f"moshi config: depformer_dim_feedforward={self.depformer_dim_feedforward!r}; only one width for all steps is implemented"
+                f"moshi config: depformer_dim_feedforward={self.depformer_dim_feedforward!r}; "
+                "only one width for all codebooks is implemented"
             )
         if self.context < 1:
             raise UptakeError(f"moshi config: context={self.context} must be at least 1 frame")
@@ -161,8 +162,7 @@ class MoshiConfig:
                 if value != FIXED[key]:
                     raise UptakeError(f"moshi config: {key}={value!r} is not implemented, only {FIXED[key]!r}")
             else:
-                near = difflib.get_close_matches(key, [*known, *EXTRA, *FIXED], n=1, cutoff=0.0)
-                raise UptakeError(f"moshi config: unknown key {key!r}; did you mean {near[0]!r}?")
+                raise UptakeError(f"moshi config: unknown key {key!r}{nearest(key, [*known, *EXTRA, *FIXED])}")
         return MoshiConfig(**kwargs, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:

@@ -44,6 +44,9 @@ class Embedding(nn.Embedding):
     """An embedding in which :data:`ZERO` is the zero vector."""
 
     def forward(self, codes: Tensor) -> Tensor:
+        # Looking first saves a pass over (B, T, D) on a CPU; on an accelerator it would be a synchronisation.
+        if codes.device.type == "cpu" and codes.numel() and codes.min() >= 0:
+            return super().forward(codes)
         return super().forward(codes.clamp(min=0)) * (codes >= 0).unsqueeze(-1).to(self.weight.dtype)
 
 
@@ -213,10 +216,10 @@ class MoshiModel(nn.Module):
             window = ones.tril().triu(1 - c.context)
         for layer in self.transformer.layers:
             qkv = layer.self_attn.qkv(layer.norm1(x))  # (B, T, 3, H, D / H)
-            q, k = rotate(qkv[:, :, :2], frequencies).unbind(2)
-            mixed = F.scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), qkv[:, :, 2].transpose(1, 2), window, is_causal=window is None
-            )
+            qk, v = qkv.split((2, 1), dim=2)
+            q, k = rotate(qk, frequencies).transpose(1, 3).unbind(2)  # each (B, H, T, D / H)
+            v = v.squeeze(2).transpose(1, 2)
+            mixed = F.scaled_dot_product_attention(q, k, v, window, is_causal=window is None)
             x = x + layer.self_attn.out_projs[0](mixed.transpose(1, 2).reshape(batch, frames, dim))
             x = x + layer.feed(layer.norm2(x))
         hidden = self.out_norm(x)
@@ -248,15 +251,14 @@ class MoshiModel(nn.Module):
             [self.depformer_in[i](hidden) + embeddings[k](tokens[:, k]) for k, i in enumerate(c.depth_inputs)]
         )  # (dep_q, N, width)
         for layer in self.depformer.layers:
-            normed = layer.norm1(x)
-            qkv = torch.stack([layer.self_attn.qkv(normed[k], w) for k, w in enumerate(c.depth_weights)])
-            q, k_, v = qkv.permute(2, 1, 3, 0, 4)  # each (N, H, dep_q, width / H)
-            mixed = F.scaled_dot_product_attention(q, k_, v, is_causal=True)
-            mixed = mixed.permute(2, 0, 1, 3).flatten(2)
-            x = x + torch.stack([layer.self_attn.out_projs[w](mixed[k]) for k, w in enumerate(c.depth_weights)])
-            normed = layer.norm2(x)
-            x = x + torch.stack([layer.feed(normed[k], w) for k, w in enumerate(c.depth_weights)])
-        return torch.stack([linear(x[k]) for k, linear in enumerate(self.linears)], dim=1)
+            attention, weights = layer.self_attn, c.depth_weights
+            # unbind, not indexing: the gradient of an index fills a tensor of zeros for every codebook.
+            qkv = torch.stack([attention.qkv(y, w) for y, w in zip(layer.norm1(x), weights, strict=True)])
+            q, k, v = qkv.permute(2, 1, 3, 0, 4)  # each (N, H, dep_q, width / H)
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).permute(2, 0, 1, 3).flatten(2)
+            x = x + torch.stack([attention.out_projs[w](y) for y, w in zip(mixed, weights, strict=True)])
+            x = x + torch.stack([layer.feed(y, w) for y, w in zip(layer.norm2(x), weights, strict=True)])
+        return torch.stack([linear(y) for y, linear in zip(x, self.linears, strict=True)], dim=1)
 
     def depth_forward(self, hidden: Tensor, codes: Tensor, frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Depth logits aligned with the codes: ``(B, dep_q, T, card)`` and the mask ``(B, dep_q, T)`` of valid ones.
