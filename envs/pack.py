@@ -1,0 +1,291 @@
+"""Packs: a folder of rendered audio and scenarios, addressed by its content.
+
+    pack.json                      {"schema": "duplex.pack/1", "name", "version", "sample_rate": 24000, "clips": {...}}
+    audio/*.flac                   mono, 24 kHz
+    scenarios/**/*.yaml            duplex.scenario/1, one or several documents a file
+
+A clip in `pack.json`: ``id: {"file": "audio/x.flac", "sha256": hex, "samples": n, "text": "...",
+"words": [["Hello", on, off], ...], "voice": "v1", "split": "train"|"dev"|"test"|"all", "kind": ...}`` and, where they
+apply, ``"pauses": [[on, off], ...]`` (the speaker's own silences) and ``"answers": [topic, ...]`` (what an agent clip
+is an answer to). Times are samples of the clip. Kinds: `user` (anything the user's side plays), `agent` and
+`agent_backchannel` (what scripted agents say).
+
+Hashes, headers, words and every scenario's references are checked when a pack is loaded, so that a broken pack stops a
+run before it starts; audio is decoded when a clip is first used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from envs.clock import CLOCK, Clock
+from envs.episode import from_pcm16, read_audio, to_pcm16
+from envs.errors import UptakeError, nearest
+from envs.event import Word
+from envs.scenario import Cut, Scenario, ScriptItem, load_scenarios
+
+SCHEMA = "duplex.pack/1"
+KINDS = ("user", "agent", "agent_backchannel")
+SPLITS = ("train", "dev", "test")
+BUILTIN = Path(__file__).parent / "packs"
+_LOSSLESS_INTEGER = ("PCM_16", "PCM_24", "PCM_S8", "PCM_32")
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One rendered utterance (or noise)."""
+
+    id: str
+    path: Path
+    samples: int
+    text: str = ""
+    words: tuple[Word, ...] = ()
+    """Timed in samples of the clip."""
+    voice: str = ""
+    split: str = "all"
+    kind: str = "user"
+    pauses: tuple[tuple[int, int], ...] = ()
+    """The speaker's own silences within the clip."""
+    answers: tuple[str, ...] = ()
+    """Topics that this agent clip answers."""
+    clock: Clock = field(default=CLOCK, repr=False)
+
+    @cached_property
+    def pcm(self) -> np.ndarray:
+        """(samples,) int16, read-only; decoded on first use."""
+        audio = read_audio(self.path, self.clock)
+        if audio.size != self.samples:
+            raise UptakeError(f"{self.path}: {audio.size} samples, pack.json says {self.samples}; rebuild the pack")
+        pcm = to_pcm16(audio)
+        pcm.setflags(write=False)
+        return pcm
+
+    @cached_property
+    def audio(self) -> np.ndarray:
+        """(samples,) float32, read-only."""
+        audio = from_pcm16(self.pcm)
+        audio.setflags(write=False)
+        return audio
+
+    def silence_at(self, cut: Cut) -> tuple[int, int]:
+        """[onset, offset) in samples of the clip's own silence at a cut; raises IndexError where there is none."""
+        if cut.at_pause is not None:
+            return self.pauses[cut.at_pause]
+        assert cut.after_word is not None
+        return self.words[cut.after_word].offset, self.words[cut.after_word + 1].onset
+
+
+class Pack:
+    """Clips and scenarios. Make one with `Pack.load`."""
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        clips: Mapping[str, Clip],
+        scenarios: Iterable[Scenario],
+        digest: str,
+        folder: Path,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.clips = dict(clips)
+        self.hash = digest
+        """SHA-256 over `pack.json` (which holds the hash of every audio file) and all scenario files."""
+        self.folder = folder
+        self._scenarios: dict[str, Scenario] = {}
+        for scenario in scenarios:
+            other = self._scenarios.setdefault(scenario.id, scenario)
+            if other is not scenario:
+                raise scenario.error(f"id {scenario.id!r} is taken by {other.source}:{other.line}; rename one")
+        self._by_text: dict[str, list[Clip]] = {}
+        for clip in self.clips.values():
+            if clip.kind == "user":
+                self._by_text.setdefault(_normal(clip.text), []).append(clip)
+        for scenario in self._scenarios.values():
+            self._check(scenario)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Pack:
+        """Load a pack from a folder, or one that ships with the package by its name (``core``).
+
+        Raises `UptakeError` naming the file for whatever is missing, corrupt or inconsistent.
+        """
+        folder = Path(path)
+        if not folder.exists() and len(folder.parts) == 1 and (BUILTIN / folder / "pack.json").is_file():
+            folder = BUILTIN / folder
+        index = folder / "pack.json"
+        if not index.is_file():
+            names = [p.parent.name for p in BUILTIN.glob("*/pack.json")]
+            raise UptakeError(f"no pack {str(path)!r}: {index} does not exist{nearest(str(path), names)}")
+        raw = index.read_bytes()
+        try:
+            data = json.loads(raw)
+        except ValueError as error:
+            raise UptakeError(f"{index}: not JSON ({error}); rebuild the pack") from error
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            found = data.get("schema") if isinstance(data, dict) else data
+            raise UptakeError(f"{index}: schema is {found!r}, expected {SCHEMA!r}; rebuild the pack")
+        if data.get("sample_rate", CLOCK.sample_rate) != CLOCK.sample_rate:
+            raise UptakeError(
+                f"{index}: sample_rate is {data['sample_rate']}, expected {CLOCK.sample_rate}; resample it"
+            )
+        if not isinstance(data.get("clips"), dict) or not data["clips"]:
+            raise UptakeError(f"{index}: 'clips' is missing or empty; rebuild the pack")
+        clips = {name: _clip(index, name, spec) for name, spec in data["clips"].items()}
+        digest = hashlib.sha256(raw)
+        scenarios: list[Scenario] = []
+        for file in sorted((folder / "scenarios").rglob("*.yaml"), key=lambda p: p.relative_to(folder).as_posix()):
+            digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
+            scenarios += load_scenarios(file)
+        if not scenarios:
+            raise UptakeError(f"{folder / 'scenarios'}: holds no scenario (*.yaml); rebuild the pack")
+        name, version = str(data.get("name", folder.name)), str(data.get("version", "0"))
+        return cls(name, version, clips, scenarios, digest.hexdigest(), folder)
+
+    def clip(self, name: str) -> Clip:
+        """The clip with this id; raises `UptakeError` naming the nearest one."""
+        if name not in self.clips:
+            raise UptakeError(f"pack {self.name!r} has no clip {name!r}{nearest(name, self.clips)}")
+        return self.clips[name]
+
+    def clips_of(self, kind: str) -> list[Clip]:
+        """All clips of a kind, in order of their ids."""
+        return [self.clips[name] for name in sorted(self.clips) if self.clips[name].kind == kind]
+
+    def scenario(self, name: str) -> Scenario:
+        """The scenario with this id; raises `UptakeError` naming the nearest one."""
+        if name not in self._scenarios:
+            raise UptakeError(f"pack {self.name!r} has no scenario {name!r}{nearest(name, self._scenarios)}")
+        return self._scenarios[name]
+
+    def scenarios(self, split: str | None = None, tags: Iterable[str] | None = None) -> list[Scenario]:
+        """Scenarios of a split (all splits when None) that bear all of these tags, in order of their ids."""
+        if split is not None and split not in SPLITS:
+            raise UptakeError(f"no split {split!r}{nearest(split, SPLITS)}")
+        wanted = set(tags or ())
+        return [
+            self._scenarios[name]
+            for name in sorted(self._scenarios)
+            if (split is None or self._scenarios[name].split == split) and wanted <= set(self._scenarios[name].tags)
+        ]
+
+    def candidates(self, scenario: Scenario, item: ScriptItem) -> list[Clip]:
+        """The clips that this item may play: its own, or all of its split that say the text, in order of voice."""
+        if item.clip is not None:
+            return [self.clip(item.clip)]
+        assert item.say is not None
+        said = self._by_text.get(_normal(item.say), [])
+        return sorted((c for c in said if c.split in (scenario.split, "all")), key=lambda c: (c.voice, c.id))
+
+    def _check(self, scenario: Scenario) -> None:
+        for item in scenario.script:
+            if item.clip is not None and item.clip not in self.clips:
+                raise scenario.error(f"no clip {item.clip!r} in the pack{nearest(item.clip, self.clips)}", item.line)
+            clips = self.candidates(scenario, item)
+            if not clips:
+                said = {c.text for c in self.clips.values() if c.kind == "user" and c.split in (scenario.split, "all")}
+                hint = nearest(item.say or "", said)
+                raise scenario.error(f"no {scenario.split} clip says {item.say!r}{hint}", item.line)
+            for clip in clips:
+                if clip.split not in (scenario.split, "all"):
+                    raise scenario.error(
+                        f"clip {clip.id!r} belongs to split {clip.split!r}, the scenario to {scenario.split!r}; "
+                        "splits share no clip",
+                        item.line,
+                    )
+                self._check_item(scenario, item, clip)
+
+    def _check_item(self, scenario: Scenario, item: ScriptItem, clip: Clip) -> None:
+        last = -1
+        for cut in [*(pause.cut for pause in item.pauses), *([item.until] if item.until else [])]:
+            try:
+                onset, _ = clip.silence_at(cut)
+            except IndexError:
+                place = f"word {cut.after_word}" if cut.at_pause is None else f"pause {cut.at_pause}"
+                raise scenario.error(
+                    f"item {item.id!r}: clip {clip.id!r} has {len(clip.words)} words and {len(clip.pauses)} pauses, "
+                    f"so there is no cut after {place}; count from 0",
+                    item.line,
+                ) from None
+            if onset <= last:
+                raise scenario.error(f"item {item.id!r}: pauses and until must be in order of time", item.line)
+            last = onset
+        for index in [*item.opportunities, *item.anchors.values()]:
+            if index >= len(clip.words):
+                raise scenario.error(
+                    f"item {item.id!r}: clip {clip.id!r} has {len(clip.words)} words, so there is no word {index}; "
+                    "count from 0",
+                    item.line,
+                )
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file as hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _clip(index: Path, name: str, spec: Any) -> Clip:
+    """One clip of pack.json, its file checked: present, unchanged, mono, right rate and length, finite."""
+    try:
+        path = index.parent / str(spec["file"])
+        sha, samples = str(spec["sha256"]), int(spec["samples"])
+        clip = Clip(
+            id=name,
+            path=path,
+            samples=samples,
+            text=str(spec.get("text", "")),
+            words=tuple(Word(str(w), int(on), int(off)) for w, on, off in spec.get("words", ())),
+            voice=str(spec.get("voice", "")),
+            split=str(spec.get("split", "all")),
+            kind=str(spec.get("kind", "user")),
+            pauses=tuple((int(on), int(off)) for on, off in spec.get("pauses", ())),
+            answers=tuple(str(topic) for topic in spec.get("answers", ())),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UptakeError(f"{index}: clip {name!r}: field {error} is missing or malformed; rebuild the pack") from error
+    if clip.kind not in KINDS:
+        raise UptakeError(f"{index}: clip {name!r}: kind {clip.kind!r} is not known{nearest(clip.kind, KINDS)}")
+    if clip.split not in (*SPLITS, "all"):
+        raise UptakeError(f"{index}: clip {name!r}: split {clip.split!r} is not known{nearest(clip.split, SPLITS)}")
+    _check_times(index, clip)
+    if not path.is_file():
+        raise UptakeError(f"{path}: audio of clip {name!r} is missing; restore the file or rebuild the pack")
+    if sha256_of(path) != sha:
+        raise UptakeError(f"{path}: audio of clip {name!r} is not what pack.json recorded (SHA-256); restore the file")
+    try:
+        info = soundfile.info(path)
+    except soundfile.LibsndfileError as error:
+        raise UptakeError(f"{path}: cannot be decoded ({error}); restore or re-encode the file") from error
+    if info.samplerate != CLOCK.sample_rate:
+        raise UptakeError(f"{path}: sample rate {info.samplerate}, expected {CLOCK.sample_rate}; resample the file")
+    if info.frames != samples:
+        raise UptakeError(f"{path}: {info.frames} samples, pack.json says {samples}; rebuild the pack")
+    if info.subtype not in _LOSSLESS_INTEGER:
+        clip.pcm  # noqa: B018  only a float or lossy file can decode to NaN: look now, not in the middle of a run
+    return clip
+
+
+def _check_times(index: Path, clip: Clip) -> None:
+    for what, spans in (("words", [(w.onset, w.offset) for w in clip.words]), ("pauses", list(clip.pauses))):
+        before = 0
+        for onset, offset in spans:
+            if not before <= onset <= offset <= clip.samples:
+                raise UptakeError(
+                    f"{index}: clip {clip.id!r}: {what} has [{onset}, {offset}], which is out of order or outside of "
+                    f"0..{clip.samples}; rebuild the pack"
+                )
+            before = offset
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.lower().split())

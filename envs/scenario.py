@@ -1,0 +1,356 @@
+"""Scenarios: YAML files (schema ``duplex.scenario/1``) that say what a user does and what is expected of the agent.
+
+    schema: duplex.scenario/1
+    id: pause/weather/03
+    split: train
+    twin: turn/weather/03          # the same question that stops at the pause
+    seed_group: weather/03         # both draw the same variables and the same room
+    vars: {gap: {dist: lognormal, median: 0.6, sigma: 0.4, clip: [0.3, 2.0]}}
+    user:
+      script:
+        - {id: ask, type: A1, clip: weather-03, at: 0.8s, pauses: [{after_word: 4, seconds: $gap}]}
+    expect:
+      - {event: ask.pause, agent: silent}
+      - {event: ask, agent: responds, within: {full: 0.7, zero: 2.0}, content: [weather, sunny]}
+    terminate: {after_script_s: 4.0}
+
+A file may hold several documents (``---`` between them). The grammar is `json_schema()`, published as package data in
+``scenario.schema.json``; what a grammar cannot say (references, order) is checked here. Every error names file and
+line. Clips are looked up when a pack binds its scenarios (`envs.pack`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs import located_yaml
+from envs.errors import UptakeError, nearest
+from envs.event import Expect
+from envs.located_yaml import Document
+
+SCHEMA = "duplex.scenario/1"
+DEFAULT_ROOM_TONE_DB = -62.0
+DEFAULT_TIMEOUT = 6.0
+DEFAULT_AFTER_SCRIPT = 3.0
+DEFAULT_MAX = 60.0
+
+Value = float | str
+"""A number, or ``$name`` of a variable."""
+
+
+@dataclass(frozen=True)
+class Var:
+    """A domain-randomised quantity."""
+
+    kind: str
+    """`lognormal` (median, sigma), `uniform` (a, b) or `choice` (the numbers)."""
+    params: tuple[float, ...]
+    clip: tuple[float, float] = (-np.inf, np.inf)
+
+    @property
+    def least(self) -> float:
+        """A lower bound of every draw."""
+        lowest = 0.0 if self.kind == "lognormal" else min(self.params)
+        return min(max(lowest, self.clip[0]), self.clip[1])
+
+    def draw(self, rng: np.random.Generator) -> float:
+        """One draw, clipped."""
+        if self.kind == "choice":
+            value = self.params[int(rng.integers(len(self.params)))]
+        elif self.kind == "uniform":
+            value = float(rng.uniform(self.params[0], self.params[1]))
+        else:
+            value = float(self.params[0] * np.exp(self.params[1] * rng.standard_normal()))
+        return float(np.clip(value, *self.clip))
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """When an item starts. Exactly one of: a time; an item's end plus a gap; the agent's speech or silence."""
+
+    at: Value | None = None
+    """Seconds from the start."""
+    after: str | None = None
+    """Item that must be over first."""
+    gap: Value = 0.0
+    """Seconds after the end of that item."""
+    agent: str | None = None
+    """`speaking` or `silent`: waits for the agent, from the end of `after` on."""
+    hold: Value = 0.0
+    """Seconds for which the agent must have been so (`for` in the file)."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place in a clip between two words."""
+
+    after_word: int | None = None
+    at_pause: int | None = None
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A silence within an item: the clip's own one at this place, stretched to so many seconds."""
+
+    cut: Cut
+    seconds: Value
+
+
+@dataclass(frozen=True)
+class ScriptItem:
+    """One thing that the user (or the surroundings) does."""
+
+    id: str
+    type: str
+    trigger: Trigger
+    clip: str | None = None
+    say: str | None = None
+    timeout: float = DEFAULT_TIMEOUT
+    """Seconds, from when it may happen, after which a trigger on the agent is given up and the item skipped."""
+    gain_db: Value = 0.0
+    pauses: tuple[Pause, ...] = ()
+    pause_type: str = "B1"
+    until: Cut | None = None
+    """Only the clip up to here is played."""
+    opportunities: tuple[int, ...] = ()
+    """B7: words after which a listener would backchannel."""
+    turn: str | None = None
+    """B7: type of the turn event at its end."""
+    anchors: Mapping[str, int] = field(default_factory=dict)
+    """Name to index of the word at whose end the anchor lies."""
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One scenario, checked but not yet bound to the clips of a pack."""
+
+    id: str
+    split: str
+    script: tuple[ScriptItem, ...]
+    expects: tuple[tuple[str, Expect], ...] = ()
+    """(event name, expectation): the name is ITEM, ITEM.pause, ITEM.pauseN or ITEM.turn."""
+    tags: tuple[str, ...] = ()
+    twin: str | None = None
+    seed_group: str = ""
+    vars: Mapping[str, Var] = field(default_factory=dict)
+    max_seconds: float = DEFAULT_MAX
+    after_script_s: float = DEFAULT_AFTER_SCRIPT
+    room_tone_db: Value = DEFAULT_ROOM_TONE_DB
+    source: str = ""
+    line: int = 1
+
+    def error(self, message: str, line: int | None = None) -> UptakeError:
+        """An error about this scenario that starts with ``file:line``."""
+        return UptakeError(f"{self.source}:{line or self.line}: {message}")
+
+    def expected(self, event: str) -> tuple[Expect, ...]:
+        """What is expected about the event with this id (``ask``, ``ask.pause1``, ...)."""
+        family = event.rstrip("0123456789") if ".pause" in event else event
+        return tuple(expect for name, expect in self.expects if name in (event, family))
+
+
+@cache
+def json_schema() -> dict[str, Any]:
+    """The published JSON Schema of ``duplex.scenario/1``."""
+    return json.loads((Path(__file__).parent / "scenario.schema.json").read_text())
+
+
+def load_scenario(path: str | Path) -> Scenario:
+    """Load a file that holds one scenario. Raises `UptakeError` with ``file:line``."""
+    scenarios = load_scenarios(path)
+    if len(scenarios) != 1:
+        raise UptakeError(f"{path}:1: holds {len(scenarios)} scenarios, expected one; use load_scenarios()")
+    return scenarios[0]
+
+
+def load_scenarios(path: str | Path) -> list[Scenario]:
+    """Load all scenarios of a file, in order. Raises `UptakeError` with ``file:line``."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UptakeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        line = path.read_bytes().count(b"\n", 0, error.start) + 1
+        raise UptakeError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from error
+    return parse_scenarios(text, str(path))
+
+
+def parse_scenarios(text: str, source: str = "scenario") -> list[Scenario]:
+    """Parse the text of a scenario file; `source` names it in errors."""
+    scenarios = [_scenario(document) for document in located_yaml.read(text, source)]
+    seen: dict[str, Scenario] = {}
+    for scenario in scenarios:
+        if scenario.id in seen:
+            raise scenario.error(f"id {scenario.id!r} is taken by line {seen[scenario.id].line}; rename one")
+        seen[scenario.id] = scenario
+    return scenarios
+
+
+def _scenario(document: Document) -> Scenario:
+    located_yaml.check(document, json_schema())
+    data = document.data
+    variables = {name: _var(document, name, spec) for name, spec in data.get("vars", {}).items()}
+    items: list[ScriptItem] = []
+    for i, spec in enumerate(data["user"]["script"]):
+        items.append(_item(document, spec, ("user", "script", i), items, variables))
+    room = data.get("acoustics", {}).get("room_tone_db", DEFAULT_ROOM_TONE_DB)
+    _known_variable(document, room, variables, ("acoustics", "room_tone_db"))
+    names = _event_names(items)
+    expects = []
+    for i, spec in enumerate(data.get("expect", [])):
+        where = ("expect", i)
+        if spec["event"] not in names:
+            raise document.error(
+                f"expect: no event {spec['event']!r}{nearest(spec['event'], names)}", (*where, "event")
+            )
+        within = {key: float(value) for key, value in spec.get("within", {}).items()}
+        if within.get("full", 0.0) > within.get("zero", np.inf):
+            raise document.error("expect: within.full is later than within.zero; swap them", (*where, "within"))
+        expects.append((spec["event"], Expect(spec["agent"], within, tuple(spec.get("content", ())))))
+    return Scenario(
+        id=data["id"],
+        split=data["split"],
+        script=tuple(items),
+        expects=tuple(expects),
+        tags=tuple(data.get("tags", ())),
+        twin=data.get("twin"),
+        seed_group=data.get("seed_group", data["id"]),
+        vars=variables,
+        max_seconds=float(data.get("duration_s", {}).get("max", DEFAULT_MAX)),
+        after_script_s=float(data.get("terminate", {}).get("after_script_s", DEFAULT_AFTER_SCRIPT)),
+        room_tone_db=room,
+        source=document.source,
+        line=document.line(("id",)),
+    )
+
+
+def _var(document: Document, name: str, spec: Mapping[str, Any]) -> Var:
+    where = ("vars", name)
+    kind = spec.get("dist", "choice")
+    keys = {"lognormal": ("median", "sigma"), "uniform": ("a", "b"), "choice": ("choice",)}[kind]
+    missing = [key for key in keys if key not in spec]
+    extra = [key for key in spec if key not in (*keys, "dist", "clip")]
+    if missing or extra:
+        wrong = f"needs {missing[0]!r}" if missing else f"has {extra[0]!r}"
+        raise document.error(f"variable {name!r} ({kind}) {wrong}; give {', '.join(keys)} and perhaps clip", where)
+    low, high = spec.get("clip", (-np.inf, np.inf))
+    if low > high or (kind == "uniform" and spec["a"] > spec["b"]):
+        raise document.error(f"variable {name!r}: the lower bound is above the upper one; swap them", where)
+    params = spec["choice"] if kind == "choice" else [spec[key] for key in keys]
+    return Var(kind, tuple(float(p) for p in params), (float(low), float(high)))
+
+
+def _item(
+    document: Document,
+    spec: Mapping[str, Any],
+    where: located_yaml.Path,
+    before: list[ScriptItem],
+    variables: Mapping[str, Var],
+) -> ScriptItem:
+    name = spec["id"]
+    if any(item.id == name for item in before):
+        raise document.error(f"item id {name!r} stands twice; rename one", (*where, "id"))
+    if ".pause" in name or name.endswith(".turn"):
+        raise document.error(f"item id {name!r}: '.pause' and '.turn' name its events; rename it", (*where, "id"))
+    if ("clip" in spec) == ("say" in spec):
+        raise document.error(f"item {name!r} needs exactly one of 'clip' and 'say'", where)
+    trigger = _trigger(document, spec, where, [item.id for item in before], variables)
+    if "timeout" in spec and trigger.agent is None:
+        raise document.error(f"item {name!r}: 'timeout' needs a trigger on the agent; remove it", (*where, "timeout"))
+    for key in ("opportunities", "turn"):
+        if key in spec and spec["type"] != "B7":
+            raise document.error(f"item {name!r}: {key!r} belongs to type B7, this is {spec['type']}", (*where, key))
+    if "gain_db" in spec:
+        _known_variable(document, spec["gain_db"], variables, (*where, "gain_db"))
+    pauses = []
+    for i, pause in enumerate(spec.get("pauses", ())):
+        here = (*where, "pauses", i)
+        pauses.append(Pause(_cut(document, pause, here), _seconds(document, pause["seconds"], variables, here)))
+    return ScriptItem(
+        id=name,
+        type=spec["type"],
+        trigger=trigger,
+        clip=spec.get("clip"),
+        say=spec.get("say"),
+        timeout=float(spec.get("timeout", DEFAULT_TIMEOUT)),
+        gain_db=spec.get("gain_db", 0.0),
+        pauses=tuple(pauses),
+        pause_type=spec.get("pause_type", "B1"),
+        until=_cut(document, spec["until"], (*where, "until")) if "until" in spec else None,
+        opportunities=tuple(spec.get("opportunities", ())),
+        turn=spec.get("turn"),
+        anchors=dict(spec.get("anchors", {})),
+        line=document.line((*where, "id")),
+    )
+
+
+def _trigger(
+    document: Document,
+    spec: Mapping[str, Any],
+    where: located_yaml.Path,
+    before: list[str],
+    variables: Mapping[str, Var],
+) -> Trigger:
+    if ("at" in spec) == ("when" in spec):
+        raise document.error(f"item {spec['id']!r} needs exactly one of 'at' and 'when'", where)
+    if "at" in spec:
+        return Trigger(at=_seconds(document, spec["at"], variables, (*where, "at")))
+    when, here = spec["when"], (*where, "when")
+    allowed = ["agent", "for", "after"] if "agent" in when else ["after", "gap"]
+    needed = "for" if "agent" in when else "after"
+    for key in when:
+        if key not in allowed:
+            raise document.error(f"when: {key!r} does not go with the others; use {', '.join(allowed)}", (*here, key))
+    if needed not in when:
+        raise document.error(f"when: {needed!r} is missing; use {', '.join(allowed)}", here)
+    after = when.get("after")
+    if after is not None and after not in before:
+        hint = nearest(after, before) or "; the first item can only use 'at' or 'agent'"
+        raise document.error(f"when: no earlier item {after!r}{hint}", (*here, "after"))
+    return Trigger(
+        after=after,
+        gap=_seconds(document, when.get("gap", 0.0), variables, (*here, "gap")),
+        agent=when.get("agent"),
+        hold=_seconds(document, when.get("for", 0.0), variables, (*here, "for")),
+    )
+
+
+def _cut(document: Document, spec: Mapping[str, Any], where: located_yaml.Path) -> Cut:
+    if ("after_word" in spec) == ("at_pause" in spec):
+        raise document.error("a cut needs exactly one of 'after_word' and 'at_pause'", where)
+    return Cut(spec.get("after_word"), spec.get("at_pause"))
+
+
+def _seconds(document: Document, value: Any, variables: Mapping[str, Var], where: located_yaml.Path) -> Value:
+    if isinstance(value, str):
+        if value.startswith("$"):
+            _known_variable(document, value, variables, where)
+            if variables[value[1:]].least < 0:
+                raise document.error(f"{value} can be negative, but it is a time here; give it clip: [0, ...]", where)
+            return value
+        return float(value[:-2]) / 1000.0 if value.endswith("ms") else float(value[:-1])
+    return float(value)
+
+
+def _known_variable(document: Document, value: Any, variables: Mapping[str, Var], where: located_yaml.Path) -> None:
+    if isinstance(value, str) and value[1:] not in variables:
+        hint = nearest(value[1:], variables) or "; there are no vars"
+        raise document.error(f"no variable {value!r}{hint}", where)
+
+
+def _event_names(items: list[ScriptItem]) -> list[str]:
+    names = []
+    for item in items:
+        # How many pauses a clip has of its own is known to the pack only; nine is more than any utterance needs.
+        names += [item.id, f"{item.id}.pause", *(f"{item.id}.pause{i}" for i in range(9))]
+        names += [f"{item.id}.turn"] if item.turn else []
+    return names
