@@ -1,0 +1,116 @@
+"""Several rewards over one episode."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from envs.episode import Episode
+from envs.errors import UptakeError
+from envs.event import Event, Word
+from rewards.registry import Reward, get
+from rewards.verdict import Verdict
+from rewards.view import EpisodeView
+
+log = logging.getLogger(__name__)
+
+OURS: Mapping[str, float] = {
+    "pause_handling": 1.0,
+    "turn_taking": 1.0,
+    "backchannel": 1.0,
+    "interruption": 1.0,
+    "continue": 1.0,
+    "quality": 1.0,
+}
+PUBLISHED: Mapping[str, float] = {
+    "published_pause": 1.0,
+    "published_turn": 1.0,
+    "published_backchannel": 1.0,
+    "published_interruption": 1.0,
+}
+
+
+def term_values(verdicts: Iterable[Verdict]) -> dict[str, float | None]:
+    """Mean value of each term over its verdicts, masked ones left out; None for a term with nothing else."""
+    values: dict[str, list[float]] = {}
+    for verdict in verdicts:
+        values.setdefault(verdict.term, []).extend([] if verdict.value is None else [verdict.value])
+    return {term: sum(kept) / len(kept) if kept else None for term, kept in values.items()}
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Weighted terms. Weights apply in `total`, never inside a verdict, so a trainer may normalise each term alone.
+
+    Raises `UptakeError` for an unknown term and for a weight that is not positive and finite.
+    """
+
+    terms: Mapping[str, float]
+    """Name (or `path/to/file.py:name`) -> weight."""
+    faults: Counter[str] = field(default_factory=Counter, compare=False)
+    """How often each term raised or returned something that is no verdict, since this object was made."""
+    rewards: tuple[Reward, ...] = field(init=False, compare=False)
+    weights: dict[str, float] = field(init=False, compare=False)
+    """By the reward's own name, which a path may spell otherwise."""
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise UptakeError("rewards: no terms; name at least one, for instance {turn_taking: 1.0}")
+        weights: dict[str, float] = {}
+        rewards = []
+        for name, weight in self.terms.items():
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+                raise UptakeError(f"rewards: weight of {name!r} is {weight!r}; give a positive number, or leave it out")
+            found = get(name)
+            if found.name in weights:
+                raise UptakeError(f"rewards: {found.name!r} is named twice; keep one")
+            rewards.append(found)
+            weights[found.name] = float(weight)
+        object.__setattr__(self, "rewards", tuple(rewards))
+        object.__setattr__(self, "weights", weights)
+
+    def score(self, episode: Episode, transcript: Sequence[Word] | None = None) -> list[Verdict]:
+        """Every term on every event of its types, in the order of events, then of terms.
+
+        A verdict whose value is None does not apply and is to be masked. A term that raises costs that verdict only:
+        it comes back as None with `raw["fault"] = 1`, is logged, and is counted in `faults`.
+
+        Args:
+            episode: a finished episode, or one so far: its events are those that are over.
+            transcript: words to judge in place of the episode's own, for instance from speech recognition.
+        """
+        views: dict[int, EpisodeView] = {}
+        verdicts = []
+        for event in episode.events:
+            for term in self.rewards:
+                if not term.applies(event):
+                    continue
+                end = min(term.window_end(event, episode.clock), episode.samples)
+                if end not in views:
+                    views[end] = EpisodeView(episode, end, transcript)
+                verdicts.append(self._judge(term, views[end], event))
+        return verdicts
+
+    def _judge(self, term: Reward, view: EpisodeView, event: Event) -> Verdict:
+        try:
+            said = term(view, event)
+            return Verdict(said.value, said.window, said.raw, term.name, event.id)
+        # A reward may be anybody's code: whatever it raises costs its verdict, and must not cost the run.
+        except Exception as error:
+            if not self.faults[term.name]:
+                log.warning("reward %s failed on event %s: %s: %s", term.name, event.id, type(error).__name__, error)
+            self.faults[term.name] += 1
+            return Verdict(None, (0, view.end), {"fault": 1.0}, term.name, event.id)
+
+    def total(self, verdicts: Iterable[Verdict]) -> float:
+        """Weighted mean of the terms that apply, in [-1, 1]; 0 when none does."""
+        kept = {term: value for term, value in term_values(verdicts).items() if value is not None}
+        weight = sum(self.weights[term] for term in kept)
+        return sum(self.weights[term] * value for term, value in kept.items()) / weight if kept else 0.0
+
+    def __call__(self, episode: Episode) -> float:
+        """`total` of `score`: what an environment takes as its `score`."""
+        return self.total(self.score(episode))

@@ -1,0 +1,53 @@
+"""Waiting through a pause."""
+
+from __future__ import annotations
+
+from envs.event import Event
+from rewards.registry import reward
+from rewards.verdict import Verdict
+from rewards.view import EpisodeView
+
+RESUME_SECONDS = 0.3
+"""The window runs this much beyond the pause: an onset there was decided before the user could be heard again."""
+LONG_SECONDS = 2.0
+"""Agent speech of this length in a pause is as bad as can be."""
+
+
+@reward("pause_handling", axis="pause", events=["B1", "B4"], horizon_s=1.5)
+def pause_handling(view: EpisodeView, event: Event) -> Verdict:
+    """Nothing but a backchannel while the user holds the floor through a silence.
+
+    Source: taxonomy B1/B4; the limit of 1 s is that of arXiv 2606.11167, whose reward leaves backchannels free without
+    a bound, is binary (a group often has no variance) and looks at whole segments.
+
+    Window: agent speech that sounds in [pause onset, pause offset + 0.3 s]; each stretch is followed to the end of the
+    view, 1.5 s after the pause. No verdict (None) when the episode ends before offset + 0.3 s.
+
+    Value: 1 for silence or one backchannel (at most 1.0 s and two words). Each further backchannel costs 0.5, down to
+    -0.5. Speech that takes the floor is -0.5 - 0.5 · (its length / 2 s), down to -1: late and short is less bad, so
+    that a group has a slope to climb.
+
+    Degenerate policies: silent 1, always talking -1, a metronome of 0.4 s backchannels 1 in a short pause and
+    less in one that holds two, a metronome of long bursts -1 wherever it hits a pause.
+
+    Raw: `talk_s` the longest stretch, `onset_s` the first onset from the pause's onset (signed), `backchannels`,
+    `takeover` 0 or 1.
+    """
+    end = event.offset + view.samples(RESUME_SECONDS)
+    heard = [u for u in view.utterances if u.onset < end and u.offset > event.onset]
+    takeovers = [u for u in heard if u.takes_floor]
+    last = heard[0].onset if heard else event.offset
+    window = view.credit(event.onset, max(event.onset, last))
+    raw = {
+        "takeover": float(bool(takeovers)),
+        "backchannels": float(len(heard) - len(takeovers)),
+        "talk_s": max((u.seconds for u in heard), default=0.0),
+    }
+    if heard:
+        raw["onset_s"] = view.seconds(heard[0].onset - event.onset)
+    if view.end < end:
+        return Verdict(None, window, raw)
+    if takeovers:
+        talk = max(u.seconds for u in takeovers)
+        return Verdict(-0.5 - 0.5 * min(1.0, talk / LONG_SECONDS), window, raw)
+    return Verdict(max(-0.5, 1.0 - 0.5 * max(0, len(heard) - 1)), window, raw)

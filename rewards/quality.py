@@ -1,0 +1,101 @@
+"""Saying the right thing: a local measure on words, no judge model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from envs.event import Event
+from rewards.registry import reward
+from rewards.text import best_similarity, contains_any, duplicates
+from rewards.verdict import Verdict
+from rewards.view import TEXT_LEAD_SECONDS, EpisodeView
+
+REFERENCES = "references"
+"""Key of `Episode.meta`: {event id: [reference answer, ...]}."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How good a text is as an answer."""
+
+    hit: float | None
+    """1 when it holds any of the expected words, 0 when not, None when none is expected."""
+    similarity: float | None
+    """To the nearest reference, in [0, 1]; None without references."""
+    repetition: float
+    """Share of its 3-grams that occurred before, in [0, 1]."""
+    words: int
+
+    @property
+    def value(self) -> float | None:
+        """2 · mean(hit, similarity) - 1 - repetition, not below -1; -1 for no words; None with nothing to go by."""
+        parts = [part for part in (self.hit, self.similarity) if part is not None]
+        if not parts:
+            return None
+        if not self.words:
+            return -1.0
+        return max(-1.0, 2.0 * sum(parts) / len(parts) - 1.0 - self.repetition)
+
+
+def grade(words: Sequence[str], content: Sequence[str] = (), references: Sequence[str] = ()) -> Answer:
+    """Grade words as an answer: expected content (any of), reference answers (the nearest), repetition."""
+    repeated, total = duplicates(words)
+    return Answer(
+        hit=float(contains_any(words, content)) if content else None,
+        similarity=best_similarity(" ".join(words), references) if references else None,
+        repetition=repeated / total if total else 0.0,
+        words=len(words),
+    )
+
+
+def answer_words(view: EpisodeView, event: Event) -> list[str]:
+    """The words that the agent speaks audibly after the event's end and before the user's next turn.
+
+    A word of the text stream counts only in a stretch of agent speech: text without sound is no answer.
+    """
+    start = event.offset - view.samples(TEXT_LEAD_SECONDS)
+    limit = view.next_user_turn(event.offset)
+    words = [word for utterance in view.utterances for word in utterance.words or ()]
+    return [word.text for word in words if start <= word.onset < limit]
+
+
+def answer(view: EpisodeView, event: Event) -> Answer:
+    """The agent's answer to an event, graded against its `responds` expectation and the episode's references."""
+    expect = event.expected("responds")
+    references = view.meta.get(REFERENCES, {}).get(event.id, ())
+    content = () if expect is None else expect.content
+    return grade(answer_words(view, event), content, [references] if isinstance(references, str) else references)
+
+
+@reward("quality", axis="quality", events=["A1", "A3", "C1", "C2"], horizon_s=6.0)
+def quality(view: EpisodeView, event: Event) -> Verdict:
+    """Say what was asked for, without saying it twice.
+
+    Source: ours, the local stand-in for the language-model judge of arXiv 2606.11167, without which training there
+    loses most (their Table 3).
+
+    Window: words that begin between 0.4 s before the event's offset (text leads sound) and 6 s after it or the user's
+    next turn, spoken in audible speech. None when neither words are expected nor `meta["references"][event id]` is
+    given, when the agent has no text stream (inject one: `EpisodeView(..., transcript=asr_words)`), or when the
+    episode ends within 2 s of the offset.
+
+    Value: 2 · mean(content hit, similarity) - 1 - repetition; -1 for no words. Content: any of the expected words, as
+    whole words, "7" = "seven". Similarity: `rewards.text.similarity` to the nearest reference. Repetition: share of
+    3-grams that occurred before.
+
+    Degenerate policies: silent -1 (once `meta["text_stream"]` says that it has a text stream), always talking and
+    metronome -1 unless their words hit by chance, then at most the hit minus their repetition.
+
+    Raw: `hit`, `similarity` (each absent when it does not apply), `repetition`, `words`.
+    """
+    graded = answer(view, event)
+    raw = {"repetition": graded.repetition, "words": float(graded.words)}
+    if graded.hit is not None:
+        raw["hit"] = graded.hit
+    if graded.similarity is not None:
+        raw["similarity"] = graded.similarity
+    window = view.credit(event.offset, event.offset + view.samples(2.0))
+    if not view.has_text or view.end < event.offset + view.samples(2.0):
+        return Verdict(None, window, raw)
+    return Verdict(graded.value, window, raw)

@@ -1,0 +1,162 @@
+"""The registry of rewards: a decorator, entry points and paths.
+
+    @reward("pause_handling", axis="pause", events=["B1", "B4"], horizon_s=1.5)
+    def pause_handling(view: EpisodeView, event: Event) -> Verdict: ...
+
+A third party's reward is found by entry point (group `uptake.rewards`, an object made by `@reward`) or by path
+(`my_rewards.py:name`), so that nobody has to touch this repository.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from envs.clock import CLOCK, Clock
+from envs.episode import Episode
+from envs.errors import UptakeError, nearest
+from envs.event import Event, Word
+from rewards.verdict import Verdict
+from rewards.view import EpisodeView
+
+ENTRY_POINT_GROUP = "uptake.rewards"
+_BUILTIN = ("backchannel", "continue_", "interruption", "pause", "published", "quality", "turn")
+
+Judge = Callable[[EpisodeView, Event], Verdict]
+_REGISTRY: dict[str, Reward] = {}
+_FILES: dict[tuple[Path, str], Reward] = {}
+
+
+class Reward:
+    """A named judge, the axis it belongs to, the event types it judges and how long after an event it looks."""
+
+    def __init__(self, judge: Judge, name: str, axis: str, events: Sequence[str], horizon_s: float) -> None:
+        self.judge_function = judge
+        self.name = name
+        self.axis = axis
+        self.events = tuple(events)
+        self.horizon_s = float(horizon_s)
+        """Seconds after the event's offset at which the window closes and the view ends."""
+        self.__doc__ = judge.__doc__
+
+    def __repr__(self) -> str:
+        return f"Reward({self.name!r}, axis={self.axis!r}, events={self.events}, horizon_s={self.horizon_s})"
+
+    def __call__(self, view: EpisodeView, event: Event) -> Verdict:
+        """The bare judgement of one event on a view, as the decorated function returns it."""
+        return self.judge_function(view, event)
+
+    def applies(self, event: Event) -> bool:
+        """Whether the event is of a type that this reward judges."""
+        return event.type in self.events
+
+    def window_end(self, event: Event, clock: Clock = CLOCK) -> int:
+        """The sample at which the window closes: from here on the verdict is final."""
+        return event.offset + clock.nearest_sample(self.horizon_s)
+
+    def judge(self, episode: Episode, event: Event, transcript: Sequence[Word] | None = None) -> Verdict:
+        """Judge one event on a view that ends where the window closes; fills in term and event ids."""
+        view = EpisodeView(episode, self.window_end(event, episode.clock), transcript)
+        return replace(self(view, event), term=self.name, event=event.id)
+
+
+def reward(name: str, *, axis: str, events: Sequence[str], horizon_s: float) -> Callable[[Judge], Reward]:
+    """Register a function as a reward.
+
+    Args:
+        name: what configs call it; unique.
+        axis: what reports group it under (pause, turn, backchannel, interruption, continue, quality, ...).
+        events: codes of the event types that it judges (`envs.event.EVENT_TYPES`).
+        horizon_s: seconds after the event's offset at which its window closes.
+
+    Raises:
+        UptakeError: the name is taken, no event type is given, or the horizon is negative.
+    """
+
+    def register(judge: Judge) -> Reward:
+        if not events or horizon_s < 0:
+            raise UptakeError(f"reward {name!r}: events={list(events)}, horizon_s={horizon_s}; give types and a time")
+        made = Reward(judge, name, axis, events, horizon_s)
+        taken = _REGISTRY.get(name)
+        if taken is not None and _origin(taken) != _origin(made):
+            raise UptakeError(f"reward {name!r} is already registered by {_origin(taken)[0]}; choose another name")
+        _REGISTRY[name] = made
+        return made
+
+    return register
+
+
+def _origin(made: Reward) -> tuple[str, str]:
+    """Where a reward was defined, so that reloading its module is not a clash of names."""
+    function = made.judge_function
+    return getattr(function, "__module__", ""), getattr(function, "__qualname__", repr(function))
+
+
+def get(name: str) -> Reward:
+    """The reward of a name, of an entry point, or of `path/to/file.py:name`.
+
+    Raises:
+        UptakeError: no such reward (the nearest name is offered), no such file, or an entry point that is no reward.
+    """
+    path, colon, attribute = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _from_file(Path(path), attribute)
+    _load_builtin()
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if name in points:
+        try:
+            found = points[name].load()
+        except (ImportError, AttributeError) as error:
+            raise UptakeError(f"reward {name!r}: entry point {points[name].value} does not load: {error}") from error
+        return _checked(found, f"entry point {points[name].value}")
+    raise UptakeError(f"unknown reward {name!r}{nearest(name, [*_REGISTRY, *points])}")
+
+
+def names() -> list[str]:
+    """Every reward that `get` finds by name: built in, registered and offered by entry points."""
+    _load_builtin()
+    return sorted({*_REGISTRY, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))})
+
+
+def _load_builtin() -> None:
+    for module in _BUILTIN:
+        importlib.import_module(f"rewards.{module}")
+
+
+def _from_file(path: Path, attribute: str) -> Reward:
+    path = path.expanduser().resolve()
+    if (path, attribute) in _FILES:
+        return _FILES[path, attribute]
+    if not path.is_file():
+        raise UptakeError(f"{path}: no such file; a reward by path is written path/to/file.py:name")
+    module_name = f"uptake_reward_{path.stem}_{abs(hash(path)):x}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise UptakeError(f"{path}: not a Python file; a reward by path is written path/to/file.py:name")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError, NameError, AttributeError, TypeError) as error:
+        del sys.modules[module_name]
+        raise UptakeError(f"{path}: does not load: {type(error).__name__}: {error}") from error
+    offered = {key: value for key, value in vars(module).items() if isinstance(value, Reward)}
+    by_name = {value.name: value for value in offered.values()}
+    if attribute not in offered and attribute not in by_name and not hasattr(module, attribute):
+        raise UptakeError(f"{path}: has no reward {attribute!r}{nearest(attribute, [*offered, *by_name])}")
+    found = offered.get(attribute) or by_name.get(attribute) or getattr(module, attribute)
+    _FILES[path, attribute] = _checked(found, f"{path}:{attribute}")
+    return _FILES[path, attribute]
+
+
+def _checked(found: object, origin: str) -> Reward:
+    if not isinstance(found, Reward):
+        raise UptakeError(f"{origin} is a {type(found).__name__}, not a reward; decorate it with @reward(...)")
+    return found

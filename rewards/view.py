@@ -1,0 +1,191 @@
+"""What a reward may see: one episode up to a moment, and nothing after it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from envs.activity import activity
+from envs.clock import Clock
+from envs.episode import Episode
+from envs.event import Event, Word
+
+TURN_SECONDS = 1.0
+"""Agent speech longer than this takes the floor (arXiv 2606.11167, Full-Duplex-Bench); up to it, a backchannel."""
+TURN_WORDS = 2
+"""More words than this take the floor too, however fast they are spoken."""
+TEXT_LEAD_SECONDS = 0.4
+"""A word of the text stream may lead the sound that speaks it by this much (emission lag and decoder delay)."""
+CREDIT_LEAD_SECONDS = 1.0
+CREDIT_TAIL_SECONDS = 2.0
+"""Credit reaches from this long before a decision to this long after it (DuplexPO, arXiv 2607.07148)."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One stretch of agent speech, and the words of the agent's text stream that it speaks."""
+
+    onset: int
+    offset: int
+    seconds: float
+    words: tuple[Word, ...] | None
+    """None when the agent has no text stream: then only the sound counts."""
+
+    @property
+    def takes_floor(self) -> bool:
+        """Longer than 1.0 s or more than two words: a turn. Everything else is a backchannel.
+
+        The one rule for pauses, ends of turns, backchannels and barge-ins alike: what is free as a backchannel in a
+        pause can not earn anything as an answer, so no constant behaviour is right on both sides of a twin.
+        """
+        return self.seconds > TURN_SECONDS or (self.words is not None and len(self.words) > TURN_WORDS)
+
+
+class EpisodeView:
+    """An episode that ends at sample `end`: audio, activity, words and events are cut there.
+
+    A reward that gets a view is causal by construction: it returns the same thing when the environment asks it the
+    moment the window closes and when a trainer asks it after the rollout.
+
+    Args:
+        episode: the record; it may go on after `end`.
+        end: first sample that is not seen; beyond the episode's length it is the length.
+        transcript: words to use in place of the episode's own text stream (for instance from speech recognition of
+            the agent's audio). None: the episode's own.
+    """
+
+    def __init__(self, episode: Episode, end: int, transcript: Sequence[Word] | None = None) -> None:
+        self.end = max(0, min(int(end), episode.samples))
+        self.clock: Clock = episode.clock
+        self._episode = episode
+        self._words = episode.transcript if transcript is None else transcript
+        self._injected = transcript is not None
+
+    def seconds(self, samples: int) -> float:
+        """Seconds of a number of samples."""
+        return self.clock.seconds(samples)
+
+    def samples(self, seconds: float) -> int:
+        """Samples nearest to a number of seconds."""
+        return self.clock.nearest_sample(seconds)
+
+    @property
+    def agent(self) -> np.ndarray:
+        """(end,) float32: what the agent played."""
+        return self._episode.agent[: self.end]
+
+    @property
+    def user(self) -> np.ndarray:
+        """(end,) float32: the user's voice."""
+        return self._episode.user[: self.end]
+
+    @property
+    def mic(self) -> np.ndarray:
+        """(end,) float32: what the agent heard."""
+        return self._episode.mic[: self.end]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The episode's own meta data, which is fixed before the first sample."""
+        return self._episode.meta
+
+    @cached_property
+    def agent_activity(self) -> np.ndarray:
+        """(n, 2) int64: segments of agent speech [onset, offset) in samples."""
+        return activity(self.agent)
+
+    @cached_property
+    def user_activity(self) -> np.ndarray:
+        """(n, 2) int64: segments of user speech [onset, offset) in samples, measured on the audio."""
+        return activity(self.user)
+
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """Events that have begun; one that is not over is cut at `end`, with its anchors and words."""
+        return tuple(self._cut(event) for event in self._episode.events if event.onset < self.end)
+
+    def _cut(self, event: Event) -> Event:
+        if event.offset <= self.end:
+            return event
+        words = tuple(word for word in event.words if word.onset < self.end)
+        return replace(
+            event,
+            offset=self.end,
+            anchors={name: at for name, at in event.anchors.items() if at < self.end},
+            words=words,
+            text=" ".join(word.text for word in words),
+        )
+
+    @cached_property
+    def transcript(self) -> tuple[Word, ...]:
+        """The agent's words that begin before `end`."""
+        return tuple(word for word in self._words if word.onset < self.end)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the agent has a text stream, so that no words means that it said none.
+
+        `meta["text_stream"]` says so outright; without it, an agent that has uttered a word by now has one.
+        """
+        return self._injected or bool(self.meta.get("text_stream", bool(self.transcript)))
+
+    @cached_property
+    def utterances(self) -> tuple[Utterance, ...]:
+        """Agent speech in order, each with its words. A word belongs to the first stretch that can speak it."""
+        lead = self.samples(TEXT_LEAD_SECONDS)
+        segments = [(int(on), int(off)) for on, off in self.agent_activity]
+        spoken: list[list[Word]] = [[] for _ in segments]
+        for word in self.transcript:
+            for index, (on, off) in enumerate(segments):
+                if on - lead <= word.onset < off:
+                    spoken[index].append(word)
+                    break
+        return tuple(
+            Utterance(on, off, self.seconds(off - on), tuple(words) if self.has_text else None)
+            for (on, off), words in zip(segments, spoken, strict=True)
+        )
+
+    @property
+    def turns(self) -> tuple[Utterance, ...]:
+        """Utterances that take the floor."""
+        return tuple(utterance for utterance in self.utterances if utterance.takes_floor)
+
+    def utterance_at(self, sample: int) -> Utterance | None:
+        """The utterance that sounds at a sample, or None."""
+        return next((u for u in self.utterances if u.onset <= sample < u.offset), None)
+
+    def next_user_turn(self, after: int) -> int:
+        """Onset of the first user turn, monologue or barge-in at or after a sample; `end` when none has begun."""
+        onsets = [e.onset for e in self.events if e.source == "user" and is_user_turn(e) and e.onset >= after]
+        return min([*onsets, self.end])
+
+    def longest_silence(self, start: int, stop: int) -> float:
+        """Seconds of the longest stretch of agent silence inside [start, stop), cut at `end`."""
+        stop = min(stop, self.end)
+        edges = [start]
+        for on, off in self.agent_activity:
+            if off > start and on < stop:
+                edges += [int(on), int(off)]
+        edges.append(stop)
+        gaps = [b - a for a, b in zip(edges[::2], edges[1::2], strict=True)]
+        return self.seconds(max([0, *gaps]))
+
+    def credit(self, first: int, last: int) -> tuple[int, int]:
+        """The credit window of decisions between two samples: 1 s before the first to 2 s after the last."""
+        start = max(0, first - self.samples(CREDIT_LEAD_SECONDS))
+        stop = min(self.end, last + self.samples(CREDIT_TAIL_SECONDS))
+        return min(start, stop), stop
+
+
+def is_user_turn(event: Event) -> bool:
+    """Whether an event is user speech that has or takes the floor: an A type, a monologue or a barge-in."""
+    return event.type[:1] in ("A", "C") or event.type == "B7"
+
+
+def with_transcript(episode: Episode, words: Sequence[Word]) -> Episode:
+    """The same episode with other words for the agent, for instance from speech recognition of its audio."""
+    return replace(episode, transcript=tuple(words), meta={**episode.meta, "text_stream": True})
