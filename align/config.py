@@ -8,6 +8,7 @@ field out, defaults included, so a run folder says what was done and not what wa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -22,6 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from align.trainers.grpo import GrpoConfig
+from envs import located_yaml
 from envs.errors import UptakeError, nearest
 
 KeyPath = tuple[str, ...]  # a dotted key, split: the names of rewards may hold dots
@@ -117,7 +119,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig
         for part in setting.path[:-1]:
             node = node[part]
         try:
-            node[setting.path[-1]] = setting.value
+            node[setting.path[-1]] = _plain(setting)
         except OmegaConfBaseException as error:
             raise UptakeError(
                 f"{setting.where}: {setting.key} = {setting.value!r}: expected {_kind(setting.path)}"
@@ -167,32 +169,14 @@ def _read(name_or_path: str) -> tuple[str, str]:
 
 
 def _parse(text: str, source: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
-    """YAML text -> (nested dict, path -> line). A key set twice is an error: YAML would drop the first silently."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f"{source}:{mark.line + 1}" if mark else source
-        raise UptakeError(f"{at}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
-    if tree is None:
+    """YAML text -> (nested dict, path -> line)."""
+    documents = located_yaml.read(text, source)
+    if not documents:
         return {}, {}
+    tree = documents[0].data
     if not isinstance(tree, dict):
         raise UptakeError(f"{source}:1: a configuration is a mapping of keys to values, found {type(tree).__name__}")
-    lines: dict[KeyPath, int] = {}
-
-    def walk(node: yaml.Node, prefix: KeyPath) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key_node, value_node in node.value:
-                path = (*prefix, str(key_node.value))
-                line = key_node.start_mark.line + 1
-                if path in lines:
-                    raise UptakeError(f"{source}:{line}: '{'.'.join(path)}' is set twice, first in line {lines[path]}")
-                lines[path] = line
-                walk(value_node, path)
-
-    walk(root, ())
-    return tree, lines
+    return tree, {tuple(str(part) for part in path): line for path, line in documents[0].lines.items()}
 
 
 def _parse_override(override: str) -> _Setting:
@@ -260,11 +244,16 @@ def _check_keys(
 
 
 def _nearest_key(name: str, prefix: str, siblings: Mapping[str, Any]) -> str:
-    """The nearest key of the same section, else of any section, else what the section knows."""
+    """The nearest key: an exact match in another section, an abbreviation (lr), a misspelling here or elsewhere."""
+    leaves = {known.rpartition(".")[2]: known for known in reversed(_known(TrainConfig))}
+    if name in leaves:
+        return f"; did you mean '{leaves[name]}'?"
+    for sibling in siblings:
+        if name == "".join(word[0] for word in sibling.split("_")):
+            return f"; did you mean '{prefix}{sibling}'?"
     here = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
     if here:
         return f"; did you mean '{prefix}{here[0]}'?"
-    leaves = {known.rpartition(".")[2]: known for known in reversed(_known(TrainConfig))}
     elsewhere = difflib.get_close_matches(name, leaves, n=1, cutoff=0.8)
     if elsewhere:
         return f"; did you mean '{leaves[elsewhere[0]]}'?"
@@ -282,14 +271,28 @@ def _leaves(tree: dict[str, Any], schema: type, prefix: KeyPath = ()) -> Iterato
             yield (*prefix, name), value
 
 
-def _kind(path: KeyPath) -> str:
-    """What a field holds, in a user's words."""
+def _type(path: KeyPath) -> Any:
+    """The type of a field, or of an entry of a mapping."""
     kind: Any = TrainConfig
     for part in path:
         if dataclasses.is_dataclass(kind):
             kind = _fields(kind)[part]  # type: ignore[arg-type]
         elif get_origin(kind) is dict:
             kind = get_args(kind)[1]
+    return kind
+
+
+def _plain(setting: _Setting) -> Any:
+    """The value, with what YAML 1.1 takes for text (`1e-4`, which lacks its point) read as the number that it is."""
+    if isinstance(setting.value, str) and _type(setting.path) in (float, float | None):
+        with contextlib.suppress(ValueError):
+            return float(setting.value)
+    return setting.value
+
+
+def _kind(path: KeyPath) -> str:
+    """What a field holds, in a user's words."""
+    kind = _type(path)
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if get_origin(kind) is dict:
         return f"a mapping of names to {words.get(get_args(kind)[1], 'values')}"

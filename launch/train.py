@@ -1,0 +1,190 @@
+"""`uptake train`: measure the start, train, measure again, compare, report.
+
+Whatever can be known to be wrong is found before anything expensive starts: config, pack, checkpoint, rewards, disk.
+Every stage leaves its result in the run folder, so `--resume` repeats nothing that was finished:
+
+    config.yaml          every field of the configuration
+    before/ after/       figures of each conversation (`evaluation.json`)
+    episodes/            the conversations that the report plays, before and after
+    metrics.jsonl        one line an iteration
+    checkpoints/         to go on from
+    policy/              the trained checkpoint, in the layout that training started from
+    eval.json            the comparison
+    report.html
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from align import curriculum
+from align.config import TrainConfig, dump_config, load_config, save_config
+from align.evaluation import BASELINES, Evaluation, baseline, compare, evaluate, examples, load_policy, write_json
+from align.monitor import duration
+from align.policies.base import DuplexPolicy
+from align.report import write_report
+from align.trainers import grpo
+from envs.duplex_vector_env import DuplexVectorEnv
+from envs.errors import UptakeError, nearest
+from envs.pack import Pack
+from envs.scenario import Scenario
+from launch.terminal import comparison_table, counting
+from rewards.compose import Composition
+
+FREE_DISK = 500 * 2**20
+"""Bytes that must be free at the start: checkpoints, conversations and the report of a small run."""
+
+
+def run_training(
+    name_or_path: str,
+    overrides: Sequence[str],
+    *,
+    resume: bool = False,
+    dry_run: bool = False,
+    console: Console | None = None,
+) -> Path | None:
+    """Run a configuration and return the report's path (None for a dry run and on all ranks but the first).
+
+    Raises:
+        UptakeError: a mistake in the configuration, the pack, the checkpoint or the rewards; a run folder that is in
+            use already, or none to resume.
+    """
+    started = time.perf_counter()
+    console = console or Console()
+    config = load_config(name_or_path, overrides)
+    job = prepare(config)
+    if dry_run:
+        console.print(dump_config(config), end="", markup=False, highlight=False)
+        return None
+    first = int(os.environ.get("RANK", "0")) == 0
+    folder = config.folder
+    if first:
+        claim(folder, config, resume)
+    before = measure(job, "before", folder, console) if first else None
+    if first:
+        console.print(f"[bold]training[/]: {config.grpo.iterations} iterations, {folder / 'metrics.jsonl'}")
+    grpo.train(
+        config.grpo,
+        job.policy,
+        lambda rows: DuplexVectorEnv(job.pack, rows, split="train", frames=config.grpo.frames),
+        curriculum.by_axis(job.pack.scenarios("train")),
+        job.composition,
+        folder,
+        seed=config.seed,
+        resume=resume and (folder / "checkpoints").is_dir(),
+        wandb_mode=config.wandb.mode,
+        wandb_project=config.wandb.project,
+    )
+    if before is None:
+        return None
+    after = measure(job, "after", folder, console)
+    scripted = [measure(job, name, None, console) for name in config.evaluation.baselines]
+    result = compare(
+        before,
+        after,
+        scripted,
+        run={"name": config.name, "policy": config.policy, "seed": config.seed, "iterations": config.grpo.iterations},
+        resamples=config.evaluation.resamples,
+        seed=config.evaluation.seed,
+    )
+    write_json(result, folder / "eval.json")
+    console.print(comparison_table(result))
+    report = write_report(folder)
+    console.print(f"{duration(time.perf_counter() - started)}, everything included")
+    console.print(f"report: [bold]{report.resolve()}[/]", soft_wrap=True)
+    return report
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a configuration names, found and checked."""
+
+    config: TrainConfig
+    pack: Pack
+    scenarios: list[Scenario]
+    """Of the split that is measured."""
+    policy: DuplexPolicy
+    composition: Composition
+
+
+def prepare(config: TrainConfig) -> Job:
+    """Load all that a configuration names; raises `UptakeError` for the first thing that is wrong."""
+    config.grpo.check(int(os.environ.get("WORLD_SIZE", "1")))
+    for name in config.evaluation.baselines:
+        if name not in BASELINES:
+            raise UptakeError(f"evaluation.baselines: no scripted agent '{name}'{nearest(name, BASELINES)}")
+    if not config.rewards:
+        raise UptakeError("rewards: none given; name at least one, for example rewards.pause_handling=1.0")
+    composition = Composition(config.rewards)
+    pack = Pack.load(config.pack)
+    scenarios = pack.scenarios(config.evaluation.split)
+    if not scenarios:
+        raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")
+    return Job(config, pack, scenarios, load_policy(config.policy), composition)
+
+
+def claim(folder: Path, config: TrainConfig, resume: bool) -> None:
+    """Take the run folder: a new one, or with `resume` the one that is there. Nothing in it is ever overwritten.
+
+    Raises:
+        UptakeError: the folder holds a run and `resume` is false, or the other way round; the disk is nearly full.
+    """
+    there = (folder / "config.yaml").is_file()
+    if there and not resume:
+        raise UptakeError(f"{folder} holds a run already: go on with --resume, or start another with name=NAME")
+    if resume and not there:
+        raise UptakeError(f"{folder}: no run to resume; start it without --resume")
+    if resume:
+        old = load_config(str(folder / "config.yaml"))
+        changed = [line for line in dump_config(config).splitlines() if line not in dump_config(old).splitlines()]
+        if changed:
+            raise UptakeError(
+                f"{folder} was started with another configuration (now: {changed[0].strip()}); resume it with the "
+                "first one, or start another run with name=NAME"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < FREE_DISK:
+        raise UptakeError(
+            f"{folder}: {free // 2**20} MiB free on its disk, a run needs {FREE_DISK // 2**20}; free some space or "
+            "give another disk with runs=FOLDER"
+        )
+    save_config(config, folder / "config.yaml")
+
+
+def measure(job: Job, name: str, folder: Path | None, console: Console) -> Evaluation:
+    """Play the split with the policy ("before", "after") or a scripted agent, or read what was measured already.
+
+    With a folder, the figures are kept in `<name>/evaluation.json` and the report's conversations in
+    `episodes/<name>/`.
+    """
+    settings = job.config.evaluation
+    if folder is not None and (folder / name / "evaluation.json").is_file():
+        return Evaluation.load(folder / name / "evaluation.json")
+    scripted = name in BASELINES
+    keep = () if folder is None else examples(job.scenarios, settings.conversations)
+    with counting(console, f"measuring {name.replace('_', ' ')}", settings.variants * len(job.scenarios)) as advance:
+        evaluation = evaluate(
+            baseline(name, job.pack) if scripted else job.policy,
+            job.pack,
+            settings.split,
+            name=name,
+            variants=settings.variants,
+            seed=settings.seed,
+            frames=settings.frames,
+            batch=settings.batch,
+            keep=keep,
+            on_done=advance,
+        )
+    if folder is not None:
+        for example in keep:
+            evaluation.kept[example.key].save(folder / "episodes" / name / example.folder)
+        evaluation.save(folder / name / "evaluation.json")
+    return evaluation
