@@ -20,7 +20,7 @@ SMALL = {
     "num_attention_heads": 2, "num_key_value_heads": 2,
 }  # fmt: skip
 CONFIGS = {
-    # As published but for its widths: ratios 8, 6, 5, 4, kernels 7/3/3, 32 codebooks, a window of 250 steps (125 frames).
+    # As published but for its widths: ratios 8, 6, 5, 4, kernels 7/3/3, 32 codebooks, a window of 250 steps.
     "published": {**SMALL, "num_filters": 2},
     # A window much shorter than the stream, other ratios, dilations, convolved shortcuts, grouped keys.
     "tiny": {
