@@ -261,12 +261,14 @@ def _nearest_key(name: str, prefix: str, siblings: Mapping[str, Any]) -> str:
 
 
 def _leaves(tree: dict[str, Any], schema: type, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """(path, value) of every field that a checked tree sets; a field that is a mapping is set whole."""
+    """(path, value) of every field that a checked tree sets; a mapping is set entry by entry."""
     fields = _fields(schema)
     for name, value in tree.items():
         kind = fields[name]
         if dataclasses.is_dataclass(kind):
             yield from _leaves(value, kind, (*prefix, name))  # type: ignore[arg-type]
+        elif get_origin(kind) is dict and isinstance(value, dict):
+            yield from (((*prefix, name, str(key)), item) for key, item in value.items())
         else:
             yield (*prefix, name), value
 

@@ -25,7 +25,7 @@ from envs.errors import UptakeError
 
 MARKS = {"better": "▲ better", "worse": "▼ worse", "unchanged": "= unchanged", "": "– not compared"}
 # Curves in this order first; whatever else a trainer logs under these prefixes follows.
-CURVES = ("reward", "rewards/", "kl", "entropy", "clip_ratio/", "grad_norm", "sampling/")
+CURVES = ("reward", "axis/", "rewards/", "kl", "entropy", "clip_ratio/", "grad_norm", "sampling/")
 
 
 def write_report(run: Path) -> Path:
@@ -222,8 +222,9 @@ def _conversations(run: Path, result: Mapping[str, Any]) -> str:
                 sides.append(_side(label, Episode.load(folder), item["title"]))
         if sides:
             parts.append(
-                f'<article class="talk"><header><h3>{escape(item["title"])}</h3><span class="soft">scenario <code>'
-                f"{escape(item['scenario'])}</code>, variant {item['variant']}</span></header>{''.join(sides)}</article>"
+                f'<article class="talk"><header><h3>{escape(item["title"])}</h3><span class="soft">'
+                f"scenario <code>{escape(item['scenario'])}</code>, variant {item['variant']}</span></header>"
+                f"{''.join(sides)}</article>"
             )
     if not parts:
         return ""

@@ -1,0 +1,97 @@
+"""Configurations: complete, typed, and clear about mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from align.config import TrainConfig, dump_config, load_config, names, save_config
+from envs.errors import UptakeError
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def message(source: str, *overrides: str) -> str:
+    with pytest.raises(UptakeError) as caught:
+        load_config(source, overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_configuration_loads_and_can_be_trained_with(name: str) -> None:
+    config = load_config(name)
+    config.grpo.check()
+    assert config.rewards
+
+
+def test_the_written_configuration_holds_every_field_and_reads_back_equal(tmp_path: Path) -> None:
+    config = load_config("quickstart", ["grpo.iterations=3", "rewards.mine.py:calm=0.5"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(str(tmp_path / "config.yaml")) == config
+    written = yaml.safe_load(dump_config(config))
+    assert set(written) == set(TrainConfig.__dataclass_fields__)
+    assert set(written["grpo"]) == set(type(config.grpo).__dataclass_fields__)
+
+
+def test_an_unknown_key_is_answered_with_file_line_and_nearest_key(tmp_path: Path) -> None:
+    source = write(tmp_path, "name: x\ngrpo:\n  frames: 10\n  lerning_rate: 1\n")
+    assert message(source) == f"{source}:4: unknown key 'grpo.lerning_rate'; did you mean 'grpo.learning_rate'?"
+
+
+@pytest.mark.parametrize(
+    "override, meant",
+    [("sede=1", "seed"), ("iterations=3", "grpo.iterations"), ("grpo.lr=1", "grpo.learning_rate"),
+     ("evaluation.varients=2", "evaluation.variants")],
+)  # fmt: skip
+def test_an_unknown_override_is_answered_with_the_key_that_was_meant(override: str, meant: str) -> None:
+    assert message("quickstart", override).endswith(f"did you mean '{meant}'?")
+
+
+@pytest.mark.parametrize(
+    "text, line, says",
+    [
+        ("grpo:\n  iterations: many\n", 2, "grpo.iterations = 'many': expected a whole number"),
+        ("seed: 1\ngrpo: 3\n", 2, "is a section"),
+        ("seed: 1\nseed: 2\n", 2, "stands twice"),
+        ("seed: 1\nname: [\n", 3, "not YAML"),
+        ("rewards:\n  pause_handling: .nan\n", 2, "must be finite"),
+        ("name: x\n\nevaluation: {variants: 0}\n", 3, "must be at least 1"),
+        ("- 1\n", 1, "a configuration is a mapping"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path: Path, text: str, line: int, says: str) -> None:
+    source = write(tmp_path, text)
+    answer = message(source)
+    assert answer.startswith(f"{source}:{line}: ")
+    assert says in answer
+
+
+@pytest.mark.parametrize("override", ["noequals", "=3", "seed.x=1", "grpo=1", "rewards=[a]", "grpo.iterations=[1"])
+def test_an_override_that_says_nothing_is_refused(override: str) -> None:
+    assert message("quickstart", override).startswith(f"override '{override}'")
+
+
+def test_a_number_without_a_point_in_its_exponent_is_a_number() -> None:
+    assert load_config("quickstart", ["grpo.learning_rate=1e-4"]).grpo.learning_rate == 1e-4
+
+
+def test_a_name_that_does_not_exist_is_answered_with_the_nearest() -> None:
+    assert message("quikstart").endswith("did you mean 'quickstart'?")
+
+
+@given(st.text(max_size=60))
+def test_whatever_the_override_it_loads_or_is_refused_in_one_line(text: str) -> None:
+    try:
+        load_config("quickstart", [text])
+    except UptakeError as error:
+        assert "\n" not in str(error) or "\n" in text

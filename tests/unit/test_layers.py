@@ -1,0 +1,41 @@
+"""Nothing imports upwards, the world runs without torch, and the losses need torch alone."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_no_layer_imports_what_is_above_it(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert failed == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", ["losses", "advantages"])
+def test_losses_and_advantages_import_torch_and_nothing_else(module: str) -> None:
+    tree = ast.parse((ROOT / "align" / f"{module}.py").read_text())
+    imported: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add("a relative import" if node.level else str(node.module).partition(".")[0])
+    assert imported - set(sys.stdlib_module_names) <= {"torch"}
+
+
+def test_the_world_and_its_judges_load_without_torch() -> None:
+    code = (
+        "import sys, envs.pack, envs.duplex_vector_env, envs.agents, rewards.compose, rewards.registry\n"
+        "rewards.registry.names()\n"
+        "heavy = {'torch', 'transformers', 'deepspeed', 'wandb', 'omegaconf', 'typer'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
