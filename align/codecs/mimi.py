@@ -8,7 +8,7 @@ keeps no state, so a stream decoded frame by frame is wrong. Here every layer wi
 * transformer: a ring of the last `sliding_window` (rotated) keys and values, and each row's own position.
 
 The weights and the layers are transformers'; only the walk over them is ours. What comes out equals the offline
-`MimiModel.encode` and `.decode` of the whole stream: codes equal, samples to fp32 rounding.
+`MimiModel.encode` and `.decode` of the whole stream: codes equal, samples (clipped to [-1, 1]) to fp32 rounding.
 Mimi: Défossez et al. 2024, "Moshi", arXiv 2410.00037 §3.3. Written against transformers 5.23.
 """
 
@@ -91,7 +91,7 @@ class _Ring:
 
 
 class MimiCodec:
-    """24 kHz speech <-> 8 codes every 80 ms (1920 samples), streaming, batched, deterministic.
+    """24 kHz speech <-> 8 codes every 80 ms (1920 samples). See `align.codecs.base.Codec` for the protocol.
 
     Construct from a model in memory, or with `MimiCodec.load(folder)`. It holds no stream state of its own, so one
     codec serves any number of states. Runs in fp32 on `device`; numpy at the boundary.
@@ -179,7 +179,7 @@ class MimiCodec:
 
     @torch.no_grad()
     def decode(self, state: MimiState, codes: np.ndarray) -> np.ndarray:
-        """Codes of the next frame, (B, codebooks) integers in [0, card) -> its samples, (B, frame) float32."""
+        """Next codes in, (B, codebooks) integers below `card` -> their samples, (B, frame) float32 in [-1, 1]."""
         codes = np.asarray(codes, dtype=np.int64)
         _check_shape("codes", codes, (state.batch, self.codebooks))
         if codes.min() < 0 or codes.max() >= self.card:
@@ -194,24 +194,24 @@ class MimiCodec:
         chunk = x.shape[-1]
         x = self._layers(decoder.decoder_seanet.layers, x, state, position)  # (B, 1, frame)
         position += chunk
-        return np.ascontiguousarray(x[:, 0].cpu().numpy())
+        return np.ascontiguousarray(x[:, 0].clamp(-1.0, 1.0).cpu().numpy())
 
     @torch.no_grad()
-    def reset(self, state: MimiState, rows: Iterable[int] | np.ndarray) -> None:
+    def reset(self, state: MimiState, rows: np.ndarray | Sequence[int]) -> None:
         """Start `rows` (indices, or a (B,) bool mask) afresh, in both directions; the others go on."""
         index = self._rows(state, rows)
         for tensor in state.tensors.values():
             tensor[index] = 0
 
     @torch.no_grad()
-    def fork(self, state: MimiState, source: int, rows: Iterable[int] | np.ndarray) -> None:
+    def fork(self, state: MimiState, source: int, rows: np.ndarray | Sequence[int]) -> None:
         """Make `rows` (indices, or a (B,) bool mask) continue from where row `source` is."""
         index = self._rows(state, rows)
         for tensor in state.tensors.values():
             tensor[index] = tensor[source].clone()
 
-    def _rows(self, state: MimiState, rows: Iterable[int] | np.ndarray) -> Tensor:
-        given = np.asarray(rows if isinstance(rows, np.ndarray) else list(rows))
+    def _rows(self, state: MimiState, rows: np.ndarray | Sequence[int]) -> Tensor:
+        given = np.asarray(rows)
         index = np.flatnonzero(given) if given.dtype == bool else given.astype(np.int64)
         return torch.from_numpy(index).to(self.device)
 
