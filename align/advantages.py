@@ -1,0 +1,177 @@
+"""Advantages from groups of rewarded conversations. Pure functions; imports torch only.
+
+A **group** is G conversations that start from the same state. A **credit** is one judgement of one of them: which
+term, about which event, how good, and which frames earned it. Two decisions are made here and nowhere else:
+
+* *against what*: `group_advantages` compares values inside a group (GRPO mean and deviation, Dr. GRPO without the
+  deviation, RLOO with the others' mean);
+* *which frames*: `frame_advantages` spreads them, over the frames that earned a judgement (`event`) or evenly over
+  the conversation (`uniform`, as published).
+
+Every term is normalised on its own before terms are added (GDPO, arXiv 2601.05242, as arXiv 2606.11167 uses it), so
+that a term in seconds does not drown one in {0, 1}. A value of None does not apply: it is in no mean and earns
+nothing. A comparison without variance gives exactly zero. The deviation is unbiased and EPS is added to it (TRL's
+convention; verl adds 1e-6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+EPS = 1e-4
+BASELINES = ("mean", "leave_one_out")
+SCALES = ("group", "none")
+CREDITS = ("event", "uniform")
+AGGREGATIONS = ("normalize_then_sum", "sum_then_normalize")
+
+
+@dataclass(frozen=True)
+class Credit:
+    """One judgement of one conversation."""
+
+    row: int
+    """Which conversation, in [0, B)."""
+    group: int
+    """Which group the conversation belongs to."""
+    term: str
+    event: str
+    """The event judged; the same id means the same event in every conversation of the group."""
+    value: float | None
+    """How good, larger is better; None where the term does not apply."""
+    weight: float
+    """The term's weight."""
+    start: int
+    stop: int
+    """Frames [start, stop) whose actions earned the judgement."""
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """Per-frame advantages and how many comparisons said nothing."""
+
+    values: Tensor
+    """(B, T) float32."""
+    comparisons: int
+    """Comparisons made: one per group and term, and per event with `event` credit."""
+    zero_variance: int
+    """Comparisons in which all values were the same, or only one applied: they teach nothing."""
+
+
+def group_advantages(
+    values: Tensor, valid: Tensor, *, baseline: str = "mean", scale: str = "group", eps: float = EPS
+) -> Tensor:
+    """Compare the values of each group with each other.
+
+    Args:
+        values: (..., G); whatever stands where `valid` is False is ignored, NaN included.
+        valid: (..., G) bool.
+        baseline: `mean` of the group, or `leave_one_out`: the mean of the others (RLOO).
+        scale: `group` divides by the unbiased standard deviation plus `eps`; `none` does not (Dr. GRPO).
+
+    Returns:
+        (..., G); zero where `valid` is False, and for a group in which fewer than two values apply.
+
+    Raises:
+        ValueError: unknown `baseline` or `scale`.
+    """
+    if baseline not in BASELINES:
+        raise ValueError(f"baseline '{baseline}' is unknown; use one of {', '.join(BASELINES)}")
+    if scale not in SCALES:
+        raise ValueError(f"scale_rewards '{scale}' is unknown; use one of {', '.join(SCALES)}")
+    count = valid.sum(-1, keepdim=True)  # (..., 1)
+    kept = torch.where(valid, values, 0.0)
+    mean = kept.sum(-1, keepdim=True) / count.clamp(min=1)
+    centred = torch.where(valid, kept - mean, 0.0)
+    # Rounding of the mean must not turn equal values into a difference that the deviation then blows up.
+    same = (torch.where(valid, values, -torch.inf).amax(-1, keepdim=True)
+            == torch.where(valid, values, torch.inf).amin(-1, keepdim=True))  # fmt: skip
+    centred = centred.masked_fill(same | (count < 2), 0.0)
+    deviation = (centred.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+    if baseline == "leave_one_out":  # r - mean of the others = (r - mean) n / (n - 1)
+        centred = centred * count / (count - 1).clamp(min=1)
+    return centred / (deviation + eps) if scale == "group" else centred
+
+
+def frame_advantages(
+    credits: Sequence[Credit],
+    rows: int,
+    frames: int,
+    *,
+    credit: str = "event",
+    aggregation: str = "normalize_then_sum",
+    baseline: str = "mean",
+    scale: str = "group",
+    eps: float = EPS,
+) -> Advantages:
+    """Advantage of every frame of every conversation.
+
+    Args:
+        credits: all judgements of all groups, in any order.
+        rows, frames: B and T.
+        credit: `event` compares the judgements of one event over the group and gives each to its own frames, summed
+            where windows overlap. `uniform` takes a term's mean over the events of a conversation, compares it over
+            the group and gives it to all T frames.
+        aggregation: `normalize_then_sum` (GDPO), or `sum_then_normalize`: the weighted terms are summed first and the
+            sum is compared (`uniform` only; a sum over terms has no event).
+
+    Raises:
+        ValueError: an unknown choice, or `event` with `sum_then_normalize`.
+    """
+    if credit not in CREDITS:
+        raise ValueError(f"credit '{credit}' is unknown; use one of {', '.join(CREDITS)}")
+    if aggregation not in AGGREGATIONS:
+        raise ValueError(f"aggregation '{aggregation}' is unknown; use one of {', '.join(AGGREGATIONS)}")
+    if credit == "event" and aggregation != "normalize_then_sum":
+        raise ValueError("credit 'event' needs aggregation 'normalize_then_sum'; or use credit 'uniform'")
+    if credit == "uniform":
+        credits = _per_term(credits, frames)
+        if aggregation == "sum_then_normalize":
+            credits = _summed(credits, frames)
+
+    comparisons: dict[tuple[int, str, str], list[Credit]] = {}
+    for item in credits:
+        if item.value is not None:
+            comparisons.setdefault((item.group, item.term, item.event), []).append(item)
+    out = torch.zeros(rows, frames, dtype=torch.float64)
+    zero_variance = 0
+    for items in comparisons.values():
+        values = torch.tensor([item.value for item in items], dtype=torch.float64)  # (g,), g <= G
+        advantages = group_advantages(
+            values, torch.ones_like(values, dtype=torch.bool), baseline=baseline, scale=scale, eps=eps
+        )
+        zero_variance += not bool(advantages.any())
+        for item, advantage in zip(items, advantages, strict=True):
+            out[item.row, item.start : item.stop] += item.weight * advantage
+    return Advantages(out.float(), len(comparisons), zero_variance)
+
+
+def _per_term(credits: Sequence[Credit], frames: int) -> list[Credit]:
+    """One credit per conversation and term: the mean over its events, over all frames."""
+    found: dict[tuple[int, str], list[Credit]] = {}
+    for item in credits:
+        if item.value is not None:
+            found.setdefault((item.row, item.term), []).append(item)
+    return [
+        Credit(row, items[0].group, term, "", _mean([i.value for i in items]), items[0].weight, 0, frames)
+        for (row, term), items in found.items()
+    ]
+
+
+def _summed(credits: Sequence[Credit], frames: int) -> list[Credit]:
+    """One credit per conversation: the weighted sum of its terms."""
+    found: dict[int, list[Credit]] = {}
+    for item in credits:
+        found.setdefault(item.row, []).append(item)
+    return [
+        Credit(row, items[0].group, "sum", "", sum(i.weight * (i.value or 0.0) for i in items), 1.0, 0, frames)
+        for row, items in found.items()
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known)

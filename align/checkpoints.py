@@ -1,0 +1,253 @@
+"""Checkpoints that are whole or not there: written atomically, checked on reading, no pickle.
+
+    checkpoints/iteration-000040/
+        manifest.json             version, iteration, ranks, and size and SHA-256 of every other file
+        model.safetensors         trainable weights, gathered, by parameter name
+        optimizer-0.safetensors   master weights and moments of rank 0 (one file a rank)
+        rng-0.safetensors         random number generators of rank 0
+        state.json                iteration, data position, reward statistics, learning rate, counters
+
+A checkpoint is written next to its final place and renamed when it is complete and on the disk, so that a kill at any
+time leaves the previous one. Reading verifies every byte: a damaged newest checkpoint is reported and the one before
+it is used. Ranks write their own files; rank 0 writes the rest and renames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from envs.errors import UptakeError
+
+VERSION = 1
+_NAME = re.compile(r"iteration-(\d{6,})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds, as seen by one rank."""
+
+    iteration: int
+    """Iterations that are done: the run continues with this one, counted from 0."""
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    rng: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+    """JSON values."""
+    path: Path
+
+
+def save_checkpoint(
+    folder: Path,
+    iteration: int,
+    *,
+    model: Mapping[str, Tensor] | None,
+    optimizer: Mapping[str, Tensor],
+    rng: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    keep: int,
+    rank: int = 0,
+    world: int = 1,
+    barrier: Callable[[str], None] = lambda error: None,
+) -> Path:
+    """Write one checkpoint and delete the oldest beyond `keep`.
+
+    Args:
+        folder: the run's `checkpoints/`.
+        iteration: iterations that are done.
+        model: trainable weights by name; rank 0 only, None elsewhere.
+        optimizer, rng: this rank's tensors.
+        state: JSON values; rank 0's are written.
+        keep: how many checkpoints stay, at least 1.
+        barrier: called on every rank between the phases with this rank's error message, empty when all went well; it
+            waits for the others and raises on all of them if one failed.
+
+    Returns:
+        The folder of the checkpoint.
+
+    Raises:
+        UptakeError: the disk is full or cannot be written; the checkpoints that were there are intact.
+    """
+    final = folder / f"iteration-{iteration:06d}"
+    temporary = folder / f".{final.name}.tmp"
+
+    def phase(work: Callable[[], None]) -> None:
+        message = ""
+        try:
+            work()
+        except (OSError, SafetensorError) as error:
+            why = getattr(error, "strerror", None) or error
+            message = (
+                f"{temporary}: cannot write the checkpoint of iteration {iteration}: {why}; "
+                f"{_last(folder)}. Free some space or point `runs` at another disk, then --resume"
+            )
+        try:
+            barrier(message)
+            if message:
+                raise UptakeError(message)
+        except UptakeError:
+            if rank == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+    def prepare() -> None:
+        if rank == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+
+    def write_tensors() -> None:
+        _write_tensors(temporary / f"optimizer-{rank}.safetensors", optimizer)
+        _write_tensors(temporary / f"rng-{rank}.safetensors", rng)
+        if rank == 0:
+            assert model is not None
+            _write_tensors(temporary / "model.safetensors", model)
+            _write(temporary / "state.json", _json(state))
+
+    def publish() -> None:
+        if rank:
+            return
+        files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in sorted(temporary.iterdir())}
+        manifest = {"version": VERSION, "iteration": iteration, "world": world, "files": files}
+        _write(temporary / "manifest.json", _json(manifest))
+        _sync_folder(temporary)
+        if final.exists():  # the same iteration written again, after a resume
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        _sync_folder(folder)
+        for old in list_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    for work in (prepare, write_tensors, publish):
+        phase(work)
+    return final
+
+
+def load_latest(folder: Path, *, rank: int = 0, world: int = 1) -> Checkpoint:
+    """Read the newest checkpoint that is whole.
+
+    A damaged one is reported on stderr and passed over.
+
+    Raises:
+        UptakeError: there is none, none is whole, or it was written by another number of ranks.
+    """
+    found = list_checkpoints(folder)
+    if not found:
+        raise UptakeError(f"{folder}: no checkpoint to resume from; start without --resume")
+    for path in reversed(found):
+        problem = verify(path)
+        if problem is None:
+            return _load(path, rank, world)
+        if rank == 0:
+            print(f"damaged checkpoint passed over: {problem}", file=sys.stderr)
+    raise UptakeError(f"{folder}: all {len(found)} checkpoints are damaged (newest: {verify(found[-1])}); start anew")
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def verify(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in one line; None if every byte is as it was written."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["version"] != VERSION:
+            return f"{path}: checkpoint version {manifest['version']}, this program reads {VERSION}"
+        for name, expected in manifest["files"].items():
+            file = path / name
+            if file.stat().st_size != expected["bytes"]:
+                return f"{file}: {file.stat().st_size} bytes instead of {expected['bytes']}"
+            if _sha256(file) != expected["sha256"]:
+                return f"{file}: content differs from what was written (SHA-256)"
+    except OSError as error:
+        return f"{error.filename or path}: {error.strerror or error}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{path / 'manifest.json'}: not a checkpoint manifest: {error}"
+    return None
+
+
+def _load(path: Path, rank: int, world: int) -> Checkpoint:
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    if manifest["world"] != world:
+        raise UptakeError(
+            f"{path}: written by {manifest['world']} ranks, this run has {world}; resume with {manifest['world']}"
+        )
+    try:
+        return Checkpoint(
+            iteration=manifest["iteration"],
+            model=load_file(path / "model.safetensors"),
+            optimizer=load_file(path / f"optimizer-{rank}.safetensors"),
+            rng=load_file(path / f"rng-{rank}.safetensors"),
+            state=json.loads((path / "state.json").read_text(encoding="utf-8")),
+            path=path,
+        )
+    except SafetensorError as error:
+        raise UptakeError(f"{path}: cannot be read: {error}") from error
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    # Clones, because safetensors refuses tensors that share memory (views of a flat ZeRO partition do).
+    save_file({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, path)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename or a new name in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _last(folder: Path) -> str:
+    found = list_checkpoints(folder)
+    return f"the last one, {found[-1].name}, is intact" if found else "there is no earlier one"
+
+
+def rng_tensors() -> dict[str, Tensor]:
+    """State of torch's generators. Policies and environments draw from seeds of their own; dropout draws from these."""
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_rng_tensors(states: Mapping[str, Tensor]) -> None:
+    """Restore what `rng_tensors` returned."""
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

@@ -1,0 +1,95 @@
+"""Which conversations an iteration trains on: axes in turn, scenarios of an axis without replacement.
+
+Everything is a function of (seed, iteration), so that a resumed run, and a run on another number of ranks, meets the
+same conversations with the same seeds. Nothing here has a state to save.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from envs.errors import UptakeError
+
+#: Axis -> event types. A scenario belongs to the first axis that one of its events has a type of: a barge-in scenario
+#: also has a question in it, a pause scenario also an end of turn.
+AXES: Mapping[str, tuple[str, ...]] = {
+    "interruption": ("C1", "C2", "C3"),
+    "continue": ("D1", "D3", "D4", "D5"),
+    "backchannel": ("B7",),
+    "pause": ("B1", "B4"),
+    "turn": ("A1", "A3"),
+}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One group: which user, and how its conversations are seeded."""
+
+    group: int
+    """Number of the group in the iteration's global batch."""
+    axis: str
+    scenario: str
+    variant: int
+    """How often the scenario was drawn before; another variant is another room tone and timing."""
+    seeds: tuple[int, ...]
+    """The policy's seed for each conversation of the group."""
+
+
+def by_axis(scenarios: Iterable[Any]) -> dict[str, list[str]]:
+    """Scenario ids by axis, sorted, from `envs.scenario.Scenario`s; axes without a scenario are absent."""
+    found: dict[str, list[str]] = {}
+    for scenario in scenarios:
+        types = {item.type for item in scenario.script}
+        types |= {item.pause_type for item in scenario.script if item.pauses}
+        for axis, codes in AXES.items():
+            if types & set(codes):
+                found.setdefault(axis, []).append(scenario.id)
+                break
+    return {axis: sorted(found[axis]) for axis in sorted(found)}
+
+
+def draw(
+    scenarios: Mapping[str, Sequence[str]], iteration: int, *, seed: int, num_groups: int, num_generations: int
+) -> list[Draw]:
+    """The groups of one iteration.
+
+    Args:
+        scenarios: axis -> scenario ids (`by_axis`).
+        iteration: from 0.
+        seed: the run's.
+        num_groups: groups in the global batch; axes take turns, across iterations too.
+        num_generations: conversations a group.
+
+    Raises:
+        UptakeError: no scenario.
+    """
+    axes = sorted(axis for axis, ids in scenarios.items() if ids)
+    if not axes:
+        raise UptakeError("no training scenario has an event of a known axis; check the pack and its train split")
+    draws = []
+    for group in range(num_groups):
+        turn, position = divmod(iteration * num_groups + group, len(axes))
+        axis = axes[position]
+        ids = scenarios[axis]
+        deck, card = divmod(turn, len(ids))
+        order = _rng(seed, "deck", axis, deck).permutation(len(ids))
+        scenario = ids[int(order[card])]
+        rng = _rng(seed, "policy", scenario, iteration, group)
+        seeds = tuple(int(s) for s in rng.integers(0, 2**63 - 1, size=num_generations))
+        draws.append(Draw(group, axis, scenario, deck, seeds))
+    return draws
+
+
+def permutation(seed: int, concern: str, size: int, *where: int) -> list[int]:
+    """A permutation of range(size) that depends on the seed, a name and numbers (iteration, epoch, group, ...) only."""
+    return [int(i) for i in _rng(seed, concern, *where).permutation(size)]
+
+
+def _rng(seed: int, *path: str | int) -> np.random.Generator:
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in path]
+    return np.random.default_rng(np.random.SeedSequence([seed, *words]))

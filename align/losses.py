@@ -1,0 +1,194 @@
+"""Loss functions of policy optimisation on the frame clock. Pure functions of tensors; imports torch only.
+
+Shapes: `B` conversations, `T` frames, `V` text tokens. One action a frame, so a "token" of a text trainer is a frame
+here. `mask` is True on the frames whose text token the policy sampled itself; a value on a masked frame, garbage and
+infinities included, never changes a result or a gradient.
+
+Sources: PPO's clipped objective (arXiv 1707.06347), GRPO (arXiv 2402.03300), DAPO's frame-level mean
+(arXiv 2503.14476), Dr. GRPO (arXiv 2503.20783), exact KL and text-only ratio (arXiv 2606.11167), the speak/silent
+projection after arXiv 2604.10065 with the consistent marginal instead of its sum of raw logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
+
+#: A log-ratio beyond this is clamped: exp(20) is five hundred million times more likely, and still a finite float.
+MAX_LOG_RATIO = 20.0
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The ratio pi / pi_old is clipped to [1 - epsilon, 1 + epsilon_high]."""
+
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    """None: the same as `epsilon`."""
+
+    @property
+    def low(self) -> float:
+        """Smallest ratio that still has a gradient where the advantage is negative."""
+        return 1 - self.epsilon
+
+    @property
+    def high(self) -> float:
+        """Largest ratio that still has a gradient where the advantage is positive."""
+        return 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
+
+
+def policy_loss(
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip: Clip,
+) -> Tensor:
+    """Clipped surrogate per frame, to be minimised.
+
+    Args:
+        logp: (B, T) log-probability of the sampled action under the policy being trained.
+        old_logp: (B, T) the same under the policy at the start of the iteration; no gradient flows into it.
+        advantages: (B, T) credit of each frame.
+        mask: (B, T) bool.
+
+    Returns:
+        (B, T); zero on masked frames.
+    """
+    ratio = _ratio(logp, old_logp, mask)
+    advantages = advantages.masked_fill(~mask, 0.0)
+    clipped = ratio.clamp(clip.low, clip.high)
+    return -torch.minimum(ratio * advantages, clipped * advantages).masked_fill(~mask, 0.0)
+
+
+def exact_kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:
+    """KL(policy || reference) per frame, summed over the whole vocabulary.
+
+    Args:
+        log_probs: (B, T, V) normalised log-probabilities of the policy; -inf where it gives no mass.
+        ref_log_probs: (B, T, V) of the frozen reference. It must be finite wherever the policy has mass: pass
+            distributions before top-k.
+        mask: (B, T) bool.
+
+    Returns:
+        (B, T) in nats; zero on masked frames.
+    """
+    # A token without mass contributes 0, not 0 * inf; `where` before the product keeps the gradient finite as well.
+    mass = mask.unsqueeze(-1) & torch.isfinite(log_probs)  # (B, T, V)
+    logp = torch.where(mass, log_probs, 0.0)
+    gap = torch.where(mass, log_probs - ref_log_probs, 0.0)
+    return torch.where(mass, logp.exp() * gap, 0.0).sum(-1)
+
+
+def sampled_kl(logp: Tensor, ref_logp: Tensor, mask: Tensor) -> Tensor:
+    """The k3 estimate of KL(policy || reference) from the sampled action only: exp(d) - d - 1, d = ref - logp.
+
+    Args:
+        logp, ref_logp: (B, T) log-probability of the sampled action under the policy and the reference.
+        mask: (B, T) bool.
+
+    Returns:
+        (B, T), never negative; zero on masked frames. Source: http://joschu.net/blog/kl-approx.html, as TRL.
+    """
+    gap = (ref_logp.masked_fill(~mask, 0.0) - logp.masked_fill(~mask, 0.0)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return gap.exp() - gap - 1
+
+
+def speak_logp(log_probs: Tensor, tokens: Tensor, silent_ids: Collection[int]) -> Tensor:
+    """Log-probability of the kind of action, speak or silent, that each sampled token belongs to.
+
+    Its gradient moves the mass between the two kinds and leaves the choice among words as it is (to first order in
+    the logits).
+
+    Args:
+        log_probs: (B, T, V) normalised log-probabilities of the text stream.
+        tokens: (B, T) sampled tokens; -1, where there is none, counts as silence.
+        silent_ids: tokens that say nothing (padding).
+
+    Returns:
+        (B, T).
+    """
+    silent = torch.zeros(log_probs.shape[-1], dtype=torch.bool, device=log_probs.device)  # (V,)
+    silent[list(silent_ids)] = True
+    chosen = (silent[tokens] | (tokens < 0)).unsqueeze(
+        -1
+    ) == silent  # (B, T, V): tokens of the same kind as the sampled one
+    return torch.logsumexp(log_probs.masked_fill(~chosen, -torch.inf), dim=-1)
+
+
+def reduce_loss(
+    per_frame: Tensor,
+    mask: Tensor,
+    *,
+    loss_type: str,
+    total_frames: float,
+    total_rows: float,
+    world: int = 1,
+    accumulation: int = 1,
+) -> Tensor:
+    """Sum a micro-batch so that all micro-batches of all ranks add up to the loss of the global batch.
+
+    The optimiser averages over ranks and over accumulated micro-batches, so a plain local mean is wrong as soon as
+    conversations differ in active frames. This returns `sum / N_global * world * accumulation`, which those averages
+    turn into `sum / N_global` exactly.
+
+    Args:
+        per_frame: (B, T) loss of each frame, zero where masked.
+        mask: (B, T) bool.
+        loss_type: what N counts. `dapo`: active frames. `grpo`: conversations, each averaged over its own active
+            frames first. `dr_grpo`: conversations times T, whatever is active.
+        total_frames, total_rows: active frames and conversations of the whole optimiser step, over all ranks.
+        world: ranks that the optimiser averages over.
+        accumulation: micro-batches that the optimiser averages over (1 where it sums them).
+
+    Raises:
+        ValueError: unknown `loss_type`.
+    """
+    if loss_type == "dapo":
+        total = per_frame.sum() / max(total_frames, 1.0)
+    elif loss_type == "grpo":
+        total = (per_frame.sum(-1) / mask.sum(-1).clamp(min=1)).sum() / max(total_rows, 1.0)
+    elif loss_type == "dr_grpo":
+        total = per_frame.sum() / max(total_rows * per_frame.shape[-1], 1.0)
+    else:
+        raise ValueError(f"loss_type '{loss_type}' is unknown; use one of {', '.join(LOSS_TYPES)}")
+    return total * world * accumulation
+
+
+@torch.no_grad()
+def diagnostics(
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip: Clip,
+) -> dict[str, float]:
+    """What an update looked like, as sums over active frames (divide by `frames`), so that ranks can be added up.
+
+    Args: as `policy_loss`.
+
+    Returns:
+        `frames`; sums `ratio`, `approx_kl` (k3 of the step, old against new), `clip_low` and `clip_high` (frames
+        whose gradient the clip removed); and the largest single `ratio_max`.
+    """
+    ratio = _ratio(logp, old_logp, mask)[mask]
+    credit = advantages[mask]
+    return {
+        "frames": float(ratio.numel()),
+        "ratio": float(ratio.sum()),
+        "approx_kl": float((ratio - 1 - ratio.log()).sum()),
+        "clip_low": float(((ratio < clip.low) & (credit < 0)).sum()),
+        "clip_high": float(((ratio > clip.high) & (credit > 0)).sum()),
+        "ratio_max": float(ratio.max()) if ratio.numel() else 1.0,
+    }
+
+
+def _ratio(logp: Tensor, old_logp: Tensor, mask: Tensor) -> Tensor:
+    """pi / pi_old, (B, T); exactly 1 on masked frames."""
+    gap = logp.masked_fill(~mask, 0.0) - old_logp.detach().masked_fill(~mask, 0.0)
+    return gap.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()

@@ -1,0 +1,159 @@
+"""Let a policy live in the environments, frame by frame, and keep what learning needs.
+
+Policy and environment share one clock: the policy is given microphone frame k and its answer is action k, which the
+environment plays during frame k + 1. The sound of a token leaves the policy `spec.emission_lag` frames after it was
+sampled, so a token of step k is heard in frame k + `heard_after(spec)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from envs.episode import Episode
+from envs.event import Word
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from align.policies.base import DuplexPolicy, DuplexSpec, Trajectory
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B = groups x group size conversations of one length; rows g * G to (g + 1) * G - 1 are group g."""
+
+    trajectory: Trajectory
+    episodes: list[Episode]
+    """One per row."""
+    groups: list[int]
+    """Group of each row."""
+    seconds: float
+    """Wall-clock time."""
+
+    @property
+    def frames_per_second(self) -> float:
+        """Conversation frames per second of wall-clock time, all rows together."""
+        return self.trajectory.valid.numel() / max(self.seconds, 1e-9)
+
+
+def collect(
+    policy: DuplexPolicy,
+    env: Any,
+    scenarios: Sequence[str],
+    variants: Sequence[int],
+    group_size: int,
+    seeds: Sequence[int],
+    frames: int,
+    *,
+    env_seed: int = 0,
+    on_frame: Callable[[int], None] = lambda frame: None,
+) -> Rollout:
+    """Play one group of conversations per scenario.
+
+    The rows of a group meet the same user: same scenario, variant and environment seed. Only the policy's sampling
+    differs between them.
+
+    Args:
+        policy: sampled without gradient.
+        env: a `DuplexVectorEnv` with len(scenarios) * group_size rows and at least `frames` frames.
+        scenarios, variants: one per group.
+        seeds: the policy's, one per row.
+        frames: length of every conversation.
+        env_seed: the run's seed, from which the environment derives everything about the user.
+        on_frame: called after each frame with its number; may raise to abandon the rollout.
+
+    Raises:
+        ValueError: the numbers of scenarios, variants, seeds and rows do not fit together.
+    """
+    rows = len(scenarios) * group_size
+    if len(variants) != len(scenarios) or len(seeds) != rows or env.num_envs != rows:
+        raise ValueError(
+            f"{len(scenarios)} scenarios x {group_size} need as many variants, {rows} seeds and {rows} rows; "
+            f"got {len(variants)} variants, {len(seeds)} seeds, {env.num_envs} rows"
+        )
+    started = time.perf_counter()
+    options = {
+        "scenario": [scenario for scenario in scenarios for _ in range(group_size)],
+        "variant": [variant for variant in variants for _ in range(group_size)],
+    }
+    observation, _ = env.reset(seed=env_seed, options=options)
+    active = np.ones(rows, dtype=bool)
+    pieces: list[list[str]] = []  # T lists of B
+    with torch.inference_mode():
+        policy.reset(np.ones(rows, dtype=bool), list(seeds))
+        for frame in range(frames):
+            step = policy.step(observation["mic"], active)
+            observation, *_ = env.step(step.audio)
+            pieces.append(list(step.text))
+            on_frame(frame)
+        trajectory = policy.trajectory()
+    # Tensors made in inference mode cannot be saved for a backward pass; copies can.
+    trajectory = dataclasses.replace(
+        trajectory,
+        codes=trajectory.codes.clone(),
+        valid=trajectory.valid.clone(),
+        sampler_logp=trajectory.sampler_logp.clone(),
+    )
+    spec, lag = policy.spec, heard_after(policy.spec)
+    episodes = [
+        env.episode(row, transcript=transcript([p[row] for p in pieces], spec.frame, lag)) for row in range(rows)
+    ]
+    groups = [row // group_size for row in range(rows)]
+    return Rollout(trajectory, episodes, groups, time.perf_counter() - started)
+
+
+def heard_after(spec: DuplexSpec) -> int:
+    """Frames from the step that samples a token to the frame of the conversation in which its sound is played."""
+    return spec.emission_lag + 1
+
+
+def transcript(pieces: Sequence[str], frame: int, lag: int) -> tuple[Word, ...]:
+    """Join text pieces to words and time them by the frames in which they are heard.
+
+    Args:
+        pieces: one string a frame, often empty; a leading space begins a word.
+        frame: samples a frame.
+        lag: frames from a token to its sound (`heard_after`).
+
+    Returns:
+        Words with onset and offset in samples: from the first piece's frame to the end of the last piece's frame.
+    """
+    words: list[Word] = []
+    begins = True
+    for index, piece in enumerate(pieces):
+        onset, offset = (index + lag) * frame, (index + lag + 1) * frame
+        for position, part in enumerate(piece.split(" ")):
+            begins = begins or position > 0
+            if not part:
+                continue
+            if begins:
+                words.append(Word(part, onset, offset))
+            else:
+                words[-1] = Word(words[-1].text + part, words[-1].onset, offset)
+            begins = False
+    return tuple(words)
+
+
+def action_frames(window: tuple[int, int], frame: int, lag: int, frames: int) -> tuple[int, int]:
+    """Frames [start, stop) whose actions are heard in a window of samples.
+
+    Args:
+        window: [onset, offset) in samples.
+        frame: samples a frame.
+        lag: frames from an action to its sound (`heard_after`).
+        frames: length of the conversation.
+
+    Returns:
+        start <= stop, both in [0, frames]; empty for a window that no action of the conversation reaches.
+    """
+    start = window[0] // frame - lag
+    stop = -(-window[1] // frame) - lag
+    start = min(max(start, 0), frames)
+    return start, min(max(stop, start), frames)

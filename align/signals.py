@@ -1,0 +1,47 @@
+"""Ctrl-C that loses nothing: the first one asks, the second one insists."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interrupted(Exception):
+    """Ctrl-C was pressed and this is a good place to stop."""
+
+
+class Interrupt:
+    """While active, the first Ctrl-C is noted and the second raises KeyboardInterrupt at once.
+
+    Outside the main thread it does nothing: Python delivers signals to the main thread only.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: Any = None
+        self._main = threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> Interrupt:
+        if self._main:
+            self._before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._main:
+            signal.signal(signal.SIGINT, self._before)
+
+    def check(self) -> None:
+        """Raise `Interrupted` if Ctrl-C was pressed."""
+        if self.requested:
+            raise Interrupted
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        print("\nstopping at the next safe place; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
