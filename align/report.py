@@ -23,7 +23,13 @@ import soundfile
 from envs.episode import Episode
 from envs.errors import UptakeError
 
-MARKS = {"better": "▲ better", "worse": "▼ worse", "unchanged": "= unchanged", "": "– not compared"}
+MARKS = {
+    "better": "▲ better",
+    "worse": "▼ worse",
+    "unchanged": "= unchanged",
+    "moved": "◆ moved",  # a change that counts, of a measure without a better direction
+    "": "– no case",
+}
 # Curves in this order first; whatever else a trainer logs under these prefixes follows.
 CURVES = ("reward", "axis/", "rewards/", "kl", "entropy", "clip_ratio/", "grad_norm", "sampling/")
 
@@ -131,12 +137,13 @@ def _table(result: Mapping[str, Any]) -> str:
     rows = []
     for row in result["rows"]:
         wish = {"higher": "higher is better", "lower": "lower is better"}.get(row["better"], "for information")
+        over = f", {row['n']} scenarios" if row["n"] else ""
         others = "".join(
             f'<td class="sub">{number(system["values"].get(row["measure"]), row["unit"])}</td>' for system in systems
         )
         rows.append(
             f'<tr class="{"main" if row["headline"] else "extra"}">'
-            f'<th scope="row">{escape(row["label"])}<small>{wish}, n = {row["n"]}</small></th>'
+            f'<th scope="row" title="{escape(row["text"])}">{escape(row["label"])}<small>{wish}{over}</small></th>'
             f'<td class="main">{number(row["before"], row["unit"])}</td>'
             f'<td class="main">{number(row["after"], row["unit"])}</td>'
             f"<td>{change(row['delta'], row['unit'])}</td><td>{interval(row)}</td><td>{_whisker(row)}</td>"

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from align.report import MARKS, change, interval, number
 
-_COLOURS = {"better": "green", "worse": "bold red", "unchanged": "dim", "": "dim"}
+_COLOURS = {"better": "green", "worse": "bold red", "unchanged": "dim", "moved": "yellow", "": "dim"}
 
 
 def comparison_table(result: Mapping[str, Any]) -> Table:

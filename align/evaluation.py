@@ -1,0 +1,401 @@
+"""Measure a policy or a scripted agent on a split, and compare two measurements of the same conversations.
+
+    before = evaluate(policy, pack, "test", name="before")
+    ...
+    result = compare(before, after, [silent, oracle], run={"name": "mine"})
+
+Conversation (scenario, variant) sounds the same in every evaluation with the same seed, and the policy samples from
+the same stream: only the weights differ. Figures and intervals are `rewards.measures` and `rewards.bootstrap`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from align import rollout
+from align.curriculum import by_axis
+from align.policies.base import DuplexPolicy
+from align.policies.moshi.policy import MoshiPolicy
+from envs import agents
+from envs.duplex_vector_env import DuplexVectorEnv
+from envs.episode import Episode
+from envs.errors import UptakeError, nearest
+from envs.event import EVENT_TYPES
+from envs.pack import Pack
+from envs.scenario import Scenario
+from rewards.aggregate import aggregate
+from rewards.bootstrap import Comparison, bootstrap, paired_bootstrap
+from rewards.measures import MEASURES, measure
+
+VERSION = 1
+Key = tuple[str, int]
+"""(scenario id, variant): one conversation."""
+Measurements = dict[str, tuple[float, ...]]
+
+LABELS: Mapping[str, str] = {
+    "paired_score": "paired score",
+    "pause_takeover": "pause takeover",
+    "turn_response": "turn response",
+    "fto_p10_s": "floor-transfer offset p10",
+    "fto_p50_s": "floor-transfer offset p50",
+    "fto_p90_s": "floor-transfer offset p90",
+    "cut_in": "cut-ins",
+    "bc_f1": "backchannel F1",
+    "bc_random_f1": "– random control",
+    "bc_control_f1": "– best blind control",
+    "bc_precision": "backchannel precision",
+    "bc_recall": "backchannel recall",
+    "bc_per_minute": "backchannels a minute",
+    "bc_takeover": "monologue takeovers",
+    "stopped": "stops when interrupted",
+    "stop_latency_p50_s": "stop latency p50",
+    "answered": "interruption answered",
+    "obeyed": "stop command obeyed",
+    "false_stop": "false stops",
+    "content_hit": "quality: expected content",
+    "similarity": "quality: similarity",
+    "repetition": "repetition",
+    "talk_ratio": "talk ratio",
+}
+"""What tables call a measure; `rewards.measures.MEASURES` says what it is."""
+HEADLINE = (
+    "paired_score", "pause_takeover", "turn_response", "fto_p50_s", "bc_f1", "stopped", "answered", "false_stop",
+)  # fmt: skip
+AXIS_ORDER = ("pause", "turn", "backchannel", "interruption", "continue")
+
+
+class Agent(Protocol):
+    """A scripted agent of `envs.agents`."""
+
+    def act(self, mic: np.ndarray) -> np.ndarray:
+        """Microphone frames (B, F) -> played frames (B, F)."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation that the report shows."""
+
+    key: Key
+    folder: str
+    title: str
+
+
+@dataclass
+class Evaluation:
+    """What was measured in every conversation of a split."""
+
+    name: str
+    split: str
+    variants: int
+    frames: int
+    seed: int
+    pack: str
+    pack_hash: str
+    scenarios: dict[str, list[Measurements]]
+    """Scenario id -> contributions of variant 0, 1, ..."""
+    seconds: float = 0.0
+    """Wall-clock time."""
+    examples: list[Example] = field(default_factory=list)
+    kept: dict[Key, Episode] = field(default_factory=dict)
+    """Conversations that were asked for; not saved with the figures."""
+
+    @property
+    def episodes(self) -> int:
+        """How many conversations."""
+        return sum(len(rows) for rows in self.scenarios.values())
+
+    def figures(self) -> dict[str, float]:
+        """Every figure, pooled over the conversations; NaN where there was no case."""
+        return aggregate([one for rows in self.scenarios.values() for one in rows])
+
+    def save(self, path: Path) -> None:
+        """Write everything but the kept conversations."""
+        fields = {name: value for name, value in vars(self).items() if name not in ("kept", "examples")}
+        examples = [{"key": list(e.key), "folder": e.folder, "title": e.title} for e in self.examples]
+        write_json({"version": VERSION, **fields, "examples": examples}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Read what `save` wrote; raises `UptakeError` for a file that is missing or malformed."""
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record.pop("version") != VERSION:
+                raise UptakeError(f"{path}: written by another version; delete it to measure again")
+            record["examples"] = [
+                Example((str(e["key"][0]), int(e["key"][1])), e["folder"], e["title"]) for e in record["examples"]
+            ]
+            return cls(**record)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, UptakeError):
+                raise
+            raise UptakeError(f"{path}: no evaluation ({error}); delete it to measure again") from error
+
+
+def evaluate(
+    system: DuplexPolicy | Agent,
+    pack: Pack,
+    split: str = "test",
+    *,
+    name: str,
+    variants: int = 4,
+    seed: int = 1234,
+    frames: int = 150,
+    batch: int = 32,
+    keep: Sequence[Example] = (),
+    on_done: Callable[[int], None] = lambda conversations: None,
+) -> Evaluation:
+    """Play every scenario of a split `variants` times and measure each conversation.
+
+    Args:
+        system: a policy, or a scripted agent.
+        seed: of the users and of the policy's sampling.
+        frames: length of every conversation.
+        batch: conversations side by side; changes the speed and no scripted agent's figure.
+        keep: conversations whose record is kept in `kept`.
+        on_done: called with the number of conversations that were just finished.
+
+    Raises:
+        UptakeError: the split is empty.
+    """
+    scenarios = pack.scenarios(split)
+    if not scenarios:
+        raise UptakeError(f"pack {pack.name!r} has no scenario in split {split!r}")
+    started = time.perf_counter()
+    wanted = {example.key for example in keep}
+    jobs = [(scenario.id, variant) for scenario in scenarios for variant in range(variants)]
+    found: dict[str, list[Measurements]] = {scenario.id: [] for scenario in scenarios}
+    kept: dict[Key, Episode] = {}
+    for start in range(0, len(jobs), batch):
+        part = jobs[start : start + batch]
+        for key, episode in zip(part, play(system, pack, part, split=split, seed=seed, frames=frames), strict=True):
+            found[key[0]].append(measure(episode))
+            if key in wanted:
+                kept[key] = episode
+        on_done(len(part))
+    return Evaluation(
+        name=name, split=split, variants=variants, frames=frames, seed=seed, pack=pack.name, pack_hash=pack.hash,
+        scenarios=found, seconds=time.perf_counter() - started, examples=list(keep), kept=kept,
+    )  # fmt: skip
+
+
+def play(
+    system: DuplexPolicy | Agent, pack: Pack, keys: Sequence[Key], *, split: str, seed: int, frames: int
+) -> list[Episode]:
+    """Play conversations side by side and return their records, in the order of `keys`."""
+    env = DuplexVectorEnv(pack, len(keys), split=split, frames=frames)
+    scenarios, variants = [scenario for scenario, _ in keys], [variant for _, variant in keys]
+    if not hasattr(system, "act"):
+        seeds = [policy_seed(seed, *key) for key in keys]
+        return rollout.collect(system, env, scenarios, variants, 1, seeds, frames, env_seed=seed).episodes
+    return agents.play(system, env, scenarios, variants, frames, seed=seed)
+
+
+def policy_seed(seed: int, scenario: str, variant: int) -> int:
+    """The policy's seed for a conversation: the same whatever is played beside it."""
+    words = np.random.SeedSequence([seed, zlib.crc32(scenario.encode()), variant]).generate_state(2, np.uint32)
+    return int(words[0]) << 31 ^ int(words[1])
+
+
+def examples(scenarios: Sequence[Scenario], count: int) -> list[Example]:
+    """Which conversations a report shows: the first scenario of each axis, then the second, before anything is known.
+
+    Only variant 0. The choice depends on the scenarios' ids alone, so no result can have a say in it.
+    """
+    axes = by_axis(scenarios)
+    known = {scenario.id: scenario for scenario in scenarios}
+    order = [*AXIS_ORDER, *sorted(set(axes) - set(AXIS_ORDER))]
+    queue = [axes[axis][turn] for turn in range(len(known)) for axis in order if turn < len(axes.get(axis, ()))]
+    return [Example((name, 0), _folder(name), _title(known[name])) for name in queue[:count]]
+
+
+def compare(
+    before: Evaluation,
+    after: Evaluation,
+    scripted: Sequence[Evaluation] = (),
+    *,
+    run: Mapping[str, Any],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Before against after, with paired 95 % intervals, and the scripted agents beside them.
+
+    Returns:
+        JSON: `run`, `rows` (one a measure), `systems` (one a scripted agent), `conversations`, `timing`.
+
+    Raises:
+        UptakeError: the evaluations are not of the same conversations.
+    """
+    for other in (after, *scripted):
+        for what in ("split", "variants", "frames", "seed", "pack_hash"):
+            if getattr(other, what) != getattr(before, what):
+                raise UptakeError(
+                    f"'{before.name}' and '{other.name}' cannot be compared: {what} is {getattr(before, what)} and "
+                    f"{getattr(other, what)}; measure both alike"
+                )
+    compared = paired_bootstrap(before.scenarios, after.scenarios, resamples, seed)
+    cases = _cases(after)
+    return {
+        "version": VERSION,
+        "run": {
+            **run, "pack": before.pack, "pack_hash": before.pack_hash, "split": before.split,
+            "scenarios": len(before.scenarios), "variants": before.variants, "episodes": before.episodes,
+            "frames": before.frames, "evaluation_seed": before.seed, "resamples": resamples,
+        },
+        "rows": [_row(name, found, cases.get(name)) for name, found in compared.items() if name in LABELS],
+        "systems": [
+            {
+                "name": one.name,
+                "label": one.name.replace("_", " "),
+                "values": {name: _plain(value) for name, value in one.figures().items()},
+            }
+            for one in scripted
+        ],
+        "conversations": [
+            {"scenario": e.key[0], "variant": e.key[1], "folder": e.folder, "title": e.title} for e in before.examples
+        ],
+        "timing": {one.name: round(one.seconds, 2) for one in (before, after, *scripted)},
+    }  # fmt: skip
+
+
+def single(evaluation: Evaluation, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """One evaluation's figures with their intervals, as JSON."""
+    found = bootstrap(evaluation.scenarios, resamples, seed)
+    return {
+        "version": VERSION,
+        "name": evaluation.name,
+        "split": evaluation.split,
+        "pack": evaluation.pack,
+        "pack_hash": evaluation.pack_hash,
+        "variants": evaluation.variants,
+        "frames": evaluation.frames,
+        "seed": evaluation.seed,
+        "rows": [
+            {
+                "measure": name,
+                "label": LABELS[name],
+                "unit": unit_of(name),
+                "value": _plain(one.estimate),
+                "low": _plain(one.low),
+                "high": _plain(one.high),
+            }
+            for name, one in found.items()
+            if name in LABELS
+        ],
+    }
+
+
+def unit_of(name: str) -> str:
+    """How a measure is printed: `%`, `s`, or as a bare number."""
+    return {"share": "%", "s": "s"}.get(MEASURES[name].unit, "")
+
+
+def write_json(value: Mapping[str, Any], path: Path) -> None:
+    """Write a JSON file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+BASELINES: Mapping[str, Callable[[Pack], Agent]] = {
+    "silent": lambda pack: agents.Silent(),
+    "always_talking": lambda pack: agents.AlwaysTalking(pack),
+    "always_backchannel": lambda pack: agents.AlwaysBackchannel(pack),
+    "metronome": lambda pack: agents.Metronome(pack),
+    "vad_200": lambda pack: agents.EnergyVad(pack, ms=200),
+    "vad_700": lambda pack: agents.EnergyVad(pack, ms=700),
+    "oracle": lambda pack: agents.Oracle(pack),
+}
+"""Scripted agents by the name that a configuration gives them."""
+
+
+def baseline(name: str, pack: Pack) -> Agent:
+    """A scripted agent by name; raises `UptakeError` naming the nearest one."""
+    if name not in BASELINES:
+        raise UptakeError(f"no scripted agent '{name}'{nearest(name, BASELINES)}")
+    return BASELINES[name](pack)
+
+
+def load_policy(name: str) -> DuplexPolicy:
+    """A policy by name or path.
+
+    Args:
+        name: `pocket`, which ships with the package; a checkpoint folder; or a run folder, for the policy it trained.
+
+    Raises:
+        UptakeError: no such checkpoint, or one that is incomplete or damaged.
+    """
+    folder = Path(name)
+    if name == "pocket" and not folder.is_dir():
+        folder = Path(str(resources.files("align") / "policies" / "pocket"))
+    elif (folder / "policy").is_dir():
+        folder = folder / "policy"
+    if not folder.is_dir():
+        raise UptakeError(f"no checkpoint '{name}': not a folder; give `pocket`, a checkpoint folder or a run folder")
+    return MoshiPolicy.load(folder)
+
+
+def _row(name: str, found: Comparison, cases: int | None) -> dict[str, Any]:
+    verdict = {"unclear": "unchanged", "moved": "moved"}.get(found.verdict, found.verdict)
+    delta = _plain(found.difference.estimate)
+    return {
+        "measure": name,
+        "label": LABELS[name],
+        "text": MEASURES[name].text,
+        "unit": unit_of(name),
+        "better": {1: "higher", -1: "lower", 0: ""}[MEASURES[name].better],
+        "headline": name in HEADLINE,
+        "before": _plain(found.before.estimate),
+        "after": _plain(found.after.estimate),
+        "delta": delta,
+        "low": _plain(found.difference.low),
+        "high": _plain(found.difference.high),
+        "verdict": verdict if delta is not None else "",
+        "n": cases,
+    }
+
+
+def _cases(evaluation: Evaluation) -> dict[str, int]:
+    """How many scenarios have a say in each figure."""
+    counts: dict[str, int] = {}
+    for rows in evaluation.scenarios.values():
+        for name in {name for one in rows for name, value in one.items() if _counts(name, value)}:
+            counts[name] = counts.get(name, 0) + 1
+    for quantile in MEASURES:
+        base = re.sub(r"_p\d+_s$", "_s", quantile)
+        if base != quantile and base in counts:
+            counts[quantile] = counts[base]
+    counts["paired_score"] = len(evaluation.scenarios)
+    return counts
+
+
+def _counts(name: str, value: Sequence[float]) -> bool:
+    return bool(value) if name.endswith("_s") else value[1] > 0
+
+
+def _title(scenario: Scenario) -> str:
+    types: Iterable[str] = dict.fromkeys(
+        code for item in scenario.script for code in ([item.pause_type] if item.pauses else []) + [item.type]
+    )
+    text = ", then ".join(EVENT_TYPES.get(code, code) for code in types)
+    return text[:1].upper() + text[1:]
+
+
+def _folder(scenario: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", scenario).strip("-.") or "conversation"
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
