@@ -1,0 +1,1 @@
+"""Duplex policies behind one protocol (`align.policies.base.DuplexPolicy`)."""

@@ -11,6 +11,7 @@ Streams of ``codes (B, K, T)``: text, then ``dep_q`` agent codebooks, then the u
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -116,6 +117,9 @@ class Stack(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)  # type: ignore[arg-type]
+
 
 def rotary_frequencies(positions: Tensor, head_dim: int, max_period: float) -> Tensor:
     """Unit complex numbers of the rotary embedding, ``positions (...)`` to ``(..., head_dim / 2)``."""
@@ -214,7 +218,7 @@ class MoshiModel(nn.Module):
         if frames > c.context:
             ones = torch.ones(frames, frames, dtype=torch.bool, device=x.device)
             window = ones.tril().triu(1 - c.context)
-        for layer in self.transformer.layers:
+        for layer in self.transformer:
             qkv = layer.self_attn.qkv(layer.norm1(x))  # (B, T, 3, H, D / H)
             qk, v = qkv.split((2, 1), dim=2)
             q, k = rotate(qk, frequencies).transpose(1, 3).unbind(2)  # each (B, H, T, D / H)
@@ -250,7 +254,7 @@ class MoshiModel(nn.Module):
         x = torch.stack(
             [self.depformer_in[i](hidden) + embeddings[k](tokens[:, k]) for k, i in enumerate(c.depth_inputs)]
         )  # (dep_q, N, width)
-        for layer in self.depformer.layers:
+        for layer in self.depformer:
             attention, weights = layer.self_attn, c.depth_weights
             # unbind, not indexing: the gradient of an index fills a tensor of zeros for every codebook.
             qkv = torch.stack([attention.qkv(y, w) for y, w in zip(layer.norm1(x), weights, strict=True)])

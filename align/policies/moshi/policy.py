@@ -1,0 +1,276 @@
+"""A Moshi-class model, a codec and a tokenizer as a `DuplexPolicy`.
+
+Clock. Call n of `step` hears frame n of the microphone and then samples text(n) and the first codebook of agent frame
+n; the other codebooks of frame n follow in call n + 1, which returns its sound: `emission_lag` is 1. (An environment
+that plays what call n returned during its frame n + 1 lets text(n) be heard in its frame n + 2.) Column t of
+`Trajectory.codes` is text(t), agent frame t and the user's frame t + 1, as `MoshiModel.text_forward` wants it; the
+user's frame of the first call has no place in it and is not used (published layout, moshi 0.2.13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from align.codecs.base import Codec, rows_kept
+from align.policies.base import DuplexSpec, Scores, Step, Stream, Trajectory, row_indices
+from align.policies.moshi.checkpoint import Tokenizer, load_checkpoint, save_checkpoint
+from align.policies.moshi.model import ZERO, MoshiModel
+from align.policies.moshi.streaming import SAMPLE, MoshiStream
+from align.policies.sampling import Sampling, truncated_log_probs
+from envs.errors import UptakeError
+
+_FIRST_COLUMNS = 256  # the record starts with so many frames and doubles
+
+
+class MoshiPolicy:
+    """Streams, records and scores; see `align.policies.base.DuplexPolicy` for the contract.
+
+    A prompt is an int array (1 + agent codebooks, P): the agent's own tokens of its first P frames, aligned like
+    `Trajectory.codes`, with -2 where the model is to sample.
+    """
+
+    def __init__(self, model: MoshiModel, codec: Codec, tokenizer: Tokenizer, sampling: Sampling | None = None) -> None:
+        c = model.config
+        for ours, theirs, what in (
+            (c.dep_q, codec.codebooks, "agent codebooks"),
+            (c.n_q - c.dep_q, codec.codebooks, "user codebooks"),
+            (c.card, codec.card, "codes a codebook"),
+        ):
+            if ours != theirs:
+                raise UptakeError(f"the model has {ours} {what}, its codec has {theirs}; they do not belong together")
+        self.model, self.codec, self.tokenizer = model, codec, tokenizer
+        self.sampling = sampling or Sampling()
+        silent = frozenset((c.existing_text_padding_id, c.existing_text_end_padding_id))
+        self.spec = DuplexSpec(
+            sample_rate=codec.sample_rate,
+            frame=codec.frame,
+            streams=(
+                Stream("text", c.text_card, True, silent),
+                *(Stream(f"agent_{k}", c.card, False) for k in range(c.dep_q)),
+                *(Stream(f"user_{k}", c.card, False) for k in range(c.n_q - c.dep_q)),
+            ),
+            context=c.context,
+            emission_lag=c.max_delay,
+        )
+        self._pieces = [_piece(tokenizer, token, silent) for token in range(c.text_card)]
+        self._lags = np.array(c.delays[: 1 + c.dep_q])
+        self._open(0)
+
+    @classmethod
+    def load(cls, folder: str | Path, sampling: Sampling | None = None, codec: Codec | None = None) -> MoshiPolicy:
+        """The policy in a checkpoint folder (see `checkpoint`), with another `codec` if one is given."""
+        return cls(*load_checkpoint(folder, codec), sampling)
+
+    def _open(self, batch: int) -> None:
+        c = self.model.config
+        with torch.inference_mode(False):  # a tensor made in inference mode cannot be changed outside of it
+            self._stream = MoshiStream(self.model, self.sampling, batch)
+        self._ear = self.codec.init_state(batch)
+        self._mouth = self.codec.init_state(batch)
+        self._codes = np.full((batch, c.num_streams, _FIRST_COLUMNS), ZERO, np.int64)
+        self._valid = np.zeros((batch, _FIRST_COLUMNS), bool)
+        self._logp = np.zeros((batch, _FIRST_COLUMNS), np.float32)
+        self._prompts: list[np.ndarray | None] = [None] * batch
+        self._bytes = [b""] * batch  # of a character that is not complete yet
+
+    @property
+    def batch(self) -> int:
+        """Number of slots that are open."""
+        return self._stream.batch
+
+    # -- living --------------------------------------------------------------------------------------------------------
+
+    def reset(self, rows: Any, seeds: Sequence[int], prompts: Sequence[Any] | None = None) -> None:
+        """Start `rows` afresh; `seeds` and `prompts` have one entry for every slot. See `DuplexPolicy.reset`."""
+        batch = len(seeds)
+        index = row_indices(rows, batch)
+        if batch != self.batch or self._stream.model is not self.model:
+            if len(index) != batch:
+                raise ValueError(f"reset of {len(index)} of {batch} rows, but {self.batch} are open; reset all of them")
+            self._open(batch)
+        if prompts is not None and len(prompts) != batch:
+            raise ValueError(f"reset: {len(prompts)} prompts for {batch} rows; give one (or None) for every row")
+        chosen = [None if prompts is None or prompts[b] is None else self._checked(prompts[b]) for b in index]
+        self._stream.reset(index, np.array([int(seeds[b]) % 2**64 for b in index], np.uint64))
+        self.codec.reset(self._ear, index)
+        self.codec.reset(self._mouth, index)
+        self._codes[index] = ZERO
+        self._valid[index] = False
+        self._logp[index] = 0
+        for b, prompt in zip(index, chosen, strict=True):
+            self._prompts[b], self._bytes[b] = prompt, b""
+
+    def _checked(self, prompt: Any) -> np.ndarray:
+        c = self.model.config
+        codes = np.asarray(prompt, np.int64)
+        if codes.ndim != 2 or len(codes) != 1 + c.dep_q:
+            raise ValueError(f"a prompt of shape {codes.shape}; expected (1 + {c.dep_q} agent streams, frames)")
+        limit = np.array([c.text_card] + [c.card] * c.dep_q)[:, None]
+        if ((codes != SAMPLE) & ((codes < 0) | (codes >= limit))).any():
+            raise ValueError("a prompt with tokens outside of their vocabulary; -2 means: sample")
+        return codes
+
+    def fork(self, source: int, rows: Any, seeds: Sequence[int] | None = None) -> None:
+        """Make `rows` continue from where row `source` is. See `DuplexPolicy.fork`."""
+        index = row_indices(rows, self.batch)
+        self._stream.fork(source, index)
+        if seeds is not None:
+            self._stream.seeds[index] = np.array([int(seeds[b]) % 2**64 for b in index], np.uint64)
+        self.codec.fork(self._ear, source, index)
+        self.codec.fork(self._mouth, source, index)
+        for record in (self._codes, self._valid, self._logp):
+            record[index] = record[source]
+        for b in index:
+            self._prompts[b], self._bytes[b] = self._prompts[source], self._bytes[source]
+
+    def step(self, mic: np.ndarray, active: np.ndarray | None = None) -> Step:
+        """Hear one frame and act. See `DuplexPolicy.step`. UptakeError if an active row's audio has NaN."""
+        mic = np.asarray(mic, np.float32)
+        active = np.ones(self.batch, bool) if active is None else np.asarray(active, bool)
+        if mic.shape != (self.batch, self.spec.frame) or active.shape != (self.batch,):
+            raise ValueError(
+                f"step: mic {mic.shape} and active {active.shape}; expected ({self.batch}, {self.spec.frame}) and "
+                f"({self.batch},): reset opens the rows"
+            )
+        acting = np.flatnonzero(active)
+        if not np.isfinite(mic[acting]).all():
+            bad = acting[~np.isfinite(mic[acting]).all(axis=1)]
+            raise UptakeError(f"microphone of row {bad[0]}: NaN or infinite samples; repair the audio")
+        if len(acting) < self.batch:
+            mic = np.where(active[:, None], mic, 0)
+        with rows_kept(self._ear, np.flatnonzero(~active)):
+            heard = self.codec.encode(self._ear, mic)
+        forced = self._forced(active)
+        tokens, logp, steps = self._stream.step(heard, active, forced)
+        if not np.isfinite(logp[acting]).all():
+            raise FloatingPointError("a text log-probability is not finite: the model's weights are broken")
+        self._record(acting, steps[acting], tokens[acting], logp[acting], heard[acting], forced)
+        tokens[~active] = ZERO
+        text = [""] * self.batch
+        for b in acting:
+            text[b] = self._decoded(int(b), int(tokens[b, 0]))
+        audio = self._spoken(active, steps)
+        return Step(audio, tokens, np.where(active, logp, 0).astype(np.float32), text)
+
+    def _forced(self, active: np.ndarray) -> np.ndarray | None:
+        """The prompts' tokens for this call, on the model's clock, or None if no row is in its prompt."""
+        steps = self._stream.steps
+        forced = None
+        for b, prompt in enumerate(self._prompts):
+            if prompt is None or not active[b] or steps[b] >= prompt.shape[1] + self._lags.max():
+                continue
+            if forced is None:
+                forced = np.full((self.batch, len(self._lags)), SAMPLE, np.int64)
+            column = steps[b] - self._lags
+            known = (column >= 0) & (column < prompt.shape[1])
+            forced[b, known] = prompt[known, column[known]]
+        return forced
+
+    def _record(
+        self,
+        rows: np.ndarray,
+        steps: np.ndarray,
+        tokens: np.ndarray,
+        logp: np.ndarray,
+        heard: np.ndarray,
+        forced: np.ndarray | None,
+    ) -> None:
+        """Write what the R `rows` did in their `steps`: tokens (R, 1 + dep_q), logp (R,), heard (R, Q)."""
+        columns = self._valid.shape[1]
+        if len(steps) and steps.max() >= columns:
+            self._codes = np.concatenate((self._codes, np.full_like(self._codes, ZERO)), axis=2)
+            self._valid = np.concatenate((self._valid, np.zeros_like(self._valid)), axis=1)
+            self._logp = np.concatenate((self._logp, np.zeros_like(self._logp)), axis=1)
+        own = tokens.shape[1]
+        column = steps[:, None] - self._lags  # (R, 1 + dep_q)
+        row, stream = np.nonzero(column >= 0)
+        self._codes[rows[row], stream, column[row, stream]] = tokens[row, stream]
+        later = steps > 0
+        self._codes[rows[later], own:, steps[later] - 1] = heard[later]
+        sampled = np.ones(len(rows), bool) if forced is None else forced[rows, 0] == SAMPLE
+        self._valid[rows, steps] = sampled
+        self._logp[rows, steps] = np.where(sampled, logp, 0)
+
+    def _spoken(self, active: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """The sound of the agent frame that this call completed, (B, frame); silence in a row's first calls."""
+        column = steps - self._lags.max()
+        speaking = active & (column >= 0)
+        if not speaking.any():
+            return np.zeros((self.batch, self.spec.frame), np.float32)
+        agent = self._codes[:, 1 : len(self._lags)]
+        codes = agent[np.arange(self.batch), :, np.maximum(column, 0)]  # (B, dep_q)
+        codes[~speaking] = 0
+        with rows_kept(self._mouth, np.flatnonzero(~speaking)):
+            audio = self.codec.decode(self._mouth, codes)
+        return np.where(speaking[:, None], audio, 0).astype(np.float32)
+
+    def _decoded(self, row: int, token: int) -> str:
+        """The text that `token` completes; bytes of an unfinished character wait for the next token."""
+        piece = self._pieces[token]
+        if isinstance(piece, str):
+            self._bytes[row] = b"" if piece else self._bytes[row]
+            return piece
+        self._bytes[row] += piece
+        try:
+            text = self._bytes[row].decode()
+        except UnicodeDecodeError as error:
+            if error.reason != "unexpected end of data":
+                self._bytes[row] = b""
+            return ""
+        self._bytes[row] = b""
+        return text
+
+    # -- learning ------------------------------------------------------------------------------------------------------
+
+    def trajectory(self) -> Trajectory:
+        """What was heard and done since each row's last reset, on the model's device; T is the longest row's calls."""
+        frames = int(self._stream.steps.max(initial=0))
+        device = self.model.device
+        with torch.inference_mode(False):  # scoring must be able to save these tensors for its backward pass
+            return Trajectory(
+                codes=torch.from_numpy(self._codes[:, :, :frames].copy()).to(device),
+                valid=torch.from_numpy(self._valid[:, :frames].copy()).to(device),
+                sampler_logp=torch.from_numpy(self._logp[:, :frames].copy()).to(device),
+                temperature=self.sampling.text_temperature,
+                top_k=self.sampling.text_top_k,
+            )
+
+    def score(self, trajectory: Trajectory, full: bool = False) -> Scores:
+        """Scores of the text stream; the depth transformer does not run. See `DuplexPolicy.score`.
+
+        Under top-k, the token that was taken counts as inside: its log-prob stays finite when its rank has changed.
+        """
+        _, logits = self.model.text_forward(trajectory.codes)
+        taken = trajectory.codes[:, 0].clamp(min=0)
+        log_probs = truncated_log_probs(logits, trajectory.temperature, trajectory.top_k, taken)  # (B, T, V)
+        logp = log_probs.gather(-1, taken.unsqueeze(-1)).squeeze(-1)
+        surprise = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0)
+        zero = logp.new_zeros(())
+        return Scores(
+            logp=torch.where(trajectory.valid, logp, zero),
+            entropy=torch.where(trajectory.valid, -surprise.sum(-1), zero),
+            log_probs=log_probs if full else None,
+        )
+
+    def export(self, path: str | Path, format: str = "moshi", dtype: torch.dtype = torch.float32) -> None:
+        """Write the checkpoint folder `path`, the weights as `dtype`. Format "moshi": the published layout."""
+        if format != "moshi":
+            raise UptakeError(f"export: unknown format {format!r}; known: moshi")
+        save_checkpoint(path, self.model, self.codec, self.tokenizer, dtype)
+
+
+def _piece(tokenizer: Tokenizer, token: int, silent: frozenset[int]) -> str | bytes:
+    """What a text token stands for: a string (a leading space begins a word) or, for a byte token, one byte."""
+    if token in silent or token >= tokenizer.get_piece_size() or tokenizer.is_control(token):
+        return ""
+    if tokenizer.is_unknown(token):
+        return ""
+    piece = tokenizer.id_to_piece(token)
+    if tokenizer.is_byte(token):
+        return bytes((int(piece[3:5], 16),))  # "<0x41>"
+    return piece.replace("\u2581", " ")
