@@ -6,9 +6,10 @@
 
 A clip in `pack.json`: ``id: {"file": "audio/x.flac", "sha256": hex, "samples": n, "text": "...",
 "words": [["Hello", on, off], ...], "voice": "v1", "split": "train"|"dev"|"test"|"all", "kind": ...}`` and, where they
-apply, ``"pauses": [[on, off], ...]`` (the speaker's own silences) and ``"answers": [topic, ...]`` (what an agent clip
-is an answer to). Times are samples of the clip. Kinds: `user` (anything the user's side plays), `agent` and
-`agent_backchannel` (what scripted agents say).
+apply, ``"pauses": [[on, off], ...]`` (the speaker's own silences, or places where the clip can be cut), ``"topic"``
+(what it is about) and ``"answers": [topic, ...]`` (what an agent clip is an answer to). Times are samples of the clip.
+Kinds: `agent` and `agent_backchannel` are what scripted agents say; any other word (`question`, `dictation`, `cough`,
+...) belongs to the user's side.
 
 Hashes, headers, words and every scenario's references are checked when a pack is loaded, so that a broken pack stops a
 run before it starts; audio is decoded when a clip is first used.
@@ -34,7 +35,7 @@ from envs.event import Word
 from envs.scenario import Cut, Scenario, ScriptItem, load_scenarios
 
 SCHEMA = "duplex.pack/1"
-KINDS = ("user", "agent", "agent_backchannel")
+AGENT_KINDS = ("agent", "agent_backchannel")
 SPLITS = ("train", "dev", "test")
 BUILTIN = Path(__file__).parent / "packs"
 _LOSSLESS_INTEGER = ("PCM_16", "PCM_24", "PCM_S8", "PCM_32")
@@ -53,8 +54,10 @@ class Clip:
     voice: str = ""
     split: str = "all"
     kind: str = "user"
+    topic: str = ""
+    """What it is about."""
     pauses: tuple[tuple[int, int], ...] = ()
-    """The speaker's own silences within the clip."""
+    """The speaker's own silences within the clip; onset and offset may be equal where it can only be cut."""
     answers: tuple[str, ...] = ()
     """Topics that this agent clip answers."""
     clock: Clock = field(default=CLOCK, repr=False)
@@ -75,6 +78,23 @@ class Clip:
         audio = from_pcm16(self.pcm)
         audio.setflags(write=False)
         return audio
+
+    def part(self, first: int, last: int) -> tuple[np.ndarray, tuple[Word, ...]]:
+        """The audio (n,) float32 between pauses, parts `first` to `last - 1`, and its words timed from its start.
+
+        A clip with p pauses has p + 1 parts: ``part(0, 1)`` ends where the first pause begins.
+        """
+        count = len(self.pauses) + 1
+        if not 0 <= first < last <= count:
+            raise UptakeError(f"clip {self.id!r} has {count} parts, so there is no part {first} to {last}")
+        start = self.pauses[first - 1][1] if first else 0
+        end = self.pauses[last - 1][0] if last < count else self.samples
+        words = tuple(
+            Word(w.text, max(w.onset, start) - start, min(w.offset, end) - start)
+            for w in self.words
+            if start <= (w.onset + w.offset) // 2 < end
+        )
+        return self.audio[start:end], words
 
     def silence_at(self, cut: Cut) -> tuple[int, int]:
         """[onset, offset) in samples of the clip's own silence at a cut; raises IndexError where there is none."""
@@ -98,7 +118,7 @@ class Pack:
     ) -> None:
         self.name = name
         self.version = version
-        self.clips = dict(clips)
+        self._clips = dict(clips)
         self.hash = digest
         """SHA-256 over `pack.json` (which holds the hash of every audio file) and all scenario files."""
         self.folder = folder
@@ -108,8 +128,8 @@ class Pack:
             if other is not scenario:
                 raise scenario.error(f"id {scenario.id!r} is taken by {other.source}:{other.line}; rename one")
         self._by_text: dict[str, list[Clip]] = {}
-        for clip in self.clips.values():
-            if clip.kind == "user":
+        for clip in self._clips.values():
+            if clip.kind not in AGENT_KINDS:
                 self._by_text.setdefault(_normal(clip.text), []).append(clip)
         for scenario in self._scenarios.values():
             self._check(scenario)
@@ -154,13 +174,13 @@ class Pack:
 
     def clip(self, name: str) -> Clip:
         """The clip with this id; raises `UptakeError` naming the nearest one."""
-        if name not in self.clips:
-            raise UptakeError(f"pack {self.name!r} has no clip {name!r}{nearest(name, self.clips)}")
-        return self.clips[name]
+        if name not in self._clips:
+            raise UptakeError(f"pack {self.name!r} has no clip {name!r}{nearest(name, self._clips)}")
+        return self._clips[name]
 
-    def clips_of(self, kind: str) -> list[Clip]:
-        """All clips of a kind, in order of their ids."""
-        return [self.clips[name] for name in sorted(self.clips) if self.clips[name].kind == kind]
+    def clips(self, kind: str | None = None) -> list[Clip]:
+        """All clips, or those of one kind, in order of their ids."""
+        return [self._clips[name] for name in sorted(self._clips) if kind in (None, self._clips[name].kind)]
 
     def scenario(self, name: str) -> Scenario:
         """The scenario with this id; raises `UptakeError` naming the nearest one."""
@@ -189,11 +209,11 @@ class Pack:
 
     def _check(self, scenario: Scenario) -> None:
         for item in scenario.script:
-            if item.clip is not None and item.clip not in self.clips:
-                raise scenario.error(f"no clip {item.clip!r} in the pack{nearest(item.clip, self.clips)}", item.line)
+            if item.clip is not None and item.clip not in self._clips:
+                raise scenario.error(f"no clip {item.clip!r} in the pack{nearest(item.clip, self._clips)}", item.line)
             clips = self.candidates(scenario, item)
             if not clips:
-                said = {c.text for c in self.clips.values() if c.kind == "user" and c.split in (scenario.split, "all")}
+                said = {c.text for said in self._by_text.values() for c in said if c.split in (scenario.split, "all")}
                 hint = nearest(item.say or "", said)
                 raise scenario.error(f"no {scenario.split} clip says {item.say!r}{hint}", item.line)
             for clip in clips:
@@ -220,10 +240,12 @@ class Pack:
             if onset <= last:
                 raise scenario.error(f"item {item.id!r}: pauses and until must be in order of time", item.line)
             last = onset
+        end = sum(clip.silence_at(item.until)) // 2 if item.until else clip.samples
+        played = sum((word.onset + word.offset) // 2 < end for word in clip.words)
         for index in [*item.opportunities, *item.anchors.values()]:
-            if index >= len(clip.words):
+            if index >= played:
                 raise scenario.error(
-                    f"item {item.id!r}: clip {clip.id!r} has {len(clip.words)} words, so there is no word {index}; "
+                    f"item {item.id!r}: {played} words of clip {clip.id!r} are played, so there is no word {index}; "
                     "count from 0",
                     item.line,
                 )
@@ -248,13 +270,12 @@ def _clip(index: Path, name: str, spec: Any) -> Clip:
             voice=str(spec.get("voice", "")),
             split=str(spec.get("split", "all")),
             kind=str(spec.get("kind", "user")),
+            topic=str(spec.get("topic", "")),
             pauses=tuple((int(on), int(off)) for on, off in spec.get("pauses", ())),
             answers=tuple(str(topic) for topic in spec.get("answers", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UptakeError(f"{index}: clip {name!r}: field {error} is missing or malformed; rebuild the pack") from error
-    if clip.kind not in KINDS:
-        raise UptakeError(f"{index}: clip {name!r}: kind {clip.kind!r} is not known{nearest(clip.kind, KINDS)}")
     if clip.split not in (*SPLITS, "all"):
         raise UptakeError(f"{index}: clip {name!r}: split {clip.split!r} is not known{nearest(clip.split, SPLITS)}")
     _check_times(index, clip)

@@ -1,0 +1,231 @@
+"""Bind a scenario to the clips of a pack: draw its variables, cut its clips, put its pauses in.
+
+What remains is a `Plan` of `Line`s whose audio and events are known up to their start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from envs.clock import CLOCK, Clock
+from envs.event import BARGE_IN_TYPES, TURN_TYPES, Event, Word
+from envs.pack import Clip, Pack
+from envs.scenario import Scenario, ScriptItem, Value
+from envs.seeding import Seeds
+
+_FADE = 120  # samples (5 ms): a cut in the middle of a sound would click
+_OTHER_TYPES = frozenset({"D4"})  # heard in the room, not the user's voice
+
+_SHORTEST_PAUSE = 0.2  # seconds; shorter silences lie within an inter-pausal unit (Heldner and Edlund 2010)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One script item bound to audio. Times are samples; those of `words` and `events` count from the line's start."""
+
+    id: str
+    type: str
+    source: str
+    pcm: np.ndarray
+    """(n,) int16."""
+    events: tuple[Event, ...]
+    """The item's own event first, its pauses after it."""
+    at: int | None
+    """Start, when it is a fixed time."""
+    after: int | None
+    """Index of the line that must be over first."""
+    gap: int
+    agent: str | None
+    hold: int
+    timeout: int
+    jitter: int
+    """A triggered line starts within the next frame, not always at its edge: people know no frames."""
+
+    @property
+    def over(self) -> int:
+        """Where the speech ends (the clip may go on with silence)."""
+        return self.events[0].offset
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A scenario of a pack with everything random drawn."""
+
+    scenario: Scenario
+    seeds: Seeds
+    lines: tuple[Line, ...]
+    room_tone_db: float
+    after_script: int
+    """Samples that the conversation goes on after the script."""
+    longest: int
+    """Samples after which it ends in any case."""
+    values: dict[str, float] = field(default_factory=dict)
+    """What the variables came out as."""
+    voice: str = ""
+
+
+def bind(pack: Pack, scenario: Scenario, run_seed: int, variant: int, clock: Clock = CLOCK) -> Plan:
+    """Draw a scenario's variables and voice and cut its clips. The same arguments give the same plan everywhere."""
+    seeds = Seeds(run_seed, scenario.seed_group, variant)
+    values = {name: var.draw(seeds.rng("vars", name)) for name, var in scenario.vars.items()}
+
+    def number(value: Value) -> float:
+        return values[value[1:]] if isinstance(value, str) else value
+
+    def samples(value: Value) -> int:
+        return clock.nearest_sample(number(value))
+
+    clips = _cast(pack, scenario, seeds)
+    index = {item.id: i for i, item in enumerate(scenario.script)}
+    lines = []
+    for i, (item, clip) in enumerate(zip(scenario.script, clips, strict=True)):
+        pauses = [samples(pause.seconds) for pause in item.pauses]
+        pcm, events = _render(item, clip, pauses, number(item.gain_db), scenario, clock)
+        trigger = item.trigger
+        lines.append(
+            Line(
+                id=item.id,
+                type=item.type,
+                source=events[0].source,
+                pcm=pcm,
+                events=events,
+                at=None if trigger.at is None else samples(trigger.at),
+                after=None if trigger.after is None else index[trigger.after],
+                gap=samples(trigger.gap),
+                agent=trigger.agent,
+                hold=samples(trigger.hold),
+                timeout=samples(item.timeout),
+                jitter=int(seeds.rng("user", i).integers(clock.frame)),
+            )
+        )
+    return Plan(
+        scenario=scenario,
+        seeds=seeds,
+        lines=tuple(lines),
+        room_tone_db=number(scenario.room_tone_db),
+        after_script=samples(scenario.after_script_s),
+        longest=samples(scenario.max_seconds),
+        values=values,
+        voice=clips[0].voice,
+    )
+
+
+def _cast(pack: Pack, scenario: Scenario, seeds: Seeds) -> list[Clip]:
+    """One clip an item; all `say` items in one voice where a voice says them all."""
+    options = [pack.candidates(scenario, item) for item in scenario.script]
+    spoken = [{clip.voice for clip in clips} for item, clips in zip(scenario.script, options, strict=True) if item.say]
+    rng = seeds.rng("voice")
+    shared = sorted(set.intersection(*spoken)) if spoken else []
+    voice = shared[int(rng.integers(len(shared)))] if shared else None
+    cast = []
+    for clips in options:
+        fitting = [clip for clip in clips if clip.voice == voice] or clips
+        cast.append(fitting[int(rng.integers(len(fitting)))] if len(fitting) > 1 else fitting[0])
+    return cast
+
+
+class _Cutting:
+    """Where the samples and words of a clip go when it is cut and stretched."""
+
+    def __init__(self, item: ScriptItem, clip: Clip, pauses: Sequence[int]) -> None:
+        self.silences = [clip.silence_at(pause.cut) for pause in item.pauses]
+        # A silence is stretched and never shortened: the clip's own samples all stay, for the twin's sake.
+        self.extra = [max(0, length - (off - on)) for (on, off), length in zip(self.silences, pauses, strict=True)]
+        self.end = clip.samples
+        self.silent_from = clip.samples
+        if item.until is not None:
+            self.silent_from, resumes = clip.silence_at(item.until)
+            self.end = (self.silent_from + resumes) // 2
+        self.edges = [0, *((on + off) // 2 for on, off in self.silences), self.end]
+
+    def before(self, sample: int) -> int:
+        """Clip time to line time; a sample on a cut is the end of what comes before it."""
+        return sample + sum(more for edge, more in zip(self.edges[1:-1], self.extra, strict=True) if edge < sample)
+
+    def after(self, sample: int) -> int:
+        """Clip time to line time; a sample on a cut is the start of what comes after it."""
+        return sample + sum(more for edge, more in zip(self.edges[1:-1], self.extra, strict=True) if edge <= sample)
+
+    def words(self, words: Sequence[Word]) -> tuple[Word, ...]:
+        """The words that are played; each belongs to the piece that holds its middle."""
+        placed = []
+        for word in words:
+            middle = (word.onset + word.offset) // 2
+            if middle >= self.end:
+                continue
+            piece = sum(edge <= middle for edge in self.edges[1:-1])
+            low, high = self.edges[piece], self.edges[piece + 1]
+            shift = sum(self.extra[:piece])
+            placed.append(Word(word.text, max(word.onset, low) + shift, min(word.offset, high) + shift))
+        return tuple(placed)
+
+    def audio(self, clip: Clip, cut_end: bool) -> np.ndarray:
+        """(n,) int16."""
+        pieces: list[np.ndarray] = []
+        last = len(self.edges) - 2
+        for i, (start, stop) in enumerate(zip(self.edges[:-1], self.edges[1:], strict=True)):
+            pieces.append(_faded(clip.pcm[start:stop], fade_in=i > 0, fade_out=i < last or cut_end))
+            if i < last:
+                pieces.append(np.zeros(self.extra[i], np.int16))
+        return np.concatenate(pieces)
+
+
+def _faded(pcm: np.ndarray, fade_in: bool, fade_out: bool) -> np.ndarray:
+    pcm = pcm.copy()
+    ramp = np.arange(min(_FADE, len(pcm)), dtype=np.float32) / _FADE
+    if fade_in:
+        pcm[: len(ramp)] = np.rint(pcm[: len(ramp)] * ramp)
+    if fade_out and len(ramp):
+        pcm[-len(ramp) :] = np.rint(pcm[-len(ramp) :] * ramp[::-1])
+    return pcm
+
+
+def _render(
+    item: ScriptItem, clip: Clip, pauses: Sequence[int], gain_db: float, scenario: Scenario, clock: Clock
+) -> tuple[np.ndarray, tuple[Event, ...]]:
+    """Cut and stretch a clip: (n,) int16 and its events, timed from the start of the line.
+
+    A cut lies in the middle of the silence there, so `until` and the pause that it is the twin of share every sample up
+    to the cut, and both hear nothing but room tone from there to the end of the pause.
+    """
+    cutting = _Cutting(item, clip, pauses)
+    pcm = cutting.audio(clip, cut_end=item.until is not None)
+    if gain_db:
+        pcm = np.clip(np.rint(pcm * 10.0 ** (gain_db / 20.0)), -32768, 32767).astype(np.int16)
+    pcm.setflags(write=False)
+    words = cutting.words(clip.words)
+    onset = words[0].onset if words else 0
+    offset = min(words[-1].offset if words else len(pcm), cutting.before(cutting.silent_from))
+    anchors = {name: words[i].offset for name, i in item.anchors.items()}
+    if item.type in BARGE_IN_TYPES:
+        anchors.setdefault("sem", words[0].offset if words else offset)
+    if item.type == "B7":
+        if item.opportunities:
+            places = [words[i].offset for i in item.opportunities]
+        else:
+            places = [cutting.before(on) for on, _ in clip.pauses if on < cutting.end]
+        anchors.update({f"bc{i}": place for i, place in enumerate(places)})
+
+    def event(name: str, kind: str, start: int, end: int, **more: Any) -> Event:
+        source = "other" if item.type in _OTHER_TYPES else "user"
+        return Event(name, kind, source, start, end, expects=scenario.expected(name), twin=scenario.twin, **more)
+
+    text = " ".join(word.text for word in words)
+    events = [event(item.id, item.type, onset, offset, anchors=anchors, text=text, words=words)]
+    if item.type in TURN_TYPES:
+        spans = list(cutting.silences)
+        for on, off in clip.pauses:  # the speaker's own pauses count where they are long enough to be taken for an end
+            stretched = any(on <= (a + b) // 2 <= off for a, b in cutting.silences)
+            if not stretched and off - on >= clock.nearest_sample(_SHORTEST_PAUSE) and off <= cutting.silent_from:
+                spans.append((on, off))
+        for i, (on, off) in enumerate(sorted(spans)):
+            if off <= cutting.end:
+                name = f"{item.id}.pause{i}"
+                events.append(event(name, item.pause_type, cutting.before(on), cutting.after(off)))
+    if item.turn is not None:
+        events.append(event(f"{item.id}.turn", item.turn, onset, offset, text=text, words=words))
+    return pcm, tuple(events)
