@@ -1,0 +1,160 @@
+"""Checkpoints: whole or not there, and never pickle."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+import torch
+
+from align import checkpoints
+from align.checkpoints import list_checkpoints, load_latest, save_checkpoint, verify
+from envs.errors import UptakeError
+
+
+def save(folder, iteration, *, keep=10, value=0.0, **more):
+    return save_checkpoint(
+        folder,
+        iteration,
+        model={"weight": torch.full((3, 2), value), "half": torch.full((2,), value, dtype=torch.bfloat16)},
+        optimizer={"0.master": torch.full((6,), value), "0.step": torch.tensor(float(iteration))},
+        rng={"torch": torch.get_rng_state()},
+        state={"axis_rewards": {"pause": value}, "iteration": iteration},
+        keep=keep,
+        **more,
+    )
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    torch.manual_seed(7)
+    path = save(tmp_path, 3, value=0.1)
+    found = load_latest(tmp_path)
+    assert (found.iteration, found.path, found.state["axis_rewards"]) == (3, path, {"pause": 0.1})
+    assert torch.equal(found.model["weight"], torch.full((3, 2), 0.1))
+    assert found.model["half"].dtype == torch.bfloat16
+    assert found.optimizer["0.step"] == 3.0
+    assert torch.equal(found.rng["torch"], torch.get_rng_state())
+
+
+def test_a_checkpoint_holds_json_and_safetensors_only(tmp_path):
+    path = save(tmp_path, 1)
+    assert sorted(p.name for p in path.iterdir()) == [
+        "manifest.json",
+        "model.safetensors",
+        "optimizer-0.safetensors",
+        "rng-0.safetensors",
+        "state.json",
+    ]
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["version"] == 1
+    assert set(manifest["files"]) == {p.name for p in path.iterdir()} - {"manifest.json"}
+
+
+def test_views_of_one_tensor_are_saved_apart(tmp_path):
+    flat = torch.arange(6.0)
+    save_checkpoint(tmp_path, 1, model={"a": flat[:3], "b": flat[3:]}, optimizer={"c": flat}, rng={}, state={}, keep=1)
+    assert torch.equal(load_latest(tmp_path).model["b"], torch.tensor([3.0, 4.0, 5.0]))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer-0.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, capsys, file, damage):
+    save(tmp_path, 1, value=1.0)
+    newest = save(tmp_path, 2, value=2.0) / file
+    content = bytearray(newest.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 0xFF
+        newest.write_bytes(content)
+    elif damage == "truncate":
+        newest.write_bytes(content[:-7])
+    else:
+        newest.unlink()
+    assert load_latest(tmp_path).iteration == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "damaged checkpoint passed over" in said
+    assert str(newest) in said
+
+
+def test_when_all_are_damaged_nothing_is_loaded(tmp_path, capsys):
+    for iteration in (1, 2):
+        (save(tmp_path, iteration) / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UptakeError, match="all 2 checkpoints are damaged"):
+        load_latest(tmp_path)
+
+
+def test_an_empty_folder_says_so(tmp_path):
+    with pytest.raises(UptakeError, match="no checkpoint to resume from"):
+        load_latest(tmp_path / "checkpoints")
+
+
+def test_the_newest_are_kept_and_numbers_are_not_words(tmp_path):
+    for iteration in (9, 999_999, 1_000_000, 10):
+        save(tmp_path, iteration, keep=3)
+    assert [load.name for load in list_checkpoints(tmp_path)] == [
+        "iteration-000010",
+        "iteration-999999",
+        "iteration-1000000",
+    ]
+
+
+@pytest.mark.parametrize("failing", ["_write", "_write_tensors", "_sync_folder"])
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_is_intact(tmp_path, monkeypatch, failing):
+    last = save(tmp_path, 4)
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, failing, full)
+        with pytest.raises(
+            UptakeError, match=r"No space left on device; the last one, iteration-000004, is intact"
+        ) as e:
+            save(tmp_path, 5)
+    assert "\n" not in str(e.value)
+    assert verify(last) is None
+    assert load_latest(tmp_path).iteration == 4
+    assert [p.name for p in tmp_path.iterdir()] == [last.name]  # nothing half-written stays
+    assert save(tmp_path, 5).name == "iteration-000005"  # and with space again it works
+
+
+def test_a_kill_while_writing_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+
+    def killed(*_args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(tmp_path, 2)
+    assert load_latest(tmp_path).iteration == 1
+    assert save(tmp_path, 2).is_dir()
+
+
+def test_the_same_iteration_can_be_written_again(tmp_path):
+    save(tmp_path, 2, value=1.0)
+    save(tmp_path, 2, value=5.0)
+    assert load_latest(tmp_path).model["weight"][0, 0] == 5.0
+
+
+def test_another_number_of_ranks_is_refused(tmp_path):
+    save(tmp_path, 1)
+    with pytest.raises(UptakeError, match="written by 1 ranks, this run has 2"):
+        load_latest(tmp_path, rank=1, world=2)
+
+
+def test_another_version_is_refused(tmp_path, capsys):
+    manifest = save(tmp_path, 1) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
+    with pytest.raises(UptakeError, match="checkpoint version 99"):
+        load_latest(tmp_path)
+
+
+def test_random_numbers_continue_where_they_were(tmp_path):
+    torch.manual_seed(1)
+    states = checkpoints.rng_tensors()
+    first = torch.rand(4)
+    checkpoints.set_rng_tensors(states)
+    assert torch.equal(first, torch.rand(4))

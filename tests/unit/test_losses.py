@@ -1,0 +1,243 @@
+"""Losses: agreement with TRL, invariances, and the definitions."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from align import losses
+from align.losses import Clip
+
+B, T, V = 6, 11, 7
+
+
+def batch(seed: int = 0, spread: float = 0.5) -> dict[str, Tensor]:
+    """Random (B, T) double tensors whose ratios lie on both sides of the clip; every row has an active frame."""
+    g = torch.Generator().manual_seed(seed)
+    logp = -torch.rand(B, T, generator=g, dtype=torch.float64) * 3
+    mask = torch.rand(B, T, generator=g) < 0.6
+    mask[:, 0] = True
+    return {
+        "logp": logp,
+        "old_logp": logp + spread * torch.randn(B, T, generator=g, dtype=torch.float64),
+        "ref_logp": logp + spread * torch.randn(B, T, generator=g, dtype=torch.float64),
+        "advantages": torch.randn(B, T, generator=g, dtype=torch.float64),
+        "mask": mask,
+    }
+
+
+def ours(x: dict[str, Tensor], loss_type: str, clip: Clip, beta: float, accumulation: int) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of one micro-batch of `accumulation` equal ones, as the optimiser sees it."""
+    logp = x["logp"].clone().requires_grad_()
+    per_frame = losses.policy_loss(logp, x["old_logp"], x["advantages"], x["mask"], clip)
+    if beta:
+        per_frame = per_frame + beta * losses.sampled_kl(logp, x["ref_logp"], x["mask"])
+    loss = losses.reduce_loss(
+        per_frame,
+        x["mask"],
+        loss_type=loss_type,
+        total_frames=float(x["mask"].sum()) * accumulation,
+        total_rows=B * accumulation,
+    )
+    loss.backward()
+    assert logp.grad is not None
+    return loss.detach(), logp.grad
+
+
+def trl(x: dict[str, Tensor], loss_type: str, clip: Clip, beta: float, accumulation: int) -> tuple[Tensor, Tensor]:
+    """The same by TRL's `GRPOTrainer._compute_loss`, called on a stub: no model, no trainer."""
+    from collections import defaultdict
+
+    from trl import GRPOTrainer
+
+    logp = x["logp"].clone().requires_grad_()
+    stub = SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *a, **k: (logp, torch.zeros(B, T, dtype=torch.float64), None),
+        aux_loss_enabled=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        importance_sampling_level="token",
+        beta=beta,
+        loss_type=loss_type,
+        epsilon_low=clip.epsilon,
+        epsilon_high=clip.high - 1,
+        use_vllm=False,
+        _entropy_bonus_enabled=False,
+        max_completion_length=T,
+        current_gradient_accumulation_steps=accumulation,
+        model=SimpleNamespace(training=True),
+        args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=accumulation),
+        accelerator=SimpleNamespace(num_processes=1, reduce=lambda t, reduction: t, gather=lambda t: t),
+        _metrics=defaultdict(lambda: defaultdict(list)),
+    )
+    inputs = {
+        "prompt_ids": torch.zeros(B, 1, dtype=torch.long),
+        "prompt_mask": torch.ones(B, 1, dtype=torch.long),
+        "completion_ids": torch.zeros(B, T, dtype=torch.long),
+        "completion_mask": x["mask"].double(),
+        "advantages": x["advantages"],
+        "old_per_token_logps": x["old_logp"],
+        "ref_per_token_logps": x["ref_logp"],
+        "num_items_in_batch": x["mask"].sum() * accumulation,
+    }
+    loss = GRPOTrainer._compute_loss(stub, None, inputs)
+    loss.backward()
+    assert logp.grad is not None
+    return loss.detach(), logp.grad
+
+
+@pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
+@pytest.mark.parametrize("clip", [Clip(0.2), Clip(0.2, 0.28)])
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_loss_and_gradient_are_those_of_trl(loss_type, clip, beta, accumulation, seed):
+    pytest.importorskip("trl", minversion="1.16")
+    x = batch(seed)
+    loss, gradient = ours(x, loss_type, clip, beta, accumulation)
+    loss_trl, gradient_trl = trl(x, loss_type, clip, beta, accumulation)
+    assert abs(loss - loss_trl) < 1e-12
+    assert (gradient - gradient_trl).abs().max() < 1e-12
+    assert gradient.abs().max() > 1e-4  # otherwise the comparison says nothing
+
+
+@pytest.mark.parametrize("garbage", [1e6, math.inf, -math.inf, math.nan])
+def test_garbage_in_masked_frames_changes_neither_loss_nor_gradient(garbage):
+    x = batch()
+    loss, gradient = ours(x, "dapo", Clip(), 0.1, 1)
+    for name in ("logp", "old_logp", "ref_logp", "advantages"):
+        x[name] = x[name].masked_fill(~x["mask"], garbage)
+    loss_garbage, gradient_garbage = ours(x, "dapo", Clip(), 0.1, 1)
+    assert torch.equal(loss, loss_garbage)
+    assert torch.equal(gradient, gradient_garbage)
+
+
+@pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
+def test_micro_batches_and_ranks_of_uneven_masks_add_up_to_the_global_batch(loss_type):
+    x = batch(1)
+    per_frame = losses.policy_loss(x["logp"], x["old_logp"], x["advantages"], x["mask"], Clip())
+    totals = {"total_frames": float(x["mask"].sum()), "total_rows": float(B), "loss_type": loss_type}
+    whole = losses.reduce_loss(per_frame, x["mask"], **totals)
+    parts = [[0], [1, 2], [3, 4, 5]]  # three ranks with one, two and three conversations
+    ranks = [losses.reduce_loss(per_frame[rows], x["mask"][rows], world=3, **totals) for rows in parts]
+    assert abs(sum(ranks) / 3 - whole) < 1e-14
+    accumulated = [losses.reduce_loss(per_frame[rows], x["mask"][rows], accumulation=3, **totals) for rows in parts]
+    assert abs(sum(accumulated) / 3 - whole) < 1e-14
+
+
+def test_the_mean_of_local_means_is_another_loss_when_masks_are_uneven():
+    x = batch(1)
+    per_frame = losses.policy_loss(x["logp"], x["old_logp"], x["advantages"], x["mask"], Clip())
+    local = torch.stack([per_frame[i].sum() / x["mask"][i].sum() for i in range(B)]).mean()
+    whole = losses.reduce_loss(
+        per_frame, x["mask"], loss_type="dapo", total_frames=float(x["mask"].sum()), total_rows=B
+    )
+    assert abs(local - whole) > 0.01 * abs(whole)
+
+
+def test_on_the_first_update_the_gradient_is_the_plain_policy_gradient():
+    x = batch()
+    logp = x["logp"].clone().requires_grad_()
+    losses.policy_loss(logp, x["logp"], x["advantages"], x["mask"], Clip()).sum().backward()
+    assert torch.allclose(logp.grad, -(x["advantages"] * x["mask"]), atol=1e-15)
+
+
+def test_the_gradient_stops_where_the_ratio_left_the_clip_in_the_rewarded_direction():
+    old = torch.zeros(1, 4, dtype=torch.float64)
+    logp = torch.tensor([[0.5, -0.5, 0.5, -0.5]], dtype=torch.float64).requires_grad_()
+    credit = torch.tensor([[1.0, 1.0, -1.0, -1.0]], dtype=torch.float64)
+    losses.policy_loss(logp, old, credit, torch.ones(1, 4, dtype=torch.bool), Clip(0.2)).sum().backward()
+    assert logp.grad[0, 0] == 0
+    assert logp.grad[0, 3] == 0
+    assert logp.grad[0, 1] < 0 < logp.grad[0, 2]
+
+
+def test_a_hopeless_ratio_stays_finite():
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    loss = losses.policy_loss(
+        torch.tensor([[0.0, -900.0]]), torch.tensor([[-900.0, 0.0]]), -torch.ones(1, 2), mask, Clip()
+    )
+    assert torch.isfinite(loss).all()
+
+
+def test_exact_kl_is_the_sum_over_the_vocabulary_and_zero_against_itself():
+    g = torch.Generator().manual_seed(3)
+    p = torch.randn(B, T, V, generator=g, dtype=torch.float64).log_softmax(-1)
+    q = torch.randn(B, T, V, generator=g, dtype=torch.float64).log_softmax(-1)
+    mask = torch.ones(B, T, dtype=torch.bool)
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=p), torch.distributions.Categorical(logits=q)
+    )
+    assert torch.allclose(losses.exact_kl(p, q, mask), expected, atol=1e-14)
+    assert torch.equal(losses.exact_kl(p, p, mask), torch.zeros(B, T, dtype=torch.float64))
+
+
+def test_exact_kl_ignores_tokens_without_mass_and_masked_frames():
+    p = torch.tensor([[[0.5, 0.5, 0.0], [math.nan] * 3]], dtype=torch.float64).log().requires_grad_()
+    q = torch.tensor([[[0.25, 0.75, 0.0], [0.2, 0.3, 0.5]]], dtype=torch.float64).log()
+    kl = losses.exact_kl(p, q, torch.tensor([[True, False]]))
+    kl.sum().backward()
+    assert abs(kl[0, 0] - (0.5 * math.log(2) + 0.5 * math.log(2 / 3))) < 1e-15
+    assert kl[0, 1] == 0
+    assert torch.isfinite(p.grad).all()
+
+
+def test_the_sampled_kl_is_unbiased_for_the_exact_one():
+    g = torch.Generator().manual_seed(4)
+    p = torch.randn(1, 1, V, generator=g, dtype=torch.float64).log_softmax(-1)
+    q = (p + 0.3 * torch.randn(1, 1, V, generator=g, dtype=torch.float64)).log_softmax(-1)
+    one = torch.ones(1, 1, dtype=torch.bool)
+    estimates = torch.stack([losses.sampled_kl(p[..., v], q[..., v], one) for v in range(V)]).flatten()
+    assert abs((p.exp().flatten() * estimates).sum() - losses.exact_kl(p, q, one).item()) < 1e-14
+
+
+def test_speak_projection_sums_the_mass_of_the_kind_and_does_not_prefer_a_word():
+    logits = torch.randn(2, 3, V, generator=torch.Generator().manual_seed(5), dtype=torch.float64, requires_grad=True)
+    tokens = torch.tensor([[0, 3, 5], [2, 0, -1]])
+    log_probs = logits.log_softmax(-1)
+    logp = losses.speak_logp(log_probs, tokens, {0, 2})
+    silent = log_probs.exp()[..., [0, 2]].sum(-1)
+    is_silent = torch.tensor([[1, 0, 0], [1, 1, 1]]).bool()
+    assert torch.allclose(logp.exp(), torch.where(is_silent, silent, 1 - silent), atol=1e-14)
+    logp[0, 1].backward()  # a word was said: all words gain in proportion to the mass they have
+    words = [1, 3, 4, 5, 6]
+    gain = logits.grad[0, 1, words] / log_probs.exp()[0, 1, words]
+    assert torch.allclose(gain, gain[0].expand(5), atol=1e-12)
+    assert gain[0] > 0
+
+
+def test_diagnostics_of_parts_add_up_and_count_clipped_frames():
+    x = batch(2, spread=0.4)
+    whole = losses.diagnostics(x["logp"], x["old_logp"], x["advantages"], x["mask"], Clip(0.1))
+    halves = [
+        losses.diagnostics(x["logp"][s], x["old_logp"][s], x["advantages"][s], x["mask"][s], Clip(0.1))
+        for s in (slice(0, 2), slice(2, B))
+    ]
+    for name in ("frames", "ratio", "approx_kl", "clip_low", "clip_high"):
+        assert whole[name] == pytest.approx(halves[0][name] + halves[1][name], abs=1e-12)
+    assert whole["ratio_max"] == max(half["ratio_max"] for half in halves)
+    assert whole["clip_low"] > 0
+    assert whole["clip_high"] > 0
+
+
+@pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
+def test_the_gradient_is_that_of_finite_differences(loss_type):
+    x = batch(6, spread=0.05)  # inside the clip, where the loss is smooth
+
+    def loss(logp: Tensor) -> Tensor:
+        per_frame = losses.policy_loss(logp, x["old_logp"], x["advantages"], x["mask"], Clip(0.9))
+        per_frame = per_frame + 0.1 * losses.sampled_kl(logp, x["ref_logp"], x["mask"])
+        return losses.reduce_loss(
+            per_frame, x["mask"], loss_type=loss_type, total_frames=float(x["mask"].sum()), total_rows=B
+        )
+
+    assert torch.autograd.gradcheck(loss, (x["logp"].clone().requires_grad_(),))
+
+
+def test_an_unknown_loss_type_is_named():
+    with pytest.raises(ValueError, match=r"loss_type 'bnpo' is unknown.*dapo"):
+        losses.reduce_loss(torch.zeros(1, 1), torch.ones(1, 1), loss_type="bnpo", total_frames=1, total_rows=1)
