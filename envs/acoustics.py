@@ -9,9 +9,9 @@ import numpy as np
 from envs.clock import CLOCK, Clock
 from envs.episode import to_pcm16
 
-# A bed of 5.5 s that is periodic by construction is repeated without a seam; drawing minutes of noise for every
+# A bed of 2.7 s that is periodic by construction is repeated without a seam; drawing fresh noise for the whole of every
 # conversation would cost more than everything else that the environment does.
-_PERIOD = 1 << 17
+_PERIOD = 1 << 16
 _LOWEST_HZ = 60.0
 
 
@@ -30,9 +30,8 @@ def room_tone(
     """
     slope = float(room.uniform(0.5, 1.5))
     shape = np.exp(_log_frequency(clock.sample_rate) * np.float32(-slope / 2))
-    real, imaginary = noise.standard_normal((2, shape.size), dtype=np.float32)
-    spectrum = (real + 1j * imaginary) * shape
+    spectrum = noise.standard_normal(2 * shape.size, dtype=np.float32).view(np.complex64) * shape
     spectrum[0] = 0
-    bed = np.fft.irfft(spectrum.astype(np.complex64), _PERIOD)
-    bed *= 10.0 ** (level_db / 20.0) / np.sqrt(np.mean(np.square(bed)))
-    return np.resize(to_pcm16(bed.astype(np.float32)), samples)
+    bed = np.fft.irfft(spectrum, _PERIOD)  # float32
+    bed *= np.float32(10.0 ** (level_db / 20.0) / np.sqrt(np.mean(np.square(bed, dtype=np.float64))))
+    return np.resize(to_pcm16(bed), samples)

@@ -18,8 +18,8 @@ from envs.scenario import Scenario, ScriptItem, Value
 from envs.seeding import Seeds
 
 _FADE = 120  # samples (5 ms): a cut in the middle of a sound would click
+_RAMP = np.arange(_FADE, dtype=np.float32) / _FADE
 _OTHER_TYPES = frozenset({"D4"})  # heard in the room, not the user's voice
-
 _SHORTEST_PAUSE = 0.2  # seconds; shorter silences lie within an inter-pausal unit (Heldner and Edlund 2010)
 
 
@@ -163,25 +163,23 @@ class _Cutting:
             placed.append(Word(word.text, max(word.onset, low) + shift, min(word.offset, high) + shift))
         return tuple(placed)
 
-    def audio(self, clip: Clip, cut_end: bool) -> np.ndarray:
-        """(n,) int16."""
-        pieces: list[np.ndarray] = []
+    def audio(self, clip: Clip) -> np.ndarray:
+        """(n,) int16. Every piece fades out just after its cut and the next fades in there: no sample before a cut is
+        touched, and where nothing is put in between the two add up to the clip as it was."""
+        length = self.end + sum(self.extra)
+        out = np.zeros(length + min(_FADE, clip.samples - self.end), np.float32)
+        place = 0
         last = len(self.edges) - 2
         for i, (start, stop) in enumerate(zip(self.edges[:-1], self.edges[1:], strict=True)):
-            pieces.append(_faded(clip.pcm[start:stop], fade_in=i > 0, fade_out=i < last or cut_end))
-            if i < last:
-                pieces.append(np.zeros(self.extra[i], np.int16))
-        return np.concatenate(pieces)
-
-
-def _faded(pcm: np.ndarray, fade_in: bool, fade_out: bool) -> np.ndarray:
-    pcm = pcm.copy()
-    ramp = np.arange(min(_FADE, len(pcm)), dtype=np.float32) / _FADE
-    if fade_in:
-        pcm[: len(ramp)] = np.rint(pcm[: len(ramp)] * ramp)
-    if fade_out and len(ramp):
-        pcm[-len(ramp) :] = np.rint(pcm[-len(ramp) :] * ramp[::-1])
-    return pcm
+            piece = clip.pcm[start : stop + _FADE].astype(np.float32)
+            fade_in, fade_out = piece[:_FADE], piece[stop - start :]
+            if i:
+                fade_in *= _RAMP[: len(fade_in)]
+            fade_out *= 1.0 - _RAMP[: len(fade_out)]
+            part = out[place : place + len(piece)]
+            part += piece[: len(part)]
+            place += stop - start + (self.extra[i] if i < last else 0)
+        return np.clip(np.rint(out), -32768, 32767).astype(np.int16)
 
 
 def _render(
@@ -189,11 +187,11 @@ def _render(
 ) -> tuple[np.ndarray, tuple[Event, ...]]:
     """Cut and stretch a clip: (n,) int16 and its events, timed from the start of the line.
 
-    A cut lies in the middle of the silence there, so `until` and the pause that it is the twin of share every sample up
-    to the cut, and both hear nothing but room tone from there to the end of the pause.
+    A cut lies in the middle of the silence there, so `until` and the item that it is the twin of share every sample up
+    to the cut; where the other one pauses, both go on with room tone alone until the pause ends.
     """
     cutting = _Cutting(item, clip, pauses)
-    pcm = cutting.audio(clip, cut_end=item.until is not None)
+    pcm = cutting.audio(clip)
     if gain_db:
         pcm = np.clip(np.rint(pcm * 10.0 ** (gain_db / 20.0)), -32768, 32767).astype(np.int16)
     pcm.setflags(write=False)
