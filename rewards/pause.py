@@ -5,10 +5,12 @@ from __future__ import annotations
 from envs.event import Event
 from rewards.registry import reward
 from rewards.verdict import Verdict
-from rewards.view import EpisodeView
+from rewards.view import TURN_SECONDS, EpisodeView
 
 RESUME_SECONDS = 0.3
 """The window runs this much beyond the pause: an onset there was decided before the user could be heard again."""
+FREE_SECONDS = 0.6
+"""A backchannel up to this long costs nothing; from here on it could as well be the start of an answer."""
 LONG_SECONDS = 2.0
 """Agent speech of this length in a pause is as bad as can be."""
 
@@ -23,9 +25,10 @@ def pause_handling(view: EpisodeView, event: Event) -> Verdict:
     Window: agent speech that sounds in [pause onset, pause offset + 0.3 s]; each stretch is followed to the end of the
     view, 1.5 s after the pause. No verdict (None) when the episode ends before offset + 0.3 s.
 
-    Value: 1 for silence or one backchannel (at most 1.0 s and two words). Each further backchannel costs 0.5, down to
-    -0.5. Speech that takes the floor is -0.5 - 0.5 · (its length / 2 s), down to -1: late and short is less bad, so
-    that a group has a slope to climb.
+    Value: 1 for silence or one backchannel (at most 1.0 s and two words) of up to 0.6 s; a longer one loses up to 1,
+    linearly, towards 1.0 s, or an agent that starts an answer in every pause and breaks off when the user goes on would
+    pass for a listener. Each further backchannel costs 0.5. Not below -0.5 so far. Speech that takes the floor is
+    -0.5 - 0.5 · (its length / 2 s), down to -1: late and short is less bad, so that a group has a slope to climb.
 
     Degenerate policies: silent 1, always talking -1, a metronome of 0.4 s backchannels 1 in a short pause and
     less in one that holds two, a metronome of long bursts -1 wherever it hits a pause.
@@ -50,4 +53,5 @@ def pause_handling(view: EpisodeView, event: Event) -> Verdict:
     if takeovers:
         talk = max(u.seconds for u in takeovers)
         return Verdict(-0.5 - 0.5 * min(1.0, talk / LONG_SECONDS), window, raw)
-    return Verdict(max(-0.5, 1.0 - 0.5 * max(0, len(heard) - 1)), window, raw)
+    overlong = max(0.0, raw["talk_s"] - FREE_SECONDS) / (TURN_SECONDS - FREE_SECONDS)
+    return Verdict(max(-0.5, 1.0 - overlong - 0.5 * max(0, len(heard) - 1)), window, raw)

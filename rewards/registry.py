@@ -12,10 +12,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 
 from envs.clock import CLOCK, Clock
 from envs.episode import Episode
@@ -29,7 +31,7 @@ _BUILTIN = ("backchannel", "continue_", "interruption", "pause", "published", "q
 
 Judge = Callable[[EpisodeView, Event], Verdict]
 _REGISTRY: dict[str, Reward] = {}
-_FILES: dict[tuple[Path, str], Reward] = {}
+_FILES: dict[Path, ModuleType] = {}
 
 
 class Reward:
@@ -132,28 +134,32 @@ def _load_builtin() -> None:
 
 def _from_file(path: Path, attribute: str) -> Reward:
     path = path.expanduser().resolve()
-    if (path, attribute) in _FILES:
-        return _FILES[path, attribute]
+    module = _FILES.get(path) or _load_file(path)
+    offered = {key: value for key, value in vars(module).items() if isinstance(value, Reward)}
+    by_name = {value.name: value for value in offered.values()}
+    if attribute not in by_name and not hasattr(module, attribute):
+        raise UptakeError(f"{path}: has no reward {attribute!r}{nearest(attribute, [*offered, *by_name])}")
+    return _checked(by_name.get(attribute) or getattr(module, attribute), f"{path}:{attribute}")
+
+
+def _load_file(path: Path) -> ModuleType:
+    """Run a file once; its rewards register under their own names."""
     if not path.is_file():
         raise UptakeError(f"{path}: no such file; a reward by path is written path/to/file.py:name")
-    module_name = f"uptake_reward_{path.stem}_{abs(hash(path)):x}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
+    name = f"uptake_reward_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UptakeError(f"{path}: not a Python file; a reward by path is written path/to/file.py:name")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except (ImportError, SyntaxError, NameError, AttributeError, TypeError) as error:
-        del sys.modules[module_name]
-        raise UptakeError(f"{path}: does not load: {type(error).__name__}: {error}") from error
-    offered = {key: value for key, value in vars(module).items() if isinstance(value, Reward)}
-    by_name = {value.name: value for value in offered.values()}
-    if attribute not in offered and attribute not in by_name and not hasattr(module, attribute):
-        raise UptakeError(f"{path}: has no reward {attribute!r}{nearest(attribute, [*offered, *by_name])}")
-    found = offered.get(attribute) or by_name.get(attribute) or getattr(module, attribute)
-    _FILES[path, attribute] = _checked(found, f"{path}:{attribute}")
-    return _FILES[path, attribute]
+        del sys.modules[name]
+        said = str(error).splitlines()[0] if str(error) else ""
+        raise UptakeError(f"{path}: does not load: {type(error).__name__}: {said}") from error
+    _FILES[path] = module
+    return module
 
 
 def _checked(found: object, origin: str) -> Reward:

@@ -57,7 +57,7 @@ def similarity(text: str, reference: str) -> float:
     for n in (2, 3, 4):
         grams_a = [a[i : i + n] for i in range(len(a) - n + 1)]
         grams_b = [b[i : i + n] for i in range(len(b) - n + 1)]
-        if grams_b:
+        if grams_a or grams_b:  # both too short for this n say nothing about it
             scores.append(_overlap_f1(grams_a, grams_b))
     return sum(scores) / len(scores)
 

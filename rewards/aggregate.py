@@ -1,0 +1,123 @@
+"""From per-episode contributions to figures: pooled ratios, quantiles, and the paired score.
+
+A measurement is what `rewards.measures.measure` says about one episode: name -> (numerator, denominator) for a ratio,
+name -> list of values for what quantiles are taken of. Contributions add up, so that a bootstrap can resample whole
+scenarios by weighting them. All functions work on D weightings at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Measurement = Mapping[str, Sequence[float]]
+
+QUANTILES: Mapping[str, Mapping[str, float]] = {
+    "fto_s": {"fto_p10_s": 0.1, "fto_p50_s": 0.5, "fto_p90_s": 0.9},
+    "stop_latency_s": {"stop_latency_p50_s": 0.5},
+}
+"""Names that hold lists, and the quantiles that are reported of each. Every other name holds a ratio."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The contributions of S scenarios, ready to be weighted."""
+
+    ratios: Mapping[str, np.ndarray]
+    """name -> (S, 2): numerator and denominator, summed over the scenario's episodes."""
+    samples: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    """name -> values (n,) in ascending order and the scenario (n,) that each comes from."""
+    scenarios: int
+
+    @classmethod
+    def of(cls, groups: Sequence[Sequence[Measurement]]) -> Table:
+        """Tabulate the measurements of each scenario's episodes."""
+        names = sorted({name for group in groups for one in group for name in one})
+        ratios = {name: np.zeros((len(groups), 2)) for name in names if name not in QUANTILES}
+        lists: dict[str, list[tuple[float, int]]] = {name: [] for name in names if name in QUANTILES}
+        for index, group in enumerate(groups):
+            for one in group:
+                for name, contribution in one.items():
+                    if name in QUANTILES:
+                        lists[name] += [(float(value), index) for value in contribution]
+                    else:
+                        ratios[name][index] += np.asarray(contribution, float)
+        samples = {}
+        for name, pairs in lists.items():
+            pairs.sort()
+            samples[name] = (np.array([v for v, _ in pairs], float), np.array([i for _, i in pairs], int))
+        return cls(ratios, samples, len(groups))
+
+    def estimates(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Every figure under weights (D, S) of the scenarios: name -> (D,); NaN where there is nothing to divide by."""
+        found: dict[str, np.ndarray] = {}
+        for name, parts in self.ratios.items():
+            found[name] = _divide(weights @ parts[:, 0], weights @ parts[:, 1])
+        for name, (values, scenario) in self.samples.items():
+            for label, q in QUANTILES[name].items():
+                found[label] = _quantile(values, weights[:, scenario], q)
+        found["paired_score"] = paired_score(found)
+        return found
+
+
+def aggregate(measurements: Sequence[Measurement]) -> dict[str, float]:
+    """Pool the measurements of many episodes: ratios of sums, quantiles of all values, and `paired_score`.
+
+    A figure without a single case is NaN.
+    """
+    table = Table.of([measurements])
+    return {name: float(value[0]) for name, value in table.estimates(np.ones((1, 1))).items()}
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator > 0)
+
+
+def _quantile(values: np.ndarray, weights: np.ndarray, q: float) -> np.ndarray:
+    """The smallest value with at least q of the weight at or below it. values (n,), weights (D, n) -> (D,)."""
+    if not values.size:
+        return np.full(weights.shape[0], np.nan)
+    mass = np.cumsum(weights, axis=1)
+    total = mass[:, -1:]
+    index = np.argmax(mass >= q * total - 1e-9, axis=1)
+    return np.where(total[:, 0] > 0, values[index], np.nan)
+
+
+def paired_score(figures: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The headline: harmonic mean of three abilities in [0, 1], each of which is at most 0.5 for a constant policy.
+
+    * **floor** = (`pair_hold` + `pair_reply`) / 2: balanced accuracy of "take the turn within 1.5 s of a silence" on
+      pauses (must not) and ends of turns (must). Same decision rule and same window on both, so a policy that does not
+      tell them apart has hold + reply <= 1.
+    * **barge-in** = (`pair_yield` + `pair_persist`) / 2: balanced accuracy of "fall silent (> 0.32 s) within 1.5 s of
+      the user's onset" on barge-ins (must) and user backchannels (must not). An agent that is not talking then gets
+      neither, so silence is not a way to be right.
+    * **listening** = (1 + skill) / 2, skill = (`bc_f1` - `bc_control_f1`) / (1 - `bc_control_f1`), clipped to [-1, 1];
+      the control is the better of a random and a metronome placement at the agent's own rate.
+
+    Harmonic, so that no ability makes up for another; 0 when any of them is. Windows and masks depend on the script
+    alone, never on what the agent did. Silent and always talking score 0 (neither yields), a metronome at most 0.5
+    up to sampling noise, a flawless agent 1. An ability without events counts as 0: the score needs a suite with all.
+
+    Args:
+        figures: name -> (D,), the five named above.
+
+    Returns:
+        (D,) in [0, 1].
+    """
+    hold, reply = _get(figures, "pair_hold"), _get(figures, "pair_reply")
+    stop, persist = _get(figures, "pair_yield"), _get(figures, "pair_persist")
+    f1, control = _get(figures, "bc_f1"), _get(figures, "bc_control_f1")
+    skill = np.clip((f1 - control) / np.maximum(1.0 - control, 1e-9), -1.0, 1.0)
+    known = np.asarray(figures.get("bc_f1", np.nan))
+    listening = np.where(np.isnan(known), 0.0, (1.0 + skill) / 2.0)
+    abilities = np.stack(np.broadcast_arrays((hold + reply) / 2.0, (stop + persist) / 2.0, listening))
+    positive = np.all(abilities > 0, axis=0)
+    return np.where(positive, 3.0 / np.sum(1.0 / np.where(abilities > 0, abilities, 1.0), axis=0), 0.0)
+
+
+def _get(figures: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """A figure with 0 for "no such event"."""
+    return np.nan_to_num(np.asarray(figures.get(name, np.zeros(1)), float), nan=0.0)

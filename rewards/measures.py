@@ -1,0 +1,233 @@
+"""What an evaluation reports, measured on episodes alone.
+
+`measure` turns one episode into contributions (numerators and denominators, or lists of values) that add up over
+episodes; `aggregate` turns them into figures; `rewards.bootstrap` puts intervals round them. Times come from the audio
+and the ground truth of the events, never from speech recognition. Nothing is clamped unless said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from envs.episode import Episode
+from envs.event import BARGE_IN_TYPES, PAUSE_TYPES, TURN_TYPES, Event, Word
+from rewards.aggregate import Measurement, aggregate, paired_score
+from rewards.backchannel import listening
+from rewards.continue_ import AFTER_SECONDS, GAP_SECONDS
+from rewards.interruption import QUIET_SECONDS, STOP_ZERO_SECONDS, stop_latency
+from rewards.matching import random_hits
+from rewards.pause import RESUME_SECONDS
+from rewards.quality import answer
+from rewards.text import duplicates
+from rewards.timing import EARLY_SECONDS, RESPONSE_SECONDS, cut_in, find_response
+from rewards.view import TURN_SECONDS, EpisodeView, is_user_turn
+
+__all__ = ["MEASURES", "Measure", "Measurement", "aggregate", "measure", "paired_score"]
+
+DECISION_SECONDS = 1.5
+"""Window of the paired decisions: the same on both twins."""
+CENSOR_SECONDS = 4.0
+"""A stop that has not come by then counts as this late."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a figure means."""
+
+    better: int
+    """1: higher is better; -1: lower is better; 0: neither, to be kept where it is."""
+    unit: str
+    text: str
+
+
+MEASURES: Mapping[str, Measure] = {
+    "paired_score": Measure(1, "", "harmonic mean of floor, barge-in and listening; constant policies stay below 0.5"),
+    "pause_takeover": Measure(-1, "share", "pauses in which the agent takes the floor"),
+    "turn_response": Measure(1, "share", "turns answered with an onset from 0.2 s before to 3 s after their end"),
+    "fto_p10_s": Measure(0, "s", "signed floor-transfer offset, 10th percentile"),
+    "fto_p50_s": Measure(-1, "s", "signed floor-transfer offset, median"),
+    "fto_p90_s": Measure(-1, "s", "signed floor-transfer offset, 90th percentile"),
+    "cut_in": Measure(
+        -1, "per turn", "agent turns begun inside a user turn or monologue, more than 0.2 s before its end"
+    ),
+    "bc_f1": Measure(1, "", "backchannel F1 within 1 s, one to one, takeovers as false positives"),
+    "bc_random_f1": Measure(0, "", "the same for as many backchannels at uniform random times (fixed seed)"),
+    "bc_control_f1": Measure(0, "", "the same for the better of random times and a metronome"),
+    "bc_precision": Measure(1, "", "backchannels that match an opportunity"),
+    "bc_recall": Measure(1, "", "opportunities that are matched"),
+    "bc_per_minute": Measure(0, "1/min", "backchannels a minute of monologue"),
+    "bc_takeover": Measure(-1, "per monologue", "turns taken inside a monologue"),
+    "stopped": Measure(1, "share", "barge-ins, agent talking, after which it stops within 1.5 s of their meaning"),
+    "stop_latency_p50_s": Measure(-1, "s", "from a barge-in's meaning to silence, median, 4 s at most"),
+    "answered": Measure(1, "share", "barge-ins (no stop commands), agent talking, stopped for and answered within 3 s"),
+    "obeyed": Measure(1, "share", "stop commands, agent talking, stopped for and followed by 2 s without a turn"),
+    "false_stop": Measure(-1, "share", "user backchannels, coughs, noises and asides, agent talking, that silence it"),
+    "content_hit": Measure(1, "share", "answers with any of the expected words"),
+    "similarity": Measure(1, "", "of answers to the nearest reference"),
+    "repetition": Measure(-1, "share", "3-grams of all that the agent says that it has said before"),
+    "talk_ratio": Measure(0, "share", "time in which the agent speaks"),
+    "pair_hold": Measure(1, "share", "paired decision: no turn taken within 1.5 s of a pause's onset"),
+    "pair_reply": Measure(1, "share", "paired decision: a turn taken within 1.5 s of the end of a turn"),
+    "pair_yield": Measure(1, "share", "paired decision: silent within 1.5 s of a barge-in's onset, having talked"),
+    "pair_persist": Measure(1, "share", "paired decision: not so on a user backchannel"),
+}
+"""Every figure that `aggregate` gives, in the order of a table."""
+
+_RATIOS = [name for name in MEASURES if not name.endswith("_s") and name != "paired_score"]
+
+
+class _Tally:
+    """Sums of one episode."""
+
+    def __init__(self) -> None:
+        self.ratios = {name: [0.0, 0.0] for name in _RATIOS}
+        self.lists: dict[str, list[float]] = {"fto_s": [], "stop_latency_s": []}
+
+    def add(self, name: str, numerator: float, denominator: float = 1.0) -> None:
+        self.ratios[name][0] += float(numerator)
+        self.ratios[name][1] += float(denominator)
+
+
+def measure(episode: Episode, transcript: Sequence[Word] | None = None) -> dict[str, tuple[float, ...]]:
+    """The contributions of one episode.
+
+    Args:
+        episode: a finished episode.
+        transcript: words to judge in place of the agent's own, for instance from speech recognition.
+
+    Returns:
+        name -> (numerator, denominator); `fto_s` and `stop_latency_s` -> all their values. JSON keeps it.
+    """
+    view = EpisodeView(episode, episode.samples, transcript)
+    tally = _Tally()
+    for event in view.events:
+        if event.type in PAUSE_TYPES:
+            _pause(view, event, tally)
+        elif event.type in TURN_TYPES:
+            _turn(view, event, tally)
+        elif event.type == "B7":
+            _monologue(view, event, tally)
+        elif event.type in BARGE_IN_TYPES:
+            _barge_in(view, event, tally)
+        elif event.type in ("D1", "D3", "D4", "D5"):
+            _continue(view, event, tally)
+        if event.type in ("A1", "A3", "C1", "C2"):
+            _quality(view, event, tally)
+    tally.add("repetition", *duplicates([word.text for word in view.transcript]))
+    spoken = sum(int(off - on) for on, off in view.agent_activity)
+    tally.add("talk_ratio", view.seconds(spoken), view.seconds(view.end))
+    found: dict[str, tuple[float, ...]] = {name: (num, den) for name, (num, den) in tally.ratios.items()}
+    return found | {name: tuple(values) for name, values in tally.lists.items()}
+
+
+def takes_turn(view: EpisodeView, sample: int) -> bool | None:
+    """The paired decision about the floor: a turn that begins from 0.2 s before a sample to 1.5 s after it.
+
+    None when a turn was already running: then the agent decided nothing here, and is right on neither twin.
+    """
+    start = sample + view.samples(EARLY_SECONDS)
+    stop = sample + view.samples(DECISION_SECONDS)
+    if any(turn.onset < start < turn.offset for turn in view.turns):
+        return None
+    return any(start <= turn.onset < stop for turn in view.turns)
+
+
+def falls_silent(view: EpisodeView, sample: int) -> bool | None:
+    """The paired decision about going on: silence of more than 0.32 s within 1.5 s. None when it was not talking."""
+    if view.utterance_at(sample) is None:
+        return None
+    return view.longest_silence(sample, sample + view.samples(DECISION_SECONDS)) > GAP_SECONDS
+
+
+def _seen(view: EpisodeView, sample: int, seconds: float) -> bool:
+    return view.end >= sample + view.samples(seconds)
+
+
+def _pause(view: EpisodeView, event: Event, tally: _Tally) -> None:
+    end = event.offset + view.samples(RESUME_SECONDS)
+    if view.end >= end:
+        tally.add("pause_takeover", any(u.onset < end and u.offset > event.onset for u in view.turns))
+    # When the user's turn ends inside the decision window, taking it there may be right: no decision to judge.
+    window = event.onset + view.samples(DECISION_SECONDS)
+    over = [e.offset for e in view.events if is_user_turn(e) and e.onset <= event.onset and e.offset >= event.offset]
+    if _seen(view, event.onset, DECISION_SECONDS + TURN_SECONDS) and all(
+        offset + view.samples(EARLY_SECONDS) >= window for offset in over
+    ):
+        tally.add("pair_hold", takes_turn(view, event.onset) is False)
+
+
+def _turn(view: EpisodeView, event: Event, tally: _Tally) -> None:
+    _cut_ins(view, event, tally)
+    if _seen(view, event.offset, RESPONSE_SECONDS):
+        expect = event.expected("responds")
+        limit = min(view.next_user_turn(event.offset), event.offset + view.samples(RESPONSE_SECONDS))
+        early = cut_in(view, event)
+        response = find_response(view, event.offset, limit, () if expect is None else expect.content)
+        if early is not None:
+            tally.lists["fto_s"].append(view.seconds(early.onset - event.offset))
+        elif response is not None and response.real:
+            tally.lists["fto_s"].append(response.offset_s)
+        tally.add("turn_response", early is None and response is not None and response.real)
+    if _seen(view, event.offset, DECISION_SECONDS + TURN_SECONDS):
+        tally.add("pair_reply", takes_turn(view, event.offset) is True)
+
+
+def _cut_ins(view: EpisodeView, event: Event, tally: _Tally) -> None:
+    end = event.offset + view.samples(EARLY_SECONDS)
+    tally.add("cut_in", sum(event.onset <= turn.onset < end for turn in view.turns))
+
+
+def _monologue(view: EpisodeView, event: Event, tally: _Tally) -> None:
+    _cut_ins(view, event, tally)
+    heard = listening(view, event)
+    tally.add("bc_takeover", heard.takeovers)
+    tally.add("bc_per_minute", len(heard.given), heard.length / 60.0)
+    if not heard.wanted:
+        return
+    blindly = random_hits(len(heard.given), heard.wanted, heard.length)
+    tally.add("bc_f1", 2.0 * heard.hits, heard.judged)
+    tally.add("bc_random_f1", 2.0 * blindly, heard.judged)
+    tally.add("bc_control_f1", 2.0 * heard.blind, heard.judged)
+    tally.add("bc_precision", heard.hits, len(heard.given) + heard.takeovers)
+    tally.add("bc_recall", heard.hits, len(heard.wanted))
+
+
+def _barge_in(view: EpisodeView, event: Event, tally: _Tally) -> None:
+    if _seen(view, event.onset, DECISION_SECONDS):
+        tally.add("pair_yield", falls_silent(view, event.onset) is True)
+    latency = stop_latency(view, event)
+    sem = event.anchors.get("sem", event.onset)
+    if latency is None or not (_seen(view, sem, CENSOR_SECONDS) and _seen(view, event.offset, RESPONSE_SECONDS)):
+        return
+    stopped = latency <= STOP_ZERO_SECONDS
+    tally.add("stopped", stopped)
+    tally.lists["stop_latency_s"].append(min(latency, CENSOR_SECONDS))
+    next_turn = view.next_user_turn(event.offset)
+    if event.type == "C3":
+        quiet = min(next_turn, event.offset + view.samples(QUIET_SECONDS))
+        begun = event.offset + view.samples(EARLY_SECONDS)
+        tally.add("obeyed", stopped and not any(begun <= turn.onset < quiet for turn in view.turns))
+        return
+    expect = event.expected("responds")
+    limit = min(next_turn, event.offset + view.samples(RESPONSE_SECONDS))
+    response = find_response(view, event.offset, limit, () if expect is None else expect.content)
+    tally.add("answered", stopped and response is not None and response.real)
+
+
+def _continue(view: EpisodeView, event: Event, tally: _Tally) -> None:
+    end = event.offset + view.samples(AFTER_SECONDS)
+    if view.end >= end and view.utterance_at(event.onset) is not None:
+        tally.add("false_stop", view.longest_silence(event.onset, end) > GAP_SECONDS)
+    if event.type == "D1" and _seen(view, event.onset, DECISION_SECONDS):
+        tally.add("pair_persist", falls_silent(view, event.onset) is False)
+
+
+def _quality(view: EpisodeView, event: Event, tally: _Tally) -> None:
+    if not view.has_text or not _seen(view, event.offset, RESPONSE_SECONDS):
+        return
+    graded = answer(view, event)
+    if graded.hit is not None:
+        tally.add("content_hit", graded.hit)
+    if graded.similarity is not None:
+        tally.add("similarity", graded.similarity)

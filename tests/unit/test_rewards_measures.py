@@ -1,0 +1,173 @@
+"""Evaluation figures, the paired score and their intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs.errors import UptakeError
+from envs.event import Expect
+from rewards.aggregate import Table
+from rewards.bootstrap import bootstrap, paired_bootstrap
+from rewards.measures import MEASURES, aggregate, measure
+from tests.unit.test_rewards_compose import AGENTS, play
+from tests.unit.test_rewards_episodes import conversation, event, words
+
+
+def figures(agent, events, **more):
+    return aggregate([measure(conversation(agent, events, **more))])
+
+
+def test_every_figure_of_an_aggregate_is_explained_and_the_other_way_round():
+    assert set(aggregate([measure(play("oracle"))])) == set(MEASURES)
+
+
+def test_the_oracle_does_everything_right():
+    found = aggregate([measure(play("oracle"))])
+    right = ["turn_response", "stopped", "answered", "content_hit", "bc_recall", "bc_precision", "bc_f1"]
+    assert {name: found[name] for name in right} == dict.fromkeys(right, 1.0)
+    assert [found[name] for name in ("pause_takeover", "cut_in", "false_stop", "bc_takeover")] == [0.0] * 4
+    assert found["fto_p50_s"] == pytest.approx(0.3, abs=0.02)
+    assert found["stop_latency_p50_s"] == pytest.approx(0.3, abs=0.02)
+    assert found["paired_score"] == pytest.approx(1.0)
+
+
+def test_no_constant_agent_reaches_the_middle_of_the_paired_score():
+    scores = {name: aggregate([measure(play(name))])["paired_score"] for name in AGENTS}
+    assert scores["silent"] == scores["always"] == 0.0
+    assert all(score < 0.75 for name, score in scores.items() if name != "oracle"), scores
+
+
+@pytest.mark.parametrize("period, length", [(2.0, 0.4), (4.0, 1.5), (3.0, 1.2), (6.0, 3.0), (2.5, 2.0), (9.0, 5.0)])
+def test_a_policy_deaf_to_the_user_scores_at_most_half_on_twins(period, length):
+    pause, end = event("B1", 6.0, 7.0), event("A1", 2.0, 6.0)
+    stop, go_on = event("C1", 6.0, 7.2, sem=6.4), event("D1", 6.0, 6.4)
+    measured = []
+    for phase in np.arange(0, period, period / 24):
+        deaf = [(on, on + length) for on in np.arange(phase - period, 14.0 - length, period)]
+        measured += [measure(conversation(deaf, [one])) for one in (pause, end, stop, go_on)]
+    found = aggregate(measured)
+    assert found["pair_hold"] + found["pair_reply"] <= 1.0 + 1e-9
+    assert found["pair_yield"] + found["pair_persist"] <= 1.0 + 1e-9
+
+
+def test_floor_transfer_offsets_keep_their_sign():
+    asked = event("A1", 1.0, 4.0)
+    measured = [measure(conversation([(4.0 + fto, 8.0)], [asked])) for fto in (-1.5, 0.1, 0.4, 2.0)]
+    found = aggregate(measured)
+    assert found["fto_p10_s"] == pytest.approx(-1.5, abs=0.02)
+    assert found["fto_p90_s"] == pytest.approx(2.0, abs=0.02)
+    assert found["turn_response"] == 0.75  # the early one is no response
+    assert found["cut_in"] == 0.25
+
+
+def test_backchannels_are_set_beside_a_random_control_of_the_same_rate():
+    told = event("B7", 1.0, 13.0, bc0=3.0, bc1=5.4, bc2=9.0, bc3=11.5)
+    listener = figures([(3.1, 3.5), (5.5, 5.9), (9.1, 9.5), (11.6, 12.0)], [told])
+    assert listener["bc_f1"] == 1.0
+    assert 0.2 < listener["bc_random_f1"] < 0.7
+    assert listener["bc_control_f1"] >= listener["bc_random_f1"]
+    assert listener["bc_per_minute"] == pytest.approx(20.0)
+    assert figures([], [told])["bc_f1"] == 0.0
+
+
+def test_an_agent_that_was_silent_is_not_counted_as_stopping():
+    found = figures([], [event("C1", 5.0, 6.0, sem=5.4), event("D1", 9.0, 9.4)])
+    assert math.isnan(found["stopped"])
+    assert math.isnan(found["false_stop"])
+    assert found["pair_yield"] == found["pair_persist"] == 0.0
+
+
+def test_a_stop_that_never_comes_counts_as_four_seconds():
+    assert figures([(2.0, 14.0)], [event("C1", 5.0, 6.0, sem=5.4)])["stop_latency_p50_s"] == 4.0
+
+
+def test_talk_repetition_and_content_are_shares():
+    asked = event("A1", 1.0, 3.0, [Expect("responds", content=("noon",))])
+    found = figures([(3.2, 10.2)], [asked], transcript=words("at noon at noon at noon at noon", 3.3))
+    assert found["talk_ratio"] == pytest.approx(0.5, abs=0.01)
+    assert found["repetition"] == pytest.approx(4 / 6)
+    assert found["content_hit"] == 1.0
+    assert figures([], [asked], transcript=())["content_hit"] == 0.0
+
+
+def test_contributions_add_up_and_survive_json():
+    measured = [measure(play(name)) for name in ("oracle", "vad 200")]
+    again = json.loads(json.dumps(measured))
+    pooled = aggregate(measured)
+    assert aggregate(again) == pytest.approx(pooled, nan_ok=True)
+    assert aggregate(measured[::-1]) == pytest.approx(pooled, nan_ok=True)
+
+
+# ---- intervals
+
+
+def runs(shift: float, scenarios: int = 30, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    answered = rng.random(scenarios) + shift > 0.5
+    return {
+        f"s{i}": [{"turn_response": (float(a), 1.0), "fto_s": [float(v)]}]
+        for i, (a, v) in enumerate(zip(answered, rng.normal(1.0 - shift, 0.3, scenarios), strict=True))
+    }
+
+
+def test_a_run_compared_with_itself_differs_by_exactly_nothing():
+    for name, one in paired_bootstrap(runs(0.0), runs(0.0), draws=200).items():
+        assert (one.difference.low, one.difference.estimate, one.difference.high) == (0.0, 0.0, 0.0), name
+        assert one.verdict == "unclear"
+
+
+def test_a_clear_gain_is_called_better_and_a_clear_loss_worse():
+    gain, loss = paired_bootstrap(runs(0.0), runs(0.4)), paired_bootstrap(runs(0.4), runs(0.0))
+    assert (gain["turn_response"].verdict, gain["fto_p50_s"].verdict) == ("better", "better")
+    assert (loss["turn_response"].verdict, loss["fto_p50_s"].verdict) == ("worse", "worse")
+    assert gain["fto_p10_s"].verdict == "moved"  # no better direction
+
+
+def test_pairing_makes_the_interval_of_a_difference_narrower_than_the_runs_own():
+    before = runs(0.0)
+    after = {s: [{**m, "fto_s": [m["fto_s"][0] - 0.1]} for m in group] for s, group in before.items()}
+    one = paired_bootstrap(before, after)["fto_p50_s"]
+    assert one.difference.estimate == pytest.approx(-0.1)
+    assert one.difference.high - one.difference.low < 0.01 < one.before.high - one.before.low
+
+
+def test_the_interval_of_a_share_has_the_width_that_statistics_expects():
+    run = {f"s{i}": [{"stopped": (float(i % 2), 1.0)}] for i in range(100)}
+    one = bootstrap(run)["stopped"]
+    assert one.estimate == 0.5
+    assert (one.low, one.high) == pytest.approx((0.4, 0.6), abs=0.025)
+
+
+def test_episodes_of_one_scenario_are_not_independent_cases():
+    few = {f"s{i}": [{"stopped": (float(i % 2), 1.0)}] * 10 for i in range(10)}
+    many = {f"s{i}": [{"stopped": (float(i % 2), 1.0)}] for i in range(100)}
+    wide, narrow = bootstrap(few)["stopped"], bootstrap(many)["stopped"]
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def test_the_same_seed_gives_the_same_intervals():
+    first, second = (bootstrap(runs(0.1), 20, seed=3)["fto_p50_s"] for _ in range(2))
+    assert first == second
+    assert bootstrap(runs(0.1), 20, seed=3)["fto_p50_s"] != bootstrap(runs(0.1), 20, seed=4)["fto_p50_s"]
+
+
+def test_runs_of_different_scenarios_cannot_be_compared():
+    with pytest.raises(UptakeError, match="one run only"):
+        paired_bootstrap(runs(0.0, 5), runs(0.0, 6))
+    with pytest.raises(UptakeError, match="at least one"):
+        bootstrap({})
+
+
+@settings(max_examples=40, deadline=None)
+@given(values=st.lists(st.integers(-5, 5), min_size=1, max_size=12), copies=st.integers(1, 4))
+def test_a_weight_of_n_is_the_same_as_n_copies(values, copies):
+    table = Table.of([[{"fto_s": [v]}] for v in values])
+    weighted = table.estimates(np.full((1, len(values)), float(copies)))
+    copied = aggregate([{"fto_s": [v]} for v in values for _ in range(copies)])
+    assert {name: float(value[0]) for name, value in weighted.items()} == pytest.approx(copied)
