@@ -55,7 +55,7 @@ class Step:
     tokens: np.ndarray
     """(B, 1 + agent codebooks) int64: what was sampled (or forced) in this call, on the model's clock."""
     text_logp: np.ndarray
-    """(B,) float32: log-probability of the text token under the sampling distribution."""
+    """(B,) float32: log-probability of the text token under the sampling distribution; 0 where it was forced."""
     text: list[str]
     """Text decoded in this call, one string a row, often empty; a leading space begins a word."""
 

@@ -141,8 +141,8 @@ def check_inactive_row_is_frozen(policy: DuplexPolicy, frames: int = 24) -> None
 def check_fork_continues_identically(policy: DuplexPolicy, frames: int = 24) -> None:
     """A copy of a row does what the row does; with another seed it goes its own way, from the same past."""
     user = noise_user(policy, 3, frames)
-    user[:, 1:] = user[:, :1]
     half = frames // 2
+    user[half:, 1:] = user[half:, :1]  # different pasts, so that all of the past has to be copied
     _open(policy, [1, 2, 3])
     play(policy, user[:half])
     policy.fork(0, np.array([False, True, False]))
@@ -188,8 +188,8 @@ def check_forced_tokens_have_no_gradient(policy: DuplexPolicy, frames: int = 24)
     trajectory = policy.trajectory()
     trajectory.valid[0, : frames // 2] = False
     trajectory.valid[1] = False
-    scores = policy.score(trajectory)
     forced = ~trajectory.valid
+    scores = policy.score(trajectory)
     assert not scores.logp[forced].any() and not scores.entropy[forced].any(), "a forced token has a score"
     outcome = scores.logp[forced].sum() + scores.entropy[forced].sum()
     if outcome.requires_grad:

@@ -61,7 +61,8 @@ def truncate(logits: Tensor, temperature: float, top_k: int, keep: Tensor | None
     scaled = logits.float() / temperature
     if not 0 < top_k < scaled.shape[-1]:
         return scaled
-    out = scaled < scaled.topk(top_k, dim=-1).values[..., -1:]
+    # Unsorted: a third of the time of a sorted top k.
+    out = scaled < scaled.topk(top_k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
     if keep is not None:
         out = out.scatter(-1, keep.unsqueeze(-1), False)
     return scaled.masked_fill(out, -torch.inf)

@@ -194,7 +194,7 @@ class MoshiPolicy:
         self._codes[rows[later], own:, steps[later] - 1] = heard[later]
         sampled = np.ones(len(rows), bool) if forced is None else forced[rows, 0] == SAMPLE
         self._valid[rows, steps] = sampled
-        self._logp[rows, steps] = np.where(sampled, logp, 0)
+        self._logp[rows, steps] = logp
 
     def _spoken(self, active: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """The sound of the agent frame that this call completed, (B, frame); silence in a row's first calls."""

@@ -28,7 +28,7 @@ class Sampled(NamedTuple):
     """One call's tokens on the model's clock; of rows that were not active, meaningless."""
 
     tokens: np.ndarray  # (B, 1 + dep_q) int64
-    text_logp: np.ndarray  # (B,) float32
+    text_logp: np.ndarray  # (B,) float32; 0 where the text was forced
     steps: np.ndarray  # (B,) int64: the row's step that this was
 
 
@@ -88,9 +88,10 @@ class MoshiStream:
         truncated = truncate(logits, s.text_temperature, s.text_top_k)
         text = draw(truncated.softmax(-1), uniform[:, 0])
         pins = None if forced is None else torch.from_numpy(forced).to(text.device)
-        if pins is not None:
-            text = torch.where(pins[:, 0] == SAMPLE, text, pins[:, 0])
-        logp = truncated.log_softmax(-1).gather(1, text.clamp(min=0)[:, None])[:, 0]
+        logp = truncated.log_softmax(-1).gather(1, text[:, None])[:, 0]
+        if pins is not None:  # a forced token may lie outside the top k; it is no action and has no log-prob
+            free = pins[:, 0] == SAMPLE
+            text, logp = torch.where(free, text, pins[:, 0]), logp * free
         # Before its first frame a delayed stream is the initial token.
         unborn = torch.from_numpy(steps == 0).to(text.device) if (steps == 0).any() else None
         tokens = self._depth(hidden, text, uniform, unborn, pins)
