@@ -1,0 +1,333 @@
+"""Supervised warm start of a Moshi-class policy on two-channel conversations: how pocket was made.
+
+Two stages over the same conversations, which are composed from a pack (`envs.conversations`) and differ in voice, speed,
+level, room tone and timing each time:
+
+1. *listen*: the text stream is what the **user** says, two frames after each word. A dense way to learn to hear; the
+   head and the vocabulary are those of stage 2. (Kyutai's delayed-streams models are trained so, arXiv 2509.08753.)
+2. *talk*: the text stream is what the agent says, the depth transformer learns the agent's codes.
+
+Losses are Moshi's (arXiv 2410.00037 §4.4): cross-entropy per stream, padding of the text stream weighted down, the first
+codebook weighted up. What differs: the depth transformer is scored on a random part of the frames (an unbiased loss for
+a fraction of the work), and columns are shifted by the policy's emission lag, so that a policy that streams is in time with
+the data.
+
+    python -m align.trainers.sft compose --pack WIDE --codec codec.safetensors --out shards --count 16000
+    python -m align.trainers.sft train --shards shards --codec codec.safetensors --out align/policies/pocket
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from align.codecs.base import Codec
+from align.codecs.pocket import PocketCodec
+from align.policies.moshi.config import MoshiConfig
+from align.policies.moshi.model import MoshiModel
+from align.streams import PAD, align, encode, text_stream
+from envs.acoustics import room_tone
+from envs.clock import CLOCK
+from envs.conversations import Composer, Conversation
+from envs.episode import from_pcm16
+from envs.event import Word
+from envs.pack import Pack
+
+EMISSION_FRAMES = 2
+"""From the frame of a text token to the frame in which its audio is played: one of the model, one of the clock."""
+_LISTEN_DELAY = 2  # frames after a word's end at which stage 1 writes it
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """What a run of both stages needs to know."""
+
+    listen_steps: int = 1500
+    talk_steps: int = 2500
+    batch: int = 32
+    learning_rate: float = 1.5e-3
+    warmup: int = 60
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    text_padding_weight: float = 0.3
+    first_codebook_weight: float = 2.0
+    depth_share: float = 0.5
+    """Share of the frames in which the agent sounds that the depth transformer is scored on."""
+    depth_silence_share: float = 0.06
+    """The same for frames in which it does not."""
+    bf16: bool = True
+    seed: int = 0
+
+
+POCKET = MoshiConfig(
+    dim=256,
+    num_layers=6,
+    num_heads=8,
+    context=256,
+    card=256,
+    text_card=512,
+    depformer_dim=128,
+    depformer_num_layers=2,
+    depformer_num_heads=4,
+)
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def train_tokenizer(pack: Pack, path: Path, size: int = 512) -> None:
+    """A sentencepiece model over what is said in training, with Moshi's ids: EPAD 0, BOS 1, EOS 2, PAD 3."""
+    said = [c.text for kind in ("agent", "agent_backchannel") for c in pack.clips(kind)] * 40
+    said += [c.text for c in pack.clips("user") if c.split == "train"]
+    words = [word for text in said for word in text.split()]
+    with open(path, "wb") as out:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(words),
+            model_writer=out,
+            vocab_size=size,
+            model_type="bpe",
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=PAD,
+            character_coverage=1.0,
+            minloglevel=2,
+        )
+
+
+@dataclass
+class Examples:
+    """Aligned conversations."""
+
+    codes: torch.Tensor  # (N, K, T) int16
+    listen: torch.Tensor  # (N, T) int16: the text stream of stage 1
+    sounding: torch.Tensor  # (N, T) bool: the agent's frame holds speech
+
+    def save(self, path: Path) -> None:
+        part = path.with_suffix(".part")
+        save_file({k: v.contiguous() for k, v in vars(self).items()}, part)
+        part.rename(path)
+
+
+def load_examples(folder: Path) -> Examples:
+    """All shards of a folder."""
+    shards = [load_file(p) for p in sorted(folder.glob("*.safetensors"))]
+    return Examples(**{k: torch.cat([s[k] for s in shards]) for k in ("codes", "listen", "sounding")})
+
+
+def compose(
+    composer: Composer,
+    codec: Codec,
+    tokenizer: sentencepiece.SentencePieceProcessor,
+    count: int,
+    rng: np.random.Generator,
+) -> Examples:
+    """`count` conversations of the composer's length, heard through the codec."""
+    talks = [composer.draw(rng) for _ in range(count)]
+    frames = CLOCK.frames(composer.length)
+    heard = np.stack([talk.user + _tone(talk, rng) for talk in talks])
+    spoken = np.stack([talk.agent for talk in talks])
+    user = encode(codec, heard)
+    agent = encode(codec, spoken)
+    said = np.stack([text_stream(talk.agent_words, tokenizer, frames) for talk in talks])
+    listen = np.stack([text_stream(_late(talk.user_words), tokenizer, frames) for talk in talks])
+    loud = np.abs(spoken).reshape(count, frames, -1).max(-1) > 1e-3
+    # The agent's column t is audible EMISSION_FRAMES later; the user's column is heard in its own frame.
+    lag = EMISSION_FRAMES
+    codes = align(said[:, lag:], agent[:, :, lag:], user[:, :, :-lag])
+    return Examples(
+        codes=torch.from_numpy(codes.astype(np.int16)),
+        listen=torch.from_numpy(listen[:, : codes.shape[2]].astype(np.int16)),
+        sounding=torch.from_numpy(loud[:, lag:-1]),
+    )
+
+
+def _tone(talk: Conversation, rng: np.random.Generator) -> np.ndarray:
+    return from_pcm16(room_tone(len(talk.user), float(rng.uniform(-68, -52)), rng, rng))
+
+
+def _late(words: list[Word]) -> list[Word]:
+    delay = CLOCK.sample_of(_LISTEN_DELAY)
+    return [Word(w.text, w.offset + delay, w.offset + delay + CLOCK.frame) for w in words]
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def text_loss(logits: torch.Tensor, text: torch.Tensor, padding_weight: float) -> torch.Tensor:
+    """Weighted mean cross-entropy: logits (B, T, V), text (B, T)."""
+    weight = torch.where(text == PAD, padding_weight, 1.0)  # (B, T)
+    loss = F.cross_entropy(logits.float().transpose(1, 2), text, reduction="none")  # (B, T)
+    return (loss * weight).sum() / weight.sum()
+
+
+def audio_loss(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, first: float) -> torch.Tensor:
+    """Weighted mean cross-entropy: logits (N, Q, card), targets and mask (N, Q); codebook 0 weighs `first`."""
+    weight = mask.float()
+    weight[:, 0] *= first
+    loss = F.cross_entropy(logits.float().transpose(1, 2), targets.where(mask, 0), reduction="none")  # (N, Q)
+    return (loss * weight).sum() / weight.sum()
+
+
+def batches(examples: Examples, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Indices of shuffled batches, for ever."""
+    while True:
+        order = torch.randperm(len(examples.codes), generator=generator)
+        yield from order[: len(order) // size * size].view(-1, size)
+
+
+def fit(
+    model: MoshiModel, examples: Examples, held: Examples, config: SftConfig, stage: str, log: Path, save: Path
+) -> None:
+    """One stage; writes a line of figures every 25 steps to `log` and the weights to `save` every 250."""
+    steps = config.listen_steps if stage == "listen" else config.talk_steps
+    generator = torch.Generator().manual_seed(config.seed + (stage == "talk"))
+    decayed = [p for p in model.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if p.ndim != 2]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+    half = max(1, steps // 2)  # constant first, then a cosine to a twentieth
+
+    def rate(step: int) -> float:
+        fall = 0.5 * (1 + np.cos(np.pi * max(0, step - half) / max(1, steps - half)))
+        return min(1.0, (step + 1) / config.warmup) * (0.05 + 0.95 * float(fall))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    began = time.monotonic()
+    for step, index in zip(range(steps), batches(examples, config.batch, generator), strict=False):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+            losses = _losses(model, examples, index, config, stage, generator)
+        loss = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % 25 == 0:
+            figures = {k: round(float(v), 4) for k, v in losses.items()} | {"grad_norm": round(float(norm), 3)}
+            if (step + 1) % 250 == 0:
+                figures |= evaluate(model, held, config, stage)
+                save_file(model.state_dict(), save.with_suffix(".part"))
+                save.with_suffix(".part").rename(save)
+            line = {"stage": stage, "step": step + 1, "seconds": round(time.monotonic() - began)} | figures
+            with open(log, "a") as out:
+                out.write(json.dumps(line) + "\n")
+
+
+def _losses(
+    model: MoshiModel,
+    examples: Examples,
+    index: torch.Tensor,
+    config: SftConfig,
+    stage: str,
+    generator: torch.Generator,
+) -> dict[str, torch.Tensor]:
+    codes = examples.codes[index].long()  # (B, K, T)
+    text = examples.listen[index].long() if stage == "listen" else codes[:, 0]
+    if stage == "listen":
+        codes = torch.cat([text[:, None], codes[:, 1:]], dim=1)
+    hidden, logits = model.text_forward(codes)
+    losses = {"text": text_loss(logits, text, config.text_padding_weight)}
+    if stage == "talk":
+        share = torch.where(examples.sounding[index], config.depth_share, config.depth_silence_share)
+        chosen = torch.rand(share.shape, generator=generator) < share  # (B, T)
+        scores = model.depth_scores(hidden, codes, chosen)
+        losses["audio"] = audio_loss(scores.logits, scores.targets, scores.mask, config.first_codebook_weight)
+    return losses
+
+
+@torch.no_grad()
+def evaluate(model: MoshiModel, held: Examples, config: SftConfig, stage: str) -> dict[str, float]:
+    """Losses on conversations of the dev split, and how often the words that come are the likeliest ones."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+        losses = _losses(model, held, torch.arange(len(held.codes)), config, stage, generator)
+        text = held.listen.long() if stage == "listen" else held.codes[:, 0].long()
+        codes = torch.cat([text[:, None], held.codes[:, 1:].long()], dim=1)
+        _, logits = model.text_forward(codes)
+    words = (text != PAD) & (text != 0)
+    right = (logits.argmax(-1) == text)[words].float().mean()
+    return {f"dev_{k}": round(float(v), 4) for k, v in losses.items()} | {"dev_words": round(float(right), 4)}
+
+
+# -- command line ------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    composing = commands.add_parser("compose", help="compose conversations and hear them through the codec")
+    composing.add_argument("--pack", required=True)
+    composing.add_argument("--count", type=int, default=16_000)
+    composing.add_argument("--frames", type=int, default=150)
+    composing.add_argument("--seed", type=int, default=0)
+    training = commands.add_parser("train", help="listen, then talk")
+    training.add_argument("--shards", type=Path, required=True)
+    training.add_argument("--listen-steps", type=int, default=SftConfig.listen_steps)
+    training.add_argument("--talk-steps", type=int, default=SftConfig.talk_steps)
+    training.add_argument("--threads", type=int, default=2)
+    for command in (composing, training):
+        command.add_argument("--codec", required=True)
+        command.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    (_compose if args.command == "compose" else _train)(args)
+
+
+def _compose(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    pack, codec = Pack.load(args.pack), PocketCodec.load(args.codec)
+    tokenizer_path = args.out / "tokenizer_spm.model"
+    args.out.mkdir(parents=True, exist_ok=True)
+    if not tokenizer_path.is_file():
+        train_tokenizer(pack, tokenizer_path)
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_path))
+    for split, count in (("dev", 64), ("train", args.count)):
+        composer = Composer(pack, split, args.frames)
+        (args.out / split).mkdir(exist_ok=True)
+        for number in range(-(-count // 64)):
+            path = args.out / split / f"{args.seed:02d}-{number:05d}.safetensors"
+            if not path.is_file():
+                rng = np.random.default_rng([args.seed, number, split == "dev"])
+                compose(composer, codec, tokenizer, min(64, count), rng).save(path)
+
+
+def _train(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    config = SftConfig(listen_steps=args.listen_steps, talk_steps=args.talk_steps)
+    args.out.mkdir(parents=True, exist_ok=True)
+    model = MoshiModel(POCKET, seed=config.seed)
+    work = args.out / "work"
+    work.mkdir(exist_ok=True)
+    (work / "sft.json").write_text(json.dumps(asdict(config)))
+    for stage in ("listen", "talk"):
+        path = work / f"{stage}.safetensors"
+        held = load_examples(args.shards / "dev")
+        fit(model, load_examples(args.shards / "train"), held, config, stage, work / "sft.jsonl", path)
+        save_file(model.state_dict(), path)
+    export(model, args.shards / "tokenizer_spm.model", Path(args.codec), args.out)
+
+
+def export(model: MoshiModel, tokenizer: Path, codec: Path, out: Path) -> None:
+    """The folder that `MoshiPolicy` loads; weights in half precision."""
+    names = {"tokenizer_name": "tokenizer_spm.model", "mimi_name": "codec.safetensors"}
+    config = model.config.to_dict() | names | {"moshi_name": "model.safetensors"}
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_file({k: v.half() for k, v in model.state_dict().items()}, out / "model.safetensors")
+    shutil.copyfile(tokenizer, out / "tokenizer_spm.model")
+    shutil.copyfile(codec, out / "codec.safetensors")
+
+
+if __name__ == "__main__":
+    main()

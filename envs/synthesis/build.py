@@ -1,0 +1,178 @@
+"""Builds a pack from a text source: renders every utterance, times its words, and writes the scenarios.
+
+    uptake pack build OUT --voices VOICES               # the core pack: every text in one voice
+    uptake pack build OUT --voices VOICES --repeats 3   # a wide one to train pocket on: every training text in three,
+                                                        # and in two of flite's voices where flite is installed
+
+Speech is cached by text and voice, so that a build that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from envs.clock import CLOCK
+from envs.episode import to_pcm16
+from envs.event import Word
+from envs.pack import SCHEMA
+from envs.synthesis.align import Aligner, cut_points
+from envs.synthesis.engines import Engine, normalise
+from envs.synthesis.scenarios import write_scenarios
+from envs.synthesis.texts import SPLITS, Utterance, agent_utterances, load_source, user_utterances
+
+_STEP = 8
+"""Clips keep 13 of 16 bits: the rest lies 15 dB below the room tone and is half the size of the pack."""
+_QUIET = 10 ** (-38 / 20)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip to render."""
+
+    id: str
+    utterance: Utterance
+    voice: str
+
+
+def plan(source: Mapping[str, Any], repeats: int = 1, extra_voices: Sequence[str] = ()) -> list[Job]:
+    """Which text is said in which voices. Voices rotate over the texts; training texts are said in `repeats` of the
+    source's voices and, where there are `extra_voices`, in two of those."""
+    jobs = []
+    for number, utterance in enumerate(agent_utterances(source)):
+        jobs.append(Job(f"agent/{utterance.topic}/{number:02d}", utterance, source["voices"]["agent"][0]))
+    for split in SPLITS:
+        voices = source["voices"][split]
+        for number, utterance in enumerate(user_utterances(source, split)):
+            count = (repeats if split == "train" else 1) * (3 if utterance.kind == "story" else 1)  # stories are few
+            chosen = [voices[(number + turn * 7) % len(voices)] for turn in range(min(count, len(voices)))]
+            if split == "train" and extra_voices:
+                chosen += [extra_voices[(number + turn) % len(extra_voices)] for turn in range(2)]
+            for voice in chosen:
+                jobs.append(Job(f"{utterance.kind}/{utterance.topic}/{split}{number:03d}-{voice}", utterance, voice))
+    return jobs
+
+
+def build(
+    source_path: Path,
+    out: Path,
+    engine: Engine,
+    cache: Path,
+    repeats: int = 1,
+    extra: Engine | None = None,
+    name: str = "core",
+    report: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> Path:
+    """Render what is missing in the cache and write the pack to `out`; returns `out`. `extra` adds voices in training."""
+    source = load_source(source_path)
+    extra_voices = extra.voices() if extra else []
+    jobs = plan(source, repeats, extra_voices)
+    cache.mkdir(parents=True, exist_ok=True)
+    (out / "audio").mkdir(parents=True, exist_ok=True)
+    (out / "scenarios").mkdir(exist_ok=True)
+    align = Aligner()
+    clips: dict[str, dict[str, Any]] = {}
+    for done, job in enumerate(jobs):
+        report(done, len(jobs), job.utterance.text)
+        speaker = extra if extra and job.voice in extra_voices else engine
+        audio, words = say(speaker, align, job.utterance, job.voice, cache)
+        clips[job.id] = _clip(out, job.id, audio, job.utterance, job.voice, words)
+    for number, audio in enumerate(coughs(9)):
+        split = SPLITS[number % 3]
+        cough = Utterance("cough", "cough", split, "")
+        clips[f"cough/cough/{split}{number:03d}"] = _clip(out, f"cough/{number}", audio, cough, "synthetic", ())
+    index = {
+        "schema": SCHEMA,
+        "name": name,
+        "version": "1",
+        "sample_rate": CLOCK.sample_rate,
+        "clips": clips,
+    }
+    (out / "pack.json").write_text(json.dumps(index, indent=None, separators=(",", ":"), ensure_ascii=False) + "\n")
+    write_scenarios(source, clips, out / "scenarios")
+    return out
+
+
+def say(
+    engine: Engine, align: Aligner, utterance: Utterance, voice: str, cache: Path
+) -> tuple[np.ndarray, tuple[Word, ...]]:
+    """Speech and its word times from the cache, or from the engine and the aligner into the cache."""
+    key = hashlib.sha1(f"{engine.name}|{voice}|{utterance.spoken}".encode()).hexdigest()[:16]
+    path, times = cache / f"{key}.flac", cache / f"{key}.json"
+    if not path.is_file():
+        part = path.with_suffix(".part")
+        soundfile.write(part, engine.say(utterance.spoken, voice), CLOCK.sample_rate, format="FLAC", subtype="PCM_16")
+        os.replace(part, path)
+    audio = soundfile.read(path, dtype="float32")[0]
+    if not times.is_file():
+        part = times.with_suffix(".part")
+        part.write_text(json.dumps(align(audio, utterance.text)))
+        os.replace(part, times)
+    return audio, tuple(Word(*w) for w in json.loads(times.read_text()))
+
+
+def coughs(count: int, seed: int = 7) -> list[np.ndarray]:
+    """Coughs by filtered noise: two or three bursts of a sharp onset and a hoarse decay."""
+    rng = np.random.default_rng(seed)
+    rate, made = CLOCK.sample_rate, []
+    for _ in range(count):
+        bursts = []
+        for _ in range(int(rng.integers(2, 4))):
+            time = np.arange(int(rng.uniform(0.18, 0.3) * rate)) / rate
+            envelope = np.exp(-time * rng.uniform(12, 22)) * np.minimum(time / 0.008, 1.0)
+            spectrum = np.fft.rfft(rng.standard_normal(len(time)))
+            hz = np.fft.rfftfreq(len(time), 1 / rate)
+            centre, width = rng.uniform(600, 1200), rng.uniform(500, 900)
+            shape = np.exp(-(((hz - centre) / width) ** 2)) + 0.3 * np.exp(-(((hz - 3000) / 1200) ** 2))
+            bursts += [
+                envelope * np.fft.irfft(spectrum * shape, len(time)),
+                np.zeros(int(rng.uniform(0.05, 0.15) * rate)),
+            ]
+        made.append(normalise(np.concatenate(bursts) / 20))
+    return made
+
+
+def _clip(
+    out: Path, name: str, audio: np.ndarray, utterance: Utterance, voice: str, words: Sequence[Word]
+) -> dict[str, Any]:
+    file = f"audio/{name.replace('/', '_')}.flac"
+    pcm = (np.rint(to_pcm16(audio) / _STEP) * _STEP).clip(-32768, 32760).astype(np.int16)
+    soundfile.write(out / file, pcm, CLOCK.sample_rate, subtype="PCM_16", compression_level=1.0)
+    kind = {"answer": "agent", "backchannel": "agent_backchannel"}.get(utterance.kind, "user")
+    entry: dict[str, Any] = {
+        "file": file,
+        "sha256": hashlib.sha256((out / file).read_bytes()).hexdigest(),
+        "samples": len(pcm),
+        "text": utterance.text.replace(" |", ",").replace(",,", ","),
+        "words": [list(w) for w in words],
+        "voice": voice,
+        "split": utterance.split,
+        "kind": kind,
+    }
+    if "|" in utterance.text:
+        entry["pauses"] = [_silence_round(audio, cut) for cut in cut_points(audio, utterance.text, tuple(words))]
+    if kind == "agent":
+        entry["answers"] = [utterance.topic]
+    return entry
+
+
+def _silence_round(audio: np.ndarray, cut: int, hop: int = 120, reach: int = 40) -> list[int]:
+    """The quiet stretch that a cut lies in, [onset, offset) in samples; empty where the speech runs on."""
+
+    def quiet(start: int) -> bool:
+        return 0 <= start and start + hop <= len(audio) and float(np.abs(audio[start : start + hop]).max()) < _QUIET
+
+    onset = offset = cut
+    while cut - onset < reach * hop and quiet(onset - hop):
+        onset -= hop
+    while offset - cut < reach * hop and quiet(offset):
+        offset += hop
+    return [onset, offset]
