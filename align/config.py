@@ -86,7 +86,7 @@ class TrainConfig:
     seed: int = 0
     """Seeds the training: rollouts, batches, sampling."""
     rewards: dict[str, float] = field(default_factory=dict)
-    """Reward term -> weight. A term is a registered name, or `path/to/file.py:name`."""
+    """Reward term -> weight; 0 leaves it out. A term is a registered name, or `path/to/file.py:name`."""
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)

@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, cast
 
 import numpy as np
+import torch
 
 from align import rollout
 from align.curriculum import by_axis
@@ -31,7 +32,7 @@ from align.policies.moshi.policy import MoshiPolicy
 from envs import agents
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
-from envs.errors import UptakeError, nearest
+from envs.errors import UptakeError
 from envs.event import EVENT_TYPES
 from envs.pack import Pack
 from envs.scenario import Scenario
@@ -76,11 +77,8 @@ HEADLINE = (
 AXIS_ORDER = ("pause", "turn", "backchannel", "interruption", "continue")
 
 
-class Agent(Protocol):
-    """A scripted agent of `envs.agents`."""
-
-    def act(self, mic: np.ndarray) -> np.ndarray:
-        """Microphone frames (B, F) -> played frames (B, F)."""
+Scripted = Callable[[DuplexVectorEnv], agents.Agent]
+"""Makes a scripted agent for an environment."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ class Evaluation:
 
 
 def evaluate(
-    system: DuplexPolicy | Agent,
+    system: DuplexPolicy | Scripted,
     pack: Pack,
     split: str = "test",
     *,
@@ -191,15 +189,18 @@ def evaluate(
 
 
 def play(
-    system: DuplexPolicy | Agent, pack: Pack, keys: Sequence[Key], *, split: str, seed: int, frames: int
+    system: DuplexPolicy | Scripted, pack: Pack, keys: Sequence[Key], *, split: str, seed: int, frames: int
 ) -> list[Episode]:
     """Play conversations side by side and return their records, in the order of `keys`."""
     env = DuplexVectorEnv(pack, len(keys), split=split, frames=frames)
     scenarios, variants = [scenario for scenario, _ in keys], [variant for _, variant in keys]
-    if not hasattr(system, "act"):
-        seeds = [policy_seed(seed, *key) for key in keys]
-        return rollout.collect(system, env, scenarios, variants, 1, seeds, frames, env_seed=seed).episodes
-    return agents.play(system, env, scenarios, variants, frames, seed=seed)
+    if callable(system):
+        return agents.converse(env, system(env), seed, {"scenario": scenarios, "variant": variants})
+    seeds = [policy_seed(seed, *key) for key in keys]
+    played = rollout.collect(system, env, scenarios, variants, 1, seeds, frames, env_seed=seed)
+    for episode in played.episodes:
+        episode.meta["text_stream"] = True  # no words then means that it said none
+    return played.episodes
 
 
 def policy_seed(seed: int, scenario: str, variant: int) -> int:
@@ -309,23 +310,16 @@ def write_json(value: Mapping[str, Any], path: Path) -> None:
     os.replace(partial, path)
 
 
-BASELINES: Mapping[str, Callable[[Pack], Agent]] = {
-    "silent": lambda pack: agents.Silent(),
-    "always_talking": lambda pack: agents.AlwaysTalking(pack),
-    "always_backchannel": lambda pack: agents.AlwaysBackchannel(pack),
-    "metronome": lambda pack: agents.Metronome(pack),
-    "vad_200": lambda pack: agents.EnergyVad(pack, ms=200),
-    "vad_700": lambda pack: agents.EnergyVad(pack, ms=700),
-    "oracle": lambda pack: agents.Oracle(pack),
+BASELINES: Mapping[str, Scripted] = {
+    "silent": lambda env: agents.Silent(env.num_envs, env.pack),
+    "always_talking": lambda env: agents.AlwaysTalking(env.num_envs, env.pack),
+    "always_backchannel": lambda env: agents.AlwaysBackchannel(env.num_envs, env.pack),
+    "metronome": lambda env: agents.Metronome(env.num_envs, env.pack),
+    "vad_200": lambda env: agents.EnergyVad(env.num_envs, env.pack, ms=200),
+    "vad_700": lambda env: agents.EnergyVad(env.num_envs, env.pack, ms=700),
+    "oracle": lambda env: agents.Oracle(env.num_envs, env.pack, env),
 }
 """Scripted agents by the name that a configuration gives them."""
-
-
-def baseline(name: str, pack: Pack) -> Agent:
-    """A scripted agent by name; raises `UptakeError` naming the nearest one."""
-    if name not in BASELINES:
-        raise UptakeError(f"no scripted agent '{name}'{nearest(name, BASELINES)}")
-    return BASELINES[name](pack)
 
 
 def load_policy(name: str) -> DuplexPolicy:
@@ -344,7 +338,10 @@ def load_policy(name: str) -> DuplexPolicy:
         folder = folder / "policy"
     if not folder.is_dir():
         raise UptakeError(f"no checkpoint '{name}': not a folder; give `pocket`, a checkpoint folder or a run folder")
-    return MoshiPolicy.load(folder)
+    policy = MoshiPolicy.load(folder)
+    if torch.cuda.is_available():
+        policy.model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
+    return cast(DuplexPolicy, policy)
 
 
 def _row(name: str, found: Comparison, cases: int | None) -> dict[str, Any]:

@@ -49,8 +49,8 @@ def write_report(run: Path) -> Path:
             "<main>",
             _headline(result),
             _table(result),
-            _curves(metrics),
             _conversations(run, result),
+            _curves(metrics),
             f"<h2>Configuration</h2><details><summary>every field of this run</summary><pre><code>{escape(config)}"
             "</code></pre></details>"
             if config
@@ -137,7 +137,7 @@ def _table(result: Mapping[str, Any]) -> str:
     rows = []
     for row in result["rows"]:
         wish = {"higher": "higher is better", "lower": "lower is better"}.get(row["better"], "for information")
-        over = f", {row['n']} scenarios" if row["n"] else ""
+        over = f", {row['n']} scenario{'s' * (row['n'] != 1)}" if row["n"] else ""
         others = "".join(
             f'<td class="sub">{number(system["values"].get(row["measure"]), row["unit"])}</td>' for system in systems
         )
@@ -146,7 +146,7 @@ def _table(result: Mapping[str, Any]) -> str:
             f'<th scope="row" title="{escape(row["text"])}">{escape(row["label"])}<small>{wish}{over}</small></th>'
             f'<td class="main">{number(row["before"], row["unit"])}</td>'
             f'<td class="main">{number(row["after"], row["unit"])}</td>'
-            f"<td>{change(row['delta'], row['unit'])}</td><td>{interval(row)}</td><td>{_whisker(row)}</td>"
+            f"<td>{change(row['delta'], row['unit'])}<small>{interval(row)}</small></td><td>{_whisker(row)}</td>"
             f'<td><span class="mark {row["verdict"]}">{MARKS[row["verdict"]]}</span></td>{others}</tr>'
         )
     return (
@@ -154,8 +154,8 @@ def _table(result: Mapping[str, Any]) -> str:
         "<table><caption>Means over the conversations that a measure applies to. Δ and its 95 % interval come from a "
         "paired bootstrap that draws whole scenarios. The grey columns are scripted agents in the same conversations."
         '</caption><thead><tr><th scope="col" style="text-align:left">Measure</th><th scope="col">Before</th>'
-        '<th scope="col">After</th><th scope="col">Δ</th><th scope="col">95 % interval</th>'
-        '<th scope="col"><span aria-label="interval, drawn">around zero</span></th><th scope="col">Verdict</th>'
+        '<th scope="col">After</th><th scope="col">Δ<small>95 % interval</small></th>'
+        '<th scope="col"><span aria-label="the interval, drawn around zero"></span></th><th scope="col">Verdict</th>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -179,7 +179,8 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
     names: list[str] = []
     for prefix in CURVES:
         for key in sorted({key for line in metrics for key in line}):
-            if (key == prefix or (prefix.endswith("/") and key.startswith(prefix))) and key not in names:
+            wanted = key == prefix or (prefix.endswith("/") and key.startswith(prefix))
+            if wanted and key not in names and not key.endswith("_std"):
                 names.append(key)
     figures = []
     for name in names:

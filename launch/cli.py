@@ -103,11 +103,16 @@ def pack_check(pack: Annotated[str, typer.Argument(help="`core` or the path of a
 @pack_app.command("build")
 def pack_build(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    engine: Annotated[str, typer.Option(help="kokoro or flite.")] = "kokoro",
+    voices: Annotated[Path | None, typer.Option(help="The folder of Kokoro's voices (*.bin).")] = None,
+    source: Annotated[Path | None, typer.Option(help="Other texts than the core pack's, in the same form.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="In how many voices each training text is said.")] = 1,
+    cache: Annotated[Path, typer.Option(help="Where rendered speech is kept.")] = Path(".speech-cache"),
 ) -> None:
-    """Build the core pack from its texts with the installed text-to-speech (pip install 'uptake[build]')."""
+    """Build a pack from its texts with the installed text-to-speech (pip install 'uptake[build]')."""
     from launch.packs import run_build
 
-    run_build(out)
+    run_build(out, engine=engine, voices=voices, source=source, repeats=repeats, cache=cache)
 
 
 @scenario_app.command("check")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.errors import UptakeError
+from launch.terminal import make_console
 from launch.threads import available
 
 FREE_DISK = 2 * 2**30  # bytes that a quickstart may need for checkpoints, episodes and the report
@@ -22,7 +23,7 @@ FREE_MEMORY = 6 * 2**30
 
 def run_doctor(console: Console | None = None) -> bool:
     """Print one line a check and return whether nothing is wrong."""
-    console = console or Console()
+    console = console or make_console()
     table = Table(show_header=False, box=None, pad_edge=False)
     good = True
     for name, check in CHECKS:
@@ -91,7 +92,11 @@ def _pack() -> str:
 def _policy() -> str:
     from align.evaluation import load_policy
 
-    return f"pocket, {load_policy('pocket').parameters / 1e6:.1f} M parameters"
+    policy = load_policy("pocket")
+    count = sum(parameter.numel() for parameter in policy.model.parameters())
+    return (
+        f"pocket, {count / 1e6:.1f} M parameters, {policy.spec.frame / policy.spec.sample_rate * 1000:.0f} ms a frame"
+    )
 
 
 CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (

@@ -9,8 +9,7 @@ from rich.console import Console
 
 from align.evaluation import (
     BASELINES,
-    Agent,
-    baseline,
+    Scripted,
     evaluate,
     load_policy,
     play,
@@ -20,12 +19,12 @@ from align.evaluation import (
 from align.policies.base import DuplexPolicy
 from align.report import stereo, timeline_png
 from envs.pack import Pack
-from launch.terminal import counting, single_table
+from launch.terminal import counting, make_console, single_table
 
 
-def find_system(name: str, pack: Pack) -> DuplexPolicy | Agent:
+def find_system(name: str) -> DuplexPolicy | Scripted:
     """A scripted agent by name, else a policy by name or path."""
-    return baseline(name, pack) if name in BASELINES else load_policy(name)
+    return BASELINES[name] if name in BASELINES else load_policy(name)
 
 
 def run_evaluation(
@@ -41,9 +40,9 @@ def run_evaluation(
     console: Console | None = None,
 ) -> None:
     """Measure one policy or scripted agent on a split; print the figures, and write them if `out` is given."""
-    console = console or Console()
+    console = console or make_console()
     pack = Pack.load(pack_path)
-    system = find_system(policy, pack)
+    system = find_system(policy)
     with counting(console, f"measuring {policy}", variants * len(pack.scenarios(split))) as advance:
         found = evaluate(
             system, pack, split, name=policy, variants=variants, seed=seed, frames=frames, batch=batch, on_done=advance
@@ -67,11 +66,11 @@ def run_rollout(
     console: Console | None = None,
 ) -> None:
     """Play one conversation; write its record, `timeline.png` and `stereo.flac` (left the user, right the agent)."""
-    console = console or Console()
+    console = console or make_console()
     pack = Pack.load(pack_path)
     split = pack.scenario(scenario).split
     episode = play(
-        find_system(policy, pack), pack, [(scenario, variant)], split=split, seed=seed, frames=frames
+        find_system(policy), pack, [(scenario, variant)], split=split, seed=seed, frames=frames
     )[0]  # fmt: skip
     episode.save(out)
     (out / "timeline.png").write_bytes(timeline_png(episode)[0])

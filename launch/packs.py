@@ -8,34 +8,90 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.clock import CLOCK
+from envs.errors import UptakeError
 from envs.pack import SPLITS, Pack
 from envs.scenario import load_scenarios
+from envs.synthesis import texts
+from envs.synthesis.build import build
+from envs.synthesis.engines import Engine, Flite, Kokoro
+from launch.terminal import counting, make_console
+
+ENGINES = ("kokoro", "flite")
 
 
 def run_check(path: str, console: Console | None = None) -> None:
     """Load a pack, decode every clip, and print what is in it. Raises `UptakeError` naming the first broken file."""
-    console = console or Console()
+    console = console or make_console()
     pack = Pack.load(path)
-    for clip in pack.clips.values():
+    for clip in pack.clips():
         clip.pcm  # noqa: B018  decoding is the check
     table = Table(title=f"{pack.name} {pack.version}, {pack.hash[:16]}", title_justify="left")
     for name in ("split", "scenarios", "user clips", "voices", "minutes"):
         table.add_column(name, justify="left" if name == "split" else "right")
     for split in (*SPLITS, "all"):
-        clips = [clip for clip in pack.clips.values() if clip.split == split and clip.kind == "user"]
+        clips = [clip for clip in pack.clips() if clip.split == split and clip.kind == "user"]
         seconds = sum(CLOCK.seconds(clip.samples) for clip in clips)
         scenarios = len(pack.scenarios(split)) if split in SPLITS else 0
         voices = {clip.voice for clip in clips if clip.voice}
         table.add_row(split, str(scenarios), str(len(clips)), str(len(voices)), f"{seconds / 60:.1f}")
     console.print(table)
     size = sum(file.stat().st_size for file in pack.folder.rglob("*") if file.is_file())
-    agents = len(pack.clips) - len([clip for clip in pack.clips.values() if clip.kind == "user"])
-    console.print(f"{len(pack.clips)} clips ({agents} of scripted agents), {size / 2**20:.1f} MiB: no fault")
+    agents = len(pack.clips()) - len([clip for clip in pack.clips() if clip.kind == "user"])
+    console.print(f"{len(pack.clips())} clips ({agents} of scripted agents), {size / 2**20:.1f} MiB: no fault")
 
 
 def run_scenario_check(file: Path, console: Console | None = None) -> None:
     """Read a scenario file. Raises `UptakeError` with file and line for the first mistake."""
-    console = console or Console()
+    console = console or make_console()
     for scenario in load_scenarios(file):
         items = ", ".join(f"{item.id} ({item.type})" for item in scenario.script)
         console.print(f"[green]ok[/] {scenario.id}, {scenario.split}: {items}", highlight=False)
+
+
+def run_build(
+    out: Path,
+    *,
+    engine: str,
+    voices: Path | None,
+    source: Path | None,
+    repeats: int,
+    cache: Path,
+    console: Console | None = None,
+) -> None:
+    """Render a pack from its texts.
+
+    Args:
+        out: the folder to write.
+        engine: one of `ENGINES`.
+        voices: the folder of Kokoro's voices.
+        source: texts, voices and topics; None: those of the core pack.
+        repeats: in how many voices each training text is said.
+        cache: rendered speech, so that an interrupted build goes on where it stopped.
+
+    Raises:
+        UptakeError: the engine, its voices or the aligner are not installed.
+    """
+    console = console or make_console()
+    said = 0
+    with counting(console, "rendering", 0) as advance:
+
+        def report(done: int, total: int, what: str) -> None:
+            nonlocal said
+            advance(done - said, total)
+            said = done
+
+        try:
+            build(source or texts.SOURCE, out, _engine(engine, voices), cache, {"train": repeats}, report=report)
+        except ModuleNotFoundError as error:
+            raise UptakeError(f"building a pack needs '{error.name}'; run: pip install 'uptake[build]'") from error
+    run_check(str(out), console)
+
+
+def _engine(name: str, voices: Path | None) -> Engine:
+    if name == "flite":
+        return Flite()
+    if name != "kokoro":
+        raise UptakeError(f"no engine '{name}'; use one of {', '.join(ENGINES)}")
+    if voices is None:
+        raise UptakeError("kokoro needs its voices: --voices FOLDER; `npm pack kokoro-js@1.2.1` holds them in voices/")
+    return Kokoro(voices)

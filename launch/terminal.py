@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,53 +13,67 @@ from rich.table import Table
 
 from align.report import MARKS, change, interval, number
 
+WIDE = 170
+"""Columns that a comparison with the scripted agents beside it needs."""
 _COLOURS = {"better": "green", "worse": "bold red", "unchanged": "dim", "moved": "yellow", "": "dim"}
 
 
-def comparison_table(result: Mapping[str, Any]) -> Table:
-    """Before, after, Δ with its interval and the verdict; the scripted agents on the right."""
-    run = result["run"]
-    table = Table(
-        title=f"{run['episodes']} conversations of the {run['split']} split, same users and seeds on both sides",
-        title_justify="left",
-    )
-    table.add_column("measure")
-    for name in ("before", "after", "Δ", "95 % interval"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for system in result["systems"]:
-        table.add_column(system["label"], justify="right", style="dim")
-    for row in result["rows"]:
-        unit = row["unit"]
-        arrow = {"higher": " ↑", "lower": " ↓"}.get(row["better"], "")
-        table.add_row(
-            f"[bold]{row['label']}[/]{arrow}" if row["headline"] else f"{row['label']}{arrow}",
-            number(row["before"], unit),
-            number(row["after"], unit),
-            change(row["delta"], unit),
-            interval(row).replace("[", r"\["),
-            f"[{_COLOURS[row['verdict']]}]{MARKS[row['verdict']]}[/]",
-            *(number(system["values"].get(row["measure"]), unit) for system in result["systems"]),
-        )
-    return table
+def make_console() -> Console:
+    """A console as wide as its terminal, or wide enough for the tables when the output goes to a file."""
+    return Console() if sys.stdout.isatty() else Console(width=WIDE)
 
 
-def single_table(label: str, rows: list[Mapping[str, Any]]) -> Table:
+def comparison_tables(result: Mapping[str, Any], width: int) -> list[Table]:
+    """Before, after, Δ with its interval and the verdict; the scripted agents beside it, or below if it is narrow."""
+    run, rows, systems = result["run"], result["rows"], result["systems"]
+    labels = [_label(row) for row in rows]
+    columns = {
+        "before": [number(row["before"], row["unit"]) for row in rows],
+        "after": [number(row["after"], row["unit"]) for row in rows],
+        "Δ": [change(row["delta"], row["unit"]) for row in rows],
+        "95 % interval": [interval(row).replace("[", r"\[") for row in rows],
+        "verdict": [f"[{_COLOURS[row['verdict']]}]{MARKS[row['verdict']]}[/]" for row in rows],
+    }
+    scripted = {
+        system["label"]: [number(system["values"].get(row["measure"]), row["unit"]) for row in rows]
+        for system in systems
+    }
+    title = f"{run['episodes']} conversations of the {run['split']} split, same users and seeds on both sides"
+    if width >= WIDE or not scripted:
+        return [_table(title, labels, columns | scripted)]
+    return [_table(title, labels, columns), _table("scripted agents in the same conversations", labels, scripted)]
+
+
+def single_table(label: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """One system's figures."""
-    table = Table()
-    table.add_column("measure")
-    table.add_column(label, justify="right")
-    table.add_column("95 % interval", justify="right")
-    for row in rows:
-        unit = row["unit"]
-        around = "" if row["low"] is None else f"\\[{number(row['low'], unit)}, {number(row['high'], unit)}]"
-        table.add_row(row["label"], number(row["value"], unit), around)
+    columns = {
+        label: [number(row["value"], row["unit"]) for row in rows],
+        "95 % interval": [
+            "" if row["low"] is None else rf"\[{number(row['low'], row['unit'])}, {number(row['high'], row['unit'])}]"
+            for row in rows
+        ],
+    }
+    return _table("", [row["label"] for row in rows], columns)
+
+
+def _table(title: str, labels: Sequence[str], columns: Mapping[str, Sequence[str]]) -> Table:
+    table = Table(title=title or None, title_justify="left")
+    table.add_column("measure", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="left" if name == "verdict" else "right", no_wrap=True)
+    for cells in zip(labels, *columns.values(), strict=True):
+        table.add_row(*cells)
     return table
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    arrow = {"higher": " ↑", "lower": " ↓"}.get(row["better"], "")
+    return f"[bold]{row['label']}[/]{arrow}" if row["headline"] else f"{row['label']}{arrow}"
 
 
 @contextmanager
-def counting(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar for `total` steps; yields a function that says how many steps more are done."""
+def counting(console: Console, what: str, total: int) -> Iterator[Callable[..., None]]:
+    """A progress bar; yields a function that takes how many steps more are done and, if it has changed, the total."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -67,6 +82,10 @@ def counting(console: Console, what: str, total: int) -> Iterator[Callable[[int]
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=total)
-        yield lambda steps: progress.advance(task, steps)
+
+        def advance(steps: int, out_of: int | None = None) -> None:
+            progress.update(task, advance=steps, total=out_of)
+
+        yield advance

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from align import curriculum
 from align.config import TrainConfig, dump_config, load_config, save_config
-from align.evaluation import BASELINES, Evaluation, baseline, compare, evaluate, examples, load_policy, write_json
+from align.evaluation import BASELINES, Evaluation, compare, evaluate, examples, load_policy, write_json
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
 from align.report import write_report
@@ -35,7 +35,7 @@ from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError, nearest
 from envs.pack import Pack
 from envs.scenario import Scenario
-from launch.terminal import comparison_table, counting
+from launch.terminal import comparison_tables, counting, make_console
 from rewards.compose import Composition
 
 FREE_DISK = 500 * 2**20
@@ -57,7 +57,7 @@ def run_training(
             use already, or none to resume.
     """
     started = time.perf_counter()
-    console = console or Console()
+    console = console or make_console()
     config = load_config(name_or_path, overrides)
     job = prepare(config)
     if dry_run:
@@ -95,7 +95,7 @@ def run_training(
         seed=config.evaluation.seed,
     )
     write_json(result, folder / "eval.json")
-    console.print(comparison_table(result))
+    console.print(*comparison_tables(result, console.width), sep="\n")
     report = write_report(folder)
     console.print(f"{duration(time.perf_counter() - started)}, everything included")
     console.print(f"report: [bold]{report.resolve()}[/]", soft_wrap=True)
@@ -120,9 +120,7 @@ def prepare(config: TrainConfig) -> Job:
     for name in config.evaluation.baselines:
         if name not in BASELINES:
             raise UptakeError(f"evaluation.baselines: no scripted agent '{name}'{nearest(name, BASELINES)}")
-    if not config.rewards:
-        raise UptakeError("rewards: none given; name at least one, for example rewards.pause_handling=1.0")
-    composition = Composition(config.rewards)
+    composition = Composition({term: weight for term, weight in config.rewards.items() if weight})
     pack = Pack.load(config.pack)
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
@@ -143,12 +141,12 @@ def claim(folder: Path, config: TrainConfig, resume: bool) -> None:
         raise UptakeError(f"{folder}: no run to resume; start it without --resume")
     if resume:
         old = load_config(str(folder / "config.yaml"))
-        changed = [line for line in dump_config(config).splitlines() if line not in dump_config(old).splitlines()]
-        if changed:
-            raise UptakeError(
-                f"{folder} was started with another configuration (now: {changed[0].strip()}); resume it with the "
-                "first one, or start another run with name=NAME"
-            )
+        for name in ("policy", "pack", "seed", "rewards", "evaluation"):  # grpo.train compares its own section
+            if getattr(old, name) != getattr(config, name):
+                raise UptakeError(
+                    f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
+                    "resume it as it was, or start another run with name=NAME"
+                )
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < FREE_DISK:
@@ -160,19 +158,18 @@ def claim(folder: Path, config: TrainConfig, resume: bool) -> None:
 
 
 def measure(job: Job, name: str, folder: Path | None, console: Console) -> Evaluation:
-    """Play the split with the policy ("before", "after") or a scripted agent, or read what was measured already.
+    """Play the split with the policy ("before", "after") or a scripted agent.
 
     With a folder, the figures are kept in `<name>/evaluation.json` and the report's conversations in
-    `episodes/<name>/`.
+    `episodes/<name>/`; what was measured before training is not measured again.
     """
     settings = job.config.evaluation
-    if folder is not None and (folder / name / "evaluation.json").is_file():
+    if folder is not None and name == "before" and (folder / name / "evaluation.json").is_file():
         return Evaluation.load(folder / name / "evaluation.json")
-    scripted = name in BASELINES
     keep = () if folder is None else examples(job.scenarios, settings.conversations)
     with counting(console, f"measuring {name.replace('_', ' ')}", settings.variants * len(job.scenarios)) as advance:
         evaluation = evaluate(
-            baseline(name, job.pack) if scripted else job.policy,
+            BASELINES.get(name, job.policy),
             job.pack,
             settings.split,
             name=name,
