@@ -88,7 +88,7 @@ def _quantile(values: np.ndarray, weights: np.ndarray, q: float) -> np.ndarray:
 def paired_score(figures: Mapping[str, np.ndarray]) -> np.ndarray:
     """The headline: harmonic mean of three abilities in [0, 1], each of which is at most 0.5 for a constant policy.
 
-    * **floor** = (`pair_hold` + `pair_reply`) / 2: balanced accuracy of "take the turn within 1.5 s of a silence" on
+    * **floor** = (`pair_hold` + `pair_reply`) / 2: balanced accuracy of "take the turn within 1.0 s of a silence" on
       pauses (must not) and ends of turns (must). Same decision rule and same window on both, so a policy that does not
       tell them apart has hold + reply <= 1.
     * **barge-in** = (`pair_yield` + `pair_persist`) / 2: balanced accuracy of "fall silent (> 0.32 s) within 1.5 s of

@@ -45,7 +45,8 @@ def term_values(verdicts: Iterable[Verdict]) -> dict[str, float | None]:
 class Composition:
     """Weighted terms. Weights apply in `total`, never inside a verdict, so a trainer may normalise each term alone.
 
-    Raises `UptakeError` for an unknown term and for a weight that is not positive and finite.
+    A weight of 0 leaves the term out. Raises `UptakeError` for an unknown term, for a negative or infinite weight and
+    when nothing is left.
     """
 
     terms: Mapping[str, float]
@@ -57,20 +58,23 @@ class Composition:
     """By the reward's own name, which a path may spell otherwise."""
 
     def __post_init__(self) -> None:
-        if not self.terms:
-            raise UptakeError("rewards: no terms; name at least one, for instance {turn_taking: 1.0}")
         weights: dict[str, float] = {}
         rewards = []
         for name, weight in self.terms.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
-                raise UptakeError(f"rewards: weight of {name!r} is {weight!r}; give a positive number, or leave it out")
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+                raise UptakeError(
+                    f"rewards: weight of {name!r} is {weight!r}; give a positive number, or 0 to leave it out"
+                )
             found = get(name)
             if found.name in weights:
                 raise UptakeError(f"rewards: {found.name!r} is named twice; keep one")
-            rewards.append(found)
             weights[found.name] = float(weight)
+            if weight:
+                rewards.append(found)
+        if not rewards:
+            raise UptakeError("rewards: no terms; give at least one a weight, for instance {turn_taking: 1.0}")
         object.__setattr__(self, "rewards", tuple(rewards))
-        object.__setattr__(self, "weights", weights)
+        object.__setattr__(self, "weights", {name: weight for name, weight in weights.items() if weight})
 
     def score(self, episode: Episode, transcript: Sequence[Word] | None = None) -> list[Verdict]:
         """Every term on every event of its types, in the order of events, then of terms.

@@ -25,8 +25,11 @@ from rewards.view import TURN_SECONDS, EpisodeView, is_user_turn
 
 __all__ = ["MEASURES", "Measure", "Measurement", "aggregate", "measure", "paired_score"]
 
-DECISION_SECONDS = 1.5
-"""Window of the paired decisions: the same on both twins."""
+FLOOR_SECONDS = 1.0
+"""Window of the paired decision about the floor, on both twins: longer, and the end of a turn would often fall into
+the window of a pause, which then could not be judged."""
+STOP_SECONDS = 1.5
+"""Window of the paired decision about going on, on both twins."""
 CENSOR_SECONDS = 4.0
 """A stop that has not come by then counts as this late."""
 
@@ -67,8 +70,8 @@ MEASURES: Mapping[str, Measure] = {
     "similarity": Measure(1, "", "of answers to the nearest reference"),
     "repetition": Measure(-1, "share", "3-grams of all that the agent says that it has said before"),
     "talk_ratio": Measure(0, "share", "time in which the agent speaks"),
-    "pair_hold": Measure(1, "share", "paired decision: no turn taken within 1.5 s of a pause's onset"),
-    "pair_reply": Measure(1, "share", "paired decision: a turn taken within 1.5 s of the end of a turn"),
+    "pair_hold": Measure(1, "share", "paired decision: no turn taken within 1 s of a pause's onset"),
+    "pair_reply": Measure(1, "share", "paired decision: a turn taken within 1 s of the end of a turn"),
     "pair_yield": Measure(1, "share", "paired decision: silent within 1.5 s of a barge-in's onset, having talked"),
     "pair_persist": Measure(1, "share", "paired decision: not so on a user backchannel"),
 }
@@ -122,12 +125,12 @@ def measure(episode: Episode, transcript: Sequence[Word] | None = None) -> dict[
 
 
 def takes_turn(view: EpisodeView, sample: int) -> bool | None:
-    """The paired decision about the floor: a turn that begins from 0.2 s before a sample to 1.5 s after it.
+    """The paired decision about the floor: a turn that begins from 0.2 s before a sample to 1.0 s after it.
 
     None when a turn was already running: then the agent decided nothing here, and is right on neither twin.
     """
     start = sample + view.samples(EARLY_SECONDS)
-    stop = sample + view.samples(DECISION_SECONDS)
+    stop = sample + view.samples(FLOOR_SECONDS)
     if any(turn.onset < start < turn.offset for turn in view.turns):
         return None
     return any(start <= turn.onset < stop for turn in view.turns)
@@ -137,7 +140,7 @@ def falls_silent(view: EpisodeView, sample: int) -> bool | None:
     """The paired decision about going on: silence of more than 0.32 s within 1.5 s. None when it was not talking."""
     if view.utterance_at(sample) is None:
         return None
-    return view.longest_silence(sample, sample + view.samples(DECISION_SECONDS)) > GAP_SECONDS
+    return view.longest_silence(sample, sample + view.samples(STOP_SECONDS)) > GAP_SECONDS
 
 
 def _seen(view: EpisodeView, sample: int, seconds: float) -> bool:
@@ -149,9 +152,9 @@ def _pause(view: EpisodeView, event: Event, tally: _Tally) -> None:
     if view.end >= end:
         tally.add("pause_takeover", any(u.onset < end and u.offset > event.onset for u in view.turns))
     # When the user's turn ends inside the decision window, taking it there may be right: no decision to judge.
-    window = event.onset + view.samples(DECISION_SECONDS)
+    window = event.onset + view.samples(FLOOR_SECONDS)
     over = [e.offset for e in view.events if is_user_turn(e) and e.onset <= event.onset and e.offset >= event.offset]
-    if _seen(view, event.onset, DECISION_SECONDS + TURN_SECONDS) and all(
+    if _seen(view, event.onset, FLOOR_SECONDS + TURN_SECONDS) and all(
         offset + view.samples(EARLY_SECONDS) >= window for offset in over
     ):
         tally.add("pair_hold", takes_turn(view, event.onset) is False)
@@ -169,7 +172,7 @@ def _turn(view: EpisodeView, event: Event, tally: _Tally) -> None:
         elif response is not None and response.real:
             tally.lists["fto_s"].append(response.offset_s)
         tally.add("turn_response", early is None and response is not None and response.real)
-    if _seen(view, event.offset, DECISION_SECONDS + TURN_SECONDS):
+    if _seen(view, event.offset, FLOOR_SECONDS + TURN_SECONDS):
         tally.add("pair_reply", takes_turn(view, event.offset) is True)
 
 
@@ -194,7 +197,7 @@ def _monologue(view: EpisodeView, event: Event, tally: _Tally) -> None:
 
 
 def _barge_in(view: EpisodeView, event: Event, tally: _Tally) -> None:
-    if _seen(view, event.onset, DECISION_SECONDS):
+    if _seen(view, event.onset, STOP_SECONDS):
         tally.add("pair_yield", falls_silent(view, event.onset) is True)
     latency = stop_latency(view, event)
     sem = event.anchors.get("sem", event.onset)
@@ -219,7 +222,7 @@ def _continue(view: EpisodeView, event: Event, tally: _Tally) -> None:
     end = event.offset + view.samples(AFTER_SECONDS)
     if view.end >= end and view.utterance_at(event.onset) is not None:
         tally.add("false_stop", view.longest_silence(event.onset, end) > GAP_SECONDS)
-    if event.type == "D1" and _seen(view, event.onset, DECISION_SECONDS):
+    if event.type == "D1" and _seen(view, event.onset, STOP_SECONDS):
         tally.add("pair_persist", falls_silent(view, event.onset) is False)
 
 

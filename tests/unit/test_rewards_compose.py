@@ -130,6 +130,12 @@ def test_what_does_not_apply_is_masked_and_not_counted_as_zero():
     assert composition.total(verdicts) == 1.0
 
 
+def test_a_weight_of_zero_leaves_a_term_out():
+    composition = Composition({"turn_taking": 1.0, "pause_handling": 0})
+    assert set(composition.weights) == {"turn_taking"}
+    assert composition.score(conversation([], [event("B1", 2, 3)])) == []
+
+
 def test_the_total_is_the_weighted_mean_of_the_terms_means():
     composition = Composition({"turn_taking": 1.0, "pause_handling": 3.0})
     episode = conversation([(4.3, 6.3)], [event("B1", 2, 3), event("A1", 1, 4), event("A1", 10, 11)], seconds=15)
