@@ -6,10 +6,9 @@
 
 A clip in `pack.json`: ``id: {"file": "audio/x.flac", "sha256": hex, "samples": n, "text": "...",
 "words": [["Hello", on, off], ...], "voice": "v1", "split": "train"|"dev"|"test"|"all", "kind": ...}`` and, where they
-apply, ``"pauses": [[on, off], ...]`` (the speaker's own silences, or places where the clip can be cut), ``"topic"``
-(what it is about) and ``"answers": [topic, ...]`` (what an agent clip is an answer to). Times are samples of the clip.
-Kinds: `agent` and `agent_backchannel` are what scripted agents say; any other word (`question`, `dictation`, `cough`,
-...) belongs to the user's side.
+apply, ``"pauses": [[on, off], ...]`` (the speaker's own silences, or places where the clip can be cut) and
+``"answers": [topic, ...]`` (what an agent clip is an answer to). Times are samples of the clip. Kinds: `agent` and
+`agent_backchannel` are what scripted agents say; any other word (`user`, `cough`, ...) belongs to the user's side.
 
 Hashes, headers, words and every scenario's references are checked when a pack is loaded, so that a broken pack stops a
 run before it starts; audio is decoded when a clip is first used.
@@ -54,8 +53,6 @@ class Clip:
     voice: str = ""
     split: str = "all"
     kind: str = "user"
-    topic: str = ""
-    """What it is about."""
     pauses: tuple[tuple[int, int], ...] = ()
     """The speaker's own silences within the clip; onset and offset may be equal where it can only be cut."""
     answers: tuple[str, ...] = ()
@@ -78,23 +75,6 @@ class Clip:
         audio = from_pcm16(self.pcm)
         audio.setflags(write=False)
         return audio
-
-    def part(self, first: int, last: int) -> tuple[np.ndarray, tuple[Word, ...]]:
-        """The audio (n,) float32 between pauses, parts `first` to `last - 1`, and its words timed from its start.
-
-        A clip with p pauses has p + 1 parts: ``part(0, 1)`` ends where the first pause begins.
-        """
-        count = len(self.pauses) + 1
-        if not 0 <= first < last <= count:
-            raise UptakeError(f"clip {self.id!r} has {count} parts, so there is no part {first} to {last}")
-        start = self.pauses[first - 1][1] if first else 0
-        end = self.pauses[last - 1][0] if last < count else self.samples
-        words = tuple(
-            Word(w.text, max(w.onset, start) - start, min(w.offset, end) - start)
-            for w in self.words
-            if start <= (w.onset + w.offset) // 2 < end
-        )
-        return self.audio[start:end], words
 
     def silence_at(self, cut: Cut) -> tuple[int, int]:
         """[onset, offset) in samples of the clip's own silence at a cut; raises IndexError where there is none."""
@@ -270,7 +250,6 @@ def _clip(index: Path, name: str, spec: Any) -> Clip:
             voice=str(spec.get("voice", "")),
             split=str(spec.get("split", "all")),
             kind=str(spec.get("kind", "user")),
-            topic=str(spec.get("topic", "")),
             pauses=tuple((int(on), int(off)) for on, off in spec.get("pauses", ())),
             answers=tuple(str(topic) for topic in spec.get("answers", ())),
         )

@@ -65,7 +65,7 @@ def draw(episode: Episode, verdicts: Sequence[Judged] = (), title: str = "") -> 
         level = -2.25 - 0.34 * row
         axes.plot([start, max(end, start + 0.02)], [level, level], color=colour, linewidth=3, solid_capstyle="butt")
         axes.text(start, level + 0.05, _label(verdict), color=colour, fontsize=7, va="bottom", ha="left")
-    axes.set_xlim(0, episode.seconds)
+    axes.set_xlim(0, max(episode.seconds, episode.clock.frame_seconds))
     axes.set_ylim(-2.1 - 0.34 * lanes, 2.45)
     axes.set_yticks([1.0, -1.0], ["user", "agent"])
     axes.set_xlabel("seconds")

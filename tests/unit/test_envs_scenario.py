@@ -1,0 +1,263 @@
+"""Scenario files and packs: what loads, and what an error says."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs.errors import UptakeError
+from envs.pack import Pack, sha256_of
+from envs.scenario import json_schema, load_scenario, load_scenarios, parse_scenarios
+from tests.packs import SCENARIOS, tiny_pack, write_tiny_pack
+
+MINIMAL = """\
+schema: duplex.scenario/1
+id: a
+split: train
+vars: {gap: {dist: uniform, a: 0.1, b: 0.5}}
+user:
+  script:
+    - {id: ask, type: A1, clip: ask, at: 1.0s}
+    - {id: cut, type: C1, clip: but, when: {agent: speaking, for: $gap, after: ask}}
+expect:
+  - {event: ask, agent: responds, within: {full: 0.5, zero: 1.0}}
+"""
+
+
+def test_times_may_have_units_and_variables_are_known_by_name():
+    (scenario,) = parse_scenarios(MINIMAL.replace("1.0s", "750ms"))
+    assert scenario.script[0].trigger.at == 0.75
+    assert scenario.script[1].trigger.hold == "$gap"
+    assert scenario.seed_group == "a" and scenario.expected("ask")[0].agent == "responds"
+
+
+@pytest.mark.parametrize(
+    "old, new, line, message",
+    [
+        ("split: train", "split: trian", 3, "did you mean 'train'"),
+        ("split: train", "splitt: train", 3, "unknown key 'splitt'.*did you mean 'split'"),
+        ("id: a\n", "id: [a]\n", 2, "must be text"),
+        ("id: a\n", "id: a\nid: b\n", 3, "stands twice"),
+        ("type: A1", "type: Z9", 7, "'Z9', which is not allowed"),
+        ("at: 1.0s", "at: 1.0 parsec", 7, "must be seconds"),
+        ("at: 1.0s", "at: -1", 7, "must be seconds"),
+        ("at: 1.0s", "at: .nan", 7, "must be seconds"),
+        ("at: 1.0s", "at: $gpa", 7, "no variable '.gpa'; did you mean 'gap'"),
+        (", at: 1.0s", "", 7, "exactly one of 'at' and 'when'"),
+        ("clip: ask", "clip: ask, say: hello", 7, "exactly one of 'clip' and 'say'"),
+        ("clip: ask", "clip: ask, timeout: 3", 7, "'timeout' needs a trigger"),
+        ("clip: ask", "clip: ask, turn: A1", 7, "belongs to type B7"),
+        ("clip: ask", "clip: ask, pauses: [{seconds: 1}]", 7, "exactly one of 'after_word' and 'at_pause'"),
+        ("after: ask", "after: aks", 8, "no earlier item 'aks'; did you mean 'ask'"),
+        ("agent: speaking", "agent: shouting", 8, "not allowed"),
+        ("agent: speaking, for: $gap, ", "agent: speaking, ", 8, "'for' is missing"),
+        ("agent: speaking, ", "", 8, "'for' does not go with"),
+        ("id: cut", "id: ask", 8, "stands twice"),
+        ("a: 0.1", "a: 0.9", 4, "lower bound is above"),
+        ("a: 0.1", "a: -0.1", 8, "can be negative"),
+        ("dist: uniform", "dist: lognormal", 4, "needs 'median'"),
+        ("event: ask", "event: aks", 10, "no event 'aks'"),
+        ("full: 0.5", "full: 5", 10, "later than within.zero"),
+        ("schema: duplex.scenario/1", "schema: duplex.scenario/2", 1, "not allowed"),
+        ("  script:", "  scripts:", 6, "unknown key 'scripts' in user; did you mean 'script'"),
+        ("vars: {gap", "vars: {gap: &x [*x], gup", 4, "contains itself"),
+        ("split: train", "split: 'train", 11, "not YAML"),
+    ],
+)
+def test_an_error_names_the_line_the_value_and_the_fix(old, new, line, message):
+    text = MINIMAL.replace(old, new, 1)
+    assert text != MINIMAL
+    with pytest.raises(UptakeError) as error:
+        parse_scenarios(text, "dir/file.yaml")
+    assert str(error.value).startswith(f"dir/file.yaml:{line}: "), error.value
+    assert re.search(message, str(error.value)) and "\n" not in str(error.value)
+
+
+_junk = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 10**6),
+    st.floats(allow_nan=True),
+    st.text(max_size=8),
+    st.sampled_from(
+        ["$gap", "$x", "ask", "1.2s", "9999999s", "{a: [", "A1", "duplex.scenario/1", "- a", "*x", "1:1:1"]
+    ),
+    st.lists(st.integers(0, 3), max_size=3),
+    st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(0, 3), max_size=2),
+)
+
+
+def _places(data, path=()):
+    yield path
+    if isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _places(value, (*path, key))
+
+
+def _loads_or_says_where(text: str) -> None:
+    try:
+        parse_scenarios(text, "f.yaml")
+    except UptakeError as error:
+        assert re.match(r"f\.yaml:\d+: \S", str(error)), error
+        assert "\n" not in str(error)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_changed_value_loads_or_raises_an_error_with_its_line(data):
+    document = data.draw(st.sampled_from(list(yaml.safe_load_all(SCENARIOS))))
+    places = sorted(_places(document), key=str)
+    path = data.draw(st.sampled_from(places))
+    action = data.draw(st.sampled_from(["replace", "remove", "add"]))
+    parent = document
+    for key in path[:-1]:
+        parent = parent[key]
+    if not path:
+        document = data.draw(_junk)
+    elif action == "replace":
+        parent[path[-1]] = data.draw(_junk)
+    elif action == "remove":
+        del parent[path[-1]]
+    elif isinstance(parent, dict):
+        parent[data.draw(st.sampled_from(["at", "when", "say", "clip", "id", "zz", "pauses", "until"]))] = data.draw(
+            _junk
+        )
+    else:
+        parent.insert(0, data.draw(_junk))
+    _loads_or_says_where(yaml.safe_dump(document))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, len(SCENARIOS)), st.integers(0, 12), st.text(max_size=6))
+def test_any_changed_text_loads_or_raises_an_error_with_its_line(start, removed, inserted):
+    _loads_or_says_where(SCENARIOS[:start] + inserted + SCENARIOS[start + removed :])
+
+
+def test_the_published_schema_accepts_what_loads():
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json_schema())
+    for document in yaml.safe_load_all(SCENARIOS):
+        validator.validate(document)
+    assert list(validator.iter_errors({"schema": "duplex.scenario/1"}))
+
+
+def test_a_file_of_several_scenarios_is_read_in_order_and_a_single_one_is_asked_for_by_its_own_name(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(SCENARIOS)
+    assert [s.id for s in load_scenarios(path)][:2] == ["turn", "statement"]
+    with pytest.raises(UptakeError, match="holds 11 scenarios"):
+        load_scenario(path)
+    with pytest.raises(UptakeError, match=r"nowhere\.yaml"):
+        load_scenario(tmp_path / "nowhere.yaml")
+    path.write_bytes(b"schema: duplex.scenario/1\nid: \xff\n")
+    with pytest.raises(UptakeError, match=r"s\.yaml:2: not UTF-8"):
+        load_scenario(path)
+
+
+# -- packs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pack_is_addressed_by_its_content(tmp_path):
+    one, two = write_tiny_pack(tmp_path / "one"), write_tiny_pack(tmp_path / "two")
+    assert Pack.load(one).hash == Pack.load(two).hash
+    (two / "scenarios" / "all.yaml").write_text(SCENARIOS.replace("0.8s", "0.9s"))
+    assert Pack.load(one).hash != Pack.load(two).hash
+
+
+def test_clips_and_scenarios_are_found_by_name_split_and_tag(tmp_path):
+    pack = tiny_pack(tmp_path)
+    assert [s.id for s in pack.scenarios("test")] == ["test/turn"]
+    assert {s.id for s in pack.scenarios("train", tags=["C1"])} == {"barge"}
+    assert not pack.clip("ask").audio.flags.writeable and pack.clip("ask").audio.dtype == np.float32
+    assert {c.kind for c in pack.clips("agent")} == {"agent"}
+    with pytest.raises(UptakeError, match=r"no clip 'aks'.*did you mean 'ask'"):
+        pack.clip("aks")
+    with pytest.raises(UptakeError, match=r"no scenario 'brage'.*did you mean 'barge'"):
+        pack.scenario("brage")
+    with pytest.raises(UptakeError, match="no split 'tarin'"):
+        pack.scenarios("tarin")
+
+
+def _reindex(folder, name, **changes):
+    index = json.loads((folder / "pack.json").read_text())
+    index["clips"][name].update(changes)
+    (folder / "pack.json").write_text(json.dumps(index))
+
+
+def _rewrite(folder, name, audio, rate=24_000, file=None, **options):
+    path = folder / "audio" / (file or f"{name}.flac")
+    soundfile.write(path, audio, rate, **options)
+    _reindex(folder, name, sha256=sha256_of(path), samples=len(audio), file=f"audio/{path.name}", words=[], pauses=[])
+
+
+def _scenario(folder, text):
+    (folder / "scenarios" / "more.yaml").write_text("schema: duplex.scenario/1\n" + text)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda f: (f / "audio" / "ask.flac").unlink(), "ask.flac.*'ask' is missing; restore"),
+        (lambda f: (f / "audio" / "ask.flac").write_bytes(b"x"), "ask.flac.*SHA-256"),
+        (lambda f: _rewrite(f, "ask", np.zeros(100), 16_000), "ask.flac: sample rate 16000, expected 24000; resample"),
+        (
+            lambda f: _rewrite(f, "ask", np.full(100, np.nan), file="ask.wav", subtype="FLOAT"),
+            "ask.wav: holds NaN.*render",
+        ),
+        (lambda f: _reindex(f, "ask", samples=5, words=[], pauses=[]), "pack.json says 5"),
+        (lambda f: _reindex(f, "ask", words=[["a", 9, 3]]), "'ask': words has \\[9, 3\\]"),
+        (lambda f: _reindex(f, "ask", words=[["a"]]), "'ask': field .* malformed"),
+        (lambda f: _reindex(f, "ask", split="trian"), "split 'trian' is not known; did you mean 'train'"),
+        (lambda f: (f / "pack.json").write_text("{"), "pack.json: not JSON"),
+        (lambda f: (f / "pack.json").write_text("[]"), "schema is"),
+        (lambda f: (f / "pack.json").unlink(), "pack.json does not exist"),
+        (lambda f: (f / "scenarios" / "all.yaml").unlink(), "holds no scenario"),
+        (
+            lambda f: _scenario(f, "id: x\nsplit: train\nuser: {script: [{id: q, type: A1, clip: akk, at: 1}]}"),
+            "more.yaml:4: no clip 'akk'.*did you mean 'ask'",
+        ),
+        (
+            lambda f: _scenario(f, "id: x\nsplit: train\nuser: {script: [{id: q, type: A1, say: hello, at: 1}]}"),
+            "more.yaml:4: no train clip says 'hello'",
+        ),
+        (
+            lambda f: _scenario(f, "id: x\nsplit: test\nuser: {script: [{id: q, type: A1, clip: ask, at: 1}]}"),
+            "more.yaml:4: clip 'ask' belongs to split 'train'.*share no clip",
+        ),
+        (
+            lambda f: _scenario(
+                f,
+                "id: x\nsplit: train\nuser: {script: [{id: q, type: A1, clip: ask, at: 1, until: {after_word: 5}}]}",
+            ),
+            "more.yaml:4: .*6 words .*no cut after word 5",
+        ),
+        (
+            lambda f: _scenario(
+                f, "id: x\nsplit: train\nuser: {script: [{id: q, type: A1, clip: ask, at: 1, anchors: {sem: 6}}]}"
+            ),
+            "more.yaml:4: .*no word 6",
+        ),
+        (
+            lambda f: _scenario(f, "id: turn\nsplit: train\nuser: {script: [{id: q, type: A1, clip: ask, at: 1}]}"),
+            "taken",
+        ),
+    ],
+)
+def test_a_broken_pack_is_refused_before_anything_starts(tmp_path, damage, message):
+    folder = write_tiny_pack(tmp_path / "p")
+    damage(folder)
+    with pytest.raises(UptakeError, match=message) as error:
+        Pack.load(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pack_that_does_not_exist_is_named():
+    with pytest.raises(UptakeError, match="no pack 'nowhere'"):
+        Pack.load("nowhere")
