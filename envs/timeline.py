@@ -89,11 +89,12 @@ def _lane(axes: Axes, episode: Episode, audio: np.ndarray, words: Sequence[Word]
     for onset, offset in activity(audio):
         span = [episode.clock.seconds(onset), episode.clock.seconds(offset)]
         axes.plot(span, [centre - 0.62] * 2, color=colour, linewidth=2, solid_capstyle="butt")
-    for i, word in enumerate(words):
-        level = centre - 0.68 - 0.17 * (i % 2)  # two levels, so that neighbours do not run into each other
-        axes.text(
-            episode.clock.seconds(word.onset), level, word.text, fontsize=6.5, va="top", ha="left", color="#222222"
-        )
+    free = [0.0, 0.0, 0.0]  # where each of three levels is free again, so that neighbours do not run into each other
+    for word in words:
+        start = episode.clock.seconds(word.onset)
+        row = next((i for i, end in enumerate(free) if end <= start), free.index(min(free)))
+        free[row] = start + 0.068 * (len(word.text) + 1)  # seconds a character takes at 0.9 inches a second
+        axes.text(start, centre - 0.68 - 0.15 * row, word.text, fontsize=6.5, va="top", ha="left", color="#222222")
 
 
 def _span(axes: Axes, episode: Episode, event: Event) -> None:
