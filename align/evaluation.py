@@ -200,6 +200,8 @@ def play(
     played = rollout.collect(system, env, scenarios, variants, 1, seeds, frames, env_seed=seed)
     for episode in played.episodes:
         episode.meta["text_stream"] = True  # no words then means that it said none
+        # The policy went on to the last frame; the conversation may have ended before.
+        episode.transcript = tuple(word for word in episode.transcript if word.onset < episode.samples)
     return played.episodes
 
 

@@ -22,6 +22,8 @@ import soundfile
 
 from envs.episode import Episode
 from envs.errors import UptakeError
+from envs.timeline import draw
+from rewards.verdict import Verdict
 
 MARKS = {
     "better": "▲ better",
@@ -41,7 +43,7 @@ def write_report(run: Path) -> Path:
         UptakeError: the folder holds no evaluation.
     """
     result = _read_json(run / "eval.json", "evaluate the run first: uptake train writes it at the end")
-    metrics = _read_metrics(run / "metrics.jsonl")
+    metrics = _read_lines(run / "metrics.jsonl")
     config = (run / "config.yaml").read_text(encoding="utf-8") if (run / "config.yaml").is_file() else ""
     body = "\n".join(
         [
@@ -223,11 +225,14 @@ def _curve(name: str, points: Sequence[tuple[int, float]]) -> str:
 def _conversations(run: Path, result: Mapping[str, Any]) -> str:
     parts = []
     for item in result["conversations"]:
-        sides = []
-        for label, key in (("Before", "before"), ("After", "after")):
-            folder = run / "episodes" / key / item["folder"]
-            if folder.is_dir():
-                sides.append(_side(label, Episode.load(folder), item["title"]))
+        folders = [run / "episodes" / key / item["folder"] for key in ("before", "after")]
+        pair = [_read_conversation(folder) if folder.is_dir() else None for folder in folders]
+        seconds = max((found[0].seconds for found in pair if found), default=0.0)
+        sides = [
+            _side(label, *found, title=item["title"], seconds=seconds)
+            for label, found in zip(("Before", "After"), pair, strict=True)
+            if found
+        ]
         if sides:
             parts.append(
                 f'<article class="talk"><header><h3>{escape(item["title"])}</h3><span class="soft">'
@@ -239,12 +244,13 @@ def _conversations(run: Path, result: Mapping[str, Any]) -> str:
     return (
         "<h2>Conversations</h2><p>The first scenario of each kind in the split, chosen before anything was measured. "
         "The user says the same at the same seed; what follows depends on what the agent does. Left ear: what the "
-        f"agent hears. Right ear: the agent. Click into a picture to listen from there.</p>{''.join(parts)}"
+        "agent hears. Right ear: the agent. Under its words: what each reward said about which stretch of time. Click "
+        f"into a picture to listen from there.</p>{''.join(parts)}"
     )
 
 
-def _side(label: str, episode: Episode, title: str) -> str:
-    png, box = timeline_png(episode)
+def _side(label: str, episode: Episode, verdicts: Sequence[Verdict], title: str, seconds: float) -> str:
+    png, box = timeline_png(episode, verdicts, seconds)
     said = " ".join(word.text for word in episode.transcript) or "(nothing)"
     left, right, start, end = box
     return (
@@ -258,21 +264,44 @@ def _side(label: str, episode: Episode, title: str) -> str:
     )
 
 
-def timeline_png(episode: Episode, dpi: int = 110) -> tuple[bytes, tuple[float, float, float, float]]:
+def timeline_png(
+    episode: Episode, verdicts: Sequence[Verdict] = (), seconds: float = 0.0, dpi: int = 110
+) -> tuple[bytes, tuple[float, float, float, float]]:
     """A picture of an episode, and where its time axis lies in it.
+
+    Args:
+        verdicts: what rewards said about it.
+        seconds: where the time axis ends, so that two pictures can be compared; at least the episode's length.
 
     Returns:
         PNG bytes; (left, right) edge of the axis as fractions of the width, and (start, end) of the axis in seconds.
     """
-    from envs.timeline import draw
-
-    figure = draw(episode)
+    figure = draw(episode, verdicts)
+    axis = figure.axes[0]
+    if seconds > episode.seconds:
+        figure.set_figwidth(figure.get_figwidth() + 0.9 * (seconds - episode.seconds))
+        axis.set_xlim(0, seconds)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
-    axis = figure.axes[0]
     where = axis.get_position()
     start, end = axis.get_xlim()
     return buffer.getvalue(), (where.x0, where.x1, float(start), float(end))
+
+
+def save_conversation(episode: Episode, verdicts: Sequence[Verdict], folder: Path) -> None:
+    """Write a conversation where the report finds it: the record and what the rewards said (`verdicts.jsonl`)."""
+    episode.save(folder)
+    lines = "".join(json.dumps(verdict.to_json()) + "\n" for verdict in verdicts)
+    (folder / "verdicts.jsonl").write_text(lines, encoding="utf-8")
+
+
+def _read_conversation(folder: Path) -> tuple[Episode, list[Verdict]]:
+    records = _read_lines(folder / "verdicts.jsonl")
+    try:
+        verdicts = [Verdict(r["value"], tuple(r["window"]), r["raw"], r["term"], r["event"]) for r in records]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UptakeError(f"{folder / 'verdicts.jsonl'}: not what uptake wrote ({error}); restore the file") from error
+    return Episode.load(folder), verdicts
 
 
 def stereo(episode: Episode) -> np.ndarray:
@@ -304,8 +333,8 @@ def _read_json(path: Path, fix: str) -> dict[str, Any]:
         raise UptakeError(f"{path}: not JSON ({error}); {fix}") from error
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`; a last line that a crash cut short is left out."""
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file, none if there is no file; a line that a crash cut short is left out."""
     if not path.is_file():
         return []
     lines = []

@@ -6,8 +6,6 @@ import errno
 import sys
 from collections.abc import Callable
 
-from envs.errors import UptakeError
-
 USER_MISTAKE = 2
 INTERRUPTED = 130
 
@@ -23,6 +21,8 @@ _FIX = {
 
 def explain(error: BaseException) -> str | None:
     """One line for a mistake or a shortage that the caller can mend; None for a bug, which keeps its traceback."""
+    from envs.errors import UptakeError  # here, because it loads numpy, which --help does without
+
     if isinstance(error, UptakeError):
         return " ".join(str(error).split())
     seen: BaseException | None = error

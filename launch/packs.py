@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from rich.console import Console
@@ -65,7 +66,7 @@ def run_build(
         engine: one of `ENGINES`.
         voices: the folder of Kokoro's voices.
         source: texts, voices and topics; None: those of the core pack.
-        repeats: in how many voices each training text is said.
+        repeats: in how many voices each training text is said; with more than one, flite's are added if installed.
         cache: rendered speech, so that an interrupted build goes on where it stopped.
 
     Raises:
@@ -81,7 +82,8 @@ def run_build(
             said = done
 
         try:
-            build(source or texts.SOURCE, out, _engine(engine, voices), cache, {"train": repeats}, report=report)
+            extra = Flite() if repeats > 1 and engine != "flite" and shutil.which("flite") else None
+            build(source or texts.SOURCE, out, _engine(engine, voices), cache, repeats, extra, report=report)
         except ModuleNotFoundError as error:
             raise UptakeError(f"building a pack needs '{error.name}'; run: pip install 'uptake[build]'") from error
     run_check(str(out), console)

@@ -30,5 +30,6 @@ def set_threads() -> int:
     ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
     count = count or per_process(available(), int(ranks) if ranks.isdigit() else 1)
     for name in VARIABLES:
-        os.environ.setdefault(name, str(count))
+        if name == "OMP_NUM_THREADS" or not os.environ.get(name):
+            os.environ[name] = str(count)
     return count

@@ -29,7 +29,7 @@ from align.config import TrainConfig, dump_config, load_config, save_config
 from align.evaluation import BASELINES, Evaluation, compare, evaluate, examples, load_policy, write_json
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
-from align.report import write_report
+from align.report import save_conversation, write_report
 from align.trainers import grpo
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError, nearest
@@ -182,6 +182,7 @@ def measure(job: Job, name: str, folder: Path | None, console: Console) -> Evalu
         )
     if folder is not None:
         for example in keep:
-            evaluation.kept[example.key].save(folder / "episodes" / name / example.folder)
+            episode = evaluation.kept[example.key]
+            save_conversation(episode, job.composition.score(episode), folder / "episodes" / name / example.folder)
         evaluation.save(folder / name / "evaluation.json")
     return evaluation

@@ -1,0 +1,195 @@
+"""Mistakes and shortages, through the real command: one line that names the thing and the fix, exit status 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from envs.pack import sha256_of
+from launch import cli, errors
+from tests.packs import SCENARIOS, write_tiny_pack
+from tests.tiny_checkpoint import tiny_checkpoint
+
+
+class Command:
+    """`uptake ...` in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *arguments: str) -> tuple[int, str]:
+        """Exit status and stderr."""
+        self.monkeypatch.setattr("sys.argv", ["uptake", *arguments])
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        return int(done.value.code or 0), self.capsys.readouterr().err
+
+    def refused(self, *arguments: str) -> str:
+        """The one line that a mistake is answered with."""
+        status, printed = self(*arguments)
+        lines = printed.strip().splitlines()
+        assert status == 2, printed
+        assert len(lines) == 1, printed
+        assert lines[0].startswith("uptake: ")
+        return lines[0]
+
+
+@pytest.fixture
+def uptake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(monkeypatch, capsys)
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Path:
+    return write_tiny_pack(tmp_path / "pack")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return tiny_checkpoint(tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def world(tmp_path: Path, pack: Path, checkpoint: Path) -> list[str]:
+    return ["train", "quickstart", f"policy={checkpoint}", f"pack={pack}", f"runs={tmp_path / 'runs'}"]
+
+
+def replace_clip(pack: Path, name: str, audio: np.ndarray, rate: int, subtype: str) -> Path:
+    """Put other audio behind a clip and record its hash, as a faulty build would."""
+    index = json.loads((pack / "pack.json").read_text())
+    spec: dict[str, Any] = index["clips"][name]
+    file = pack / "audio" / f"{name}-replaced.wav"
+    soundfile.write(file, audio, rate, subtype=subtype)
+    spec.update(file=f"audio/{file.name}", sha256=sha256_of(file), samples=len(audio))
+    (pack / "pack.json").write_text(json.dumps(index))
+    return file
+
+
+def test_an_unknown_config_key_is_answered_with_the_nearest(uptake: Command, world: list[str], tmp_path: Path) -> None:
+    assert "did you mean 'grpo.learning_rate'?" in uptake.refused(*world, "grpo.lerning_rate=1")
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nevaluation:\n  splt: dev\n")
+    assert f"{file}:3: unknown key 'evaluation.splt'; did you mean 'evaluation.split'?" in uptake.refused(
+        "train", str(file)
+    )
+
+
+@pytest.mark.parametrize(
+    "override, says",
+    [
+        ("rewards.turn_takin=1.0", "did you mean 'turn_taking'?"),
+        ("evaluation.baselines=[silnt]", "did you mean 'silent'?"),
+        ("grpo.num_generations=1", "grpo.num_generations = 1: must be at least 2"),
+        ("policy=nowhere", "no checkpoint 'nowhere'"),
+        ("pack=nowhere", "no pack 'nowhere'"),
+        ("evaluation.split=dev", "no scenario in the split 'dev'"),
+    ],
+)
+def test_a_configuration_that_cannot_run_is_refused_before_anything_starts(
+    uptake: Command, world: list[str], override: str, says: str, tmp_path: Path
+) -> None:
+    assert says in uptake.refused(*world, override)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer_spm.model", "codec.safetensors"])
+def test_a_missing_or_truncated_checkpoint_file_is_named(
+    uptake: Command, world: list[str], checkpoint: Path, name: str
+) -> None:
+    content = (checkpoint / name).read_bytes()
+    (checkpoint / name).write_bytes(content[: len(content) // 2])
+    assert name in uptake.refused(*world)
+    (checkpoint / name).unlink()
+    assert name in uptake.refused(*world)
+
+
+def test_a_missing_or_corrupt_clip_is_named(uptake: Command, world: list[str], pack: Path) -> None:
+    clip = pack / "audio" / "ask.flac"
+    content = clip.read_bytes()
+    clip.write_bytes(content[:100] + bytes(100) + content[200:])
+    assert str(clip) in uptake.refused(*world)
+    clip.unlink()
+    for command in (world, ["pack", "check", str(pack)], ["eval", "silent", "--pack", str(pack)]):
+        assert str(clip) in uptake.refused(*command)
+
+
+def test_a_clip_of_another_sample_rate_is_named_with_both_rates(uptake: Command, world: list[str], pack: Path) -> None:
+    audio = np.zeros(48_000, np.float32)
+    file = replace_clip(pack, "agent-mhm", audio, 16_000, "PCM_16")
+    assert f"{file}: sample rate 16000, expected 24000" in uptake.refused(*world)
+
+
+def test_a_clip_with_nan_is_named(uptake: Command, world: list[str], pack: Path) -> None:
+    audio = np.zeros(48_000, np.float32)
+    audio[100] = np.nan
+    file = replace_clip(pack, "agent-mhm", audio, 24_000, "FLOAT")
+    line = uptake.refused(*world)
+    assert str(file) in line
+    assert "NaN" in line
+
+
+def test_a_mistake_in_a_scenario_is_named_with_its_line(uptake: Command, world: list[str], pack: Path) -> None:
+    file = pack / "scenarios" / "all.yaml"
+    broken = SCENARIOS.replace(
+        "{event: tell, agent: responds, within: {full: 1.2", "{event: tell, agent: respnds, within: {full: 1.2", 1
+    )
+    number = next(i for i, line in enumerate(broken.splitlines(), 1) if "respnds" in line)
+    file.write_text(broken)
+    for command in (world, ["scenario", "check", str(file)]):
+        line = uptake.refused(*command)
+        assert f"{file}:{number}: " in line
+        assert "did you mean 'responds'?" in line
+
+
+def test_a_scenario_that_is_fine_is_said_to_be(uptake: Command, pack: Path) -> None:
+    status, _ = uptake("scenario", "check", str(pack / "scenarios" / "all.yaml"))
+    assert status == 0
+
+
+def test_a_nearly_full_disk_stops_a_run_before_it_starts(
+    uptake: Command, world: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=2**20))
+    assert "free some space or give another disk with runs=FOLDER" in uptake.refused(*world)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_disk_that_fills_up_while_writing_is_one_line(uptake: Command, pack: Path, tmp_path: Path) -> None:
+    out = tmp_path / "talk"
+    out.mkdir()
+    (out / "events.jsonl").symlink_to("/dev/full")
+    line = uptake.refused(
+        "rollout", "vad_200", "--pack", str(pack), "--scenario", "turn", "--frames", "60", "--out", str(out)
+    )
+    assert "no space left on the disk" in line
+
+
+def test_a_full_disk_is_recognised_through_the_libraries_that_wrap_it() -> None:
+    wrapped = RuntimeError("SafetensorError: I/O error: No space left on device (os error 28)")
+    assert "no space left" in str(errors.explain(wrapped))
+
+
+def test_ctrl_c_exits_130(uptake: Command, monkeypatch: pytest.MonkeyPatch, world: list[str]) -> None:
+    def interrupted(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launch.train.run_training", interrupted)
+    status, printed = uptake(*world)
+    assert status == 130
+    assert "Traceback" not in printed
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        errors.guarded(bug)
