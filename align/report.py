@@ -32,6 +32,7 @@ MARKS = {
     "moved": "◆ moved",  # a change that counts, of a measure without a better direction
     "": "– no case",
 }
+SIDES = ("before", "after")
 # Curves in this order first; whatever else a trainer logs under these prefixes follows.
 CURVES = ("reward", "axis/", "rewards/", "kl", "entropy", "clip_ratio/", "grad_norm", "sampling/")
 
@@ -225,12 +226,12 @@ def _curve(name: str, points: Sequence[tuple[int, float]]) -> str:
 def _conversations(run: Path, result: Mapping[str, Any]) -> str:
     parts = []
     for item in result["conversations"]:
-        folders = [run / "episodes" / key / item["folder"] for key in ("before", "after")]
+        folders = [run / "episodes" / key / item["folder"] for key in SIDES]
         pair = [_read_conversation(folder) if folder.is_dir() else None for folder in folders]
         seconds = max((found[0].seconds for found in pair if found), default=0.0)
         sides = [
-            _side(label, *found, title=item["title"], seconds=seconds)
-            for label, found in zip(("Before", "After"), pair, strict=True)
+            _side(label.capitalize(), *found, title=item["title"], seconds=seconds)
+            for label, found in zip(SIDES, pair, strict=True)
             if found
         ]
         if sides:
@@ -249,6 +250,31 @@ def _conversations(run: Path, result: Mapping[str, Any]) -> str:
     )
 
 
+def write_picture(run: Path, path: Path, number: int = 0) -> None:
+    """Write one of the report's conversations as a PNG: before above, after below, on one time axis.
+
+    Raises:
+        UptakeError: the run has no such conversation.
+    """
+    from PIL import Image
+
+    result = _read_json(run / "eval.json", "evaluate the run first: uptake train writes it at the end")
+    shown = result["conversations"]
+    if not 0 <= number < len(shown):
+        raise UptakeError(f"{run}: no conversation {number}; it has {len(shown)}, counted from 0")
+    pair = [_read_conversation(run / "episodes" / side / shown[number]["folder"]) for side in SIDES]
+    seconds = max(episode.seconds for episode, _ in pair)
+    images = [
+        Image.open(io.BytesIO(timeline_png(*found, seconds=seconds, title=side)[0])).convert("RGB")
+        for side, found in zip(SIDES, pair, strict=True)
+    ]
+    both = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
+    both.paste(images[0], (0, 0))
+    both.paste(images[1], (0, images[0].height))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    both.save(path, format="PNG", optimize=True)
+
+
 def _side(label: str, episode: Episode, verdicts: Sequence[Verdict], title: str, seconds: float) -> str:
     png, box = timeline_png(episode, verdicts, seconds)
     said = " ".join(word.text for word in episode.transcript) or "(nothing)"
@@ -265,18 +291,19 @@ def _side(label: str, episode: Episode, verdicts: Sequence[Verdict], title: str,
 
 
 def timeline_png(
-    episode: Episode, verdicts: Sequence[Verdict] = (), seconds: float = 0.0, dpi: int = 110
+    episode: Episode, verdicts: Sequence[Verdict] = (), seconds: float = 0.0, title: str = "", dpi: int = 110
 ) -> tuple[bytes, tuple[float, float, float, float]]:
     """A picture of an episode, and where its time axis lies in it.
 
     Args:
         verdicts: what rewards said about it.
         seconds: where the time axis ends, so that two pictures can be compared; at least the episode's length.
+        title: the scenario's id if empty.
 
     Returns:
         PNG bytes; (left, right) edge of the axis as fractions of the width, and (start, end) of the axis in seconds.
     """
-    figure = draw(episode, verdicts)
+    figure = draw(episode, verdicts, title)
     axis = figure.axes[0]
     if seconds > episode.seconds:
         figure.set_figwidth(figure.get_figwidth() + 0.9 * (seconds - episode.seconds))

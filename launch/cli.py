@@ -77,11 +77,18 @@ def rollout(
 
 
 @app.command()
-def view(run: Annotated[Path, typer.Argument(help="A run folder, for example runs/quickstart.")]) -> None:
+def view(
+    run: Annotated[Path, typer.Argument(help="A run folder, for example runs/quickstart.")],
+    picture: Annotated[Path | None, typer.Option(help="Also write a conversation, before and after, as PNG.")] = None,
+    conversation: Annotated[int, typer.Option(min=0, help="Which of the report's conversations that is.")] = 0,
+) -> None:
     """Make a run's report again and say where it lies."""
-    from align.report import write_report
+    from align.report import write_picture, write_report
 
     typer.echo(write_report(run).resolve())
+    if picture is not None:
+        write_picture(run, picture, conversation)
+        typer.echo(picture)
 
 
 @app.command()
