@@ -10,9 +10,11 @@ which is the same command; the ranks come from the environment.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,11 +124,7 @@ class Engine:
 
         offload = self._engine.optimizer.parameter_offload
         with deepspeed.zero.GatheredParameters(list(self.module.parameters())):
-            for parameter in self.module.parameters():
-                parameter.ds_active_sub_modules.clear()  # type: ignore[attr-defined]
-            for hook in (*offload.forward_hooks, *offload.backward_hooks):
-                hook.remove()
-            offload.forward_hooks, offload.backward_hooks = [], []
+            self._unhook()
             try:
                 yield self.module
             finally:
@@ -134,6 +132,25 @@ class Engine:
                 if not coordinator.is_invalid_trace():
                     coordinator._invalidate_trace()
                 offload._register_deepspeed_module(offload.module)
+
+    def release(self) -> None:
+        """Leave the module with whole weights and no hooks on every rank, for use without the other ranks."""
+        if self.config.zero_stage < 3:
+            return
+        with self.gathered():
+            whole = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+        self._unhook()
+        for name, parameter in self.module.named_parameters():
+            parameter.data = whole[name]
+
+    def _unhook(self) -> None:
+        """Take ZeRO-3's gathering out of the module."""
+        offload = self._engine.optimizer.parameter_offload
+        for parameter in self.module.parameters():
+            parameter.ds_active_sub_modules.clear()  # type: ignore[attr-defined]
+        for hook in (*offload.forward_hooks, *offload.backward_hooks):
+            hook.remove()
+        offload.forward_hooks, offload.backward_hooks = [], []
 
     # Checkpoints ------------------------------------------------------------------------------------------------
 
@@ -266,6 +283,8 @@ def start_ranks(timeout: float = 1800.0) -> Any:
     from deepspeed.ops import __compatible_ops__
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed 0.19 calls collectives by the names that torch 2.13 deprecates, several times a step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     __compatible_ops__["deepspeed_shm_comm"] = False  # otherwise compiled on first use: a minute, and needs g++
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -276,6 +295,7 @@ def start_ranks(timeout: float = 1800.0) -> Any:
             verbose=False,
             timeout=timedelta(seconds=timeout),
         )
+        atexit.register(stop_ranks)  # gloo's threads abort an interpreter that exits under them
     return deepspeed
 
 

@@ -128,8 +128,7 @@ def duration(seconds: float) -> str:
 
 def _keep_before(path: Path, iteration: int) -> None:
     """Drop the lines of iterations that will be done again, and a half-written last line."""
-    if not path.is_file():
-        return
+    path.touch()
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

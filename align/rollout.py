@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rollout:
-    """B = groups x group size conversations of one length; rows g * G to (g + 1) * G - 1 are group g."""
+    """B = groups x group size conversations; rows g * G to (g + 1) * G - 1 are group g.
+
+    Where a conversation ends before the longest one does, `trajectory.valid` is False from there on.
+    """
 
     trajectory: Trajectory
     episodes: list[Episode]
@@ -40,7 +43,7 @@ class Rollout:
     @property
     def frames_per_second(self) -> float:
         """Conversation frames per second of wall-clock time, all rows together."""
-        return self.trajectory.valid.numel() / max(self.seconds, 1e-9)
+        return int(self.trajectory.valid.sum()) / max(self.seconds, 1e-9)
 
 
 def collect(
@@ -65,7 +68,7 @@ def collect(
         env: a `DuplexVectorEnv` with len(scenarios) * group_size rows and at least `frames` frames.
         scenarios, variants: one per group.
         seeds: the policy's, one per row.
-        frames: length of every conversation.
+        frames: the longest that a conversation may be.
         env_seed: the run's seed, from which the environment derives everything about the user.
         on_frame: called after each frame with its number; may raise to abandon the rollout.
 
@@ -90,9 +93,13 @@ def collect(
         policy.reset(np.ones(rows, dtype=bool), list(seeds))
         for frame in range(frames):
             step = policy.step(observation["mic"], active)
-            observation, *_ = env.step(step.audio)
+            observation, _, terminated, truncated, _ = env.step(step.audio)
             pieces.append(list(step.text))
             on_frame(frame)
+            # What a policy would say into a conversation that is over is neither recorded nor judged.
+            active = active & ~(terminated | truncated)
+            if not active.any():
+                break
         trajectory = policy.trajectory()
     # Tensors made in inference mode cannot be saved for a backward pass; copies can.
     trajectory = dataclasses.replace(

@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +56,7 @@ class GrpoConfig:
     iterations: int = 20
     """Rollout-and-update rounds of the run."""
     frames: int = 150
-    """Length of every conversation, in frames of 80 ms."""
+    """Longest conversation, in frames of 80 ms; one ends earlier when its script is over."""
     num_groups: int = 5
     """Groups an iteration, over all ranks. Axes take turns, so a multiple of the number of axes balances each batch."""
     num_generations: int = 8
@@ -148,6 +149,10 @@ class GrpoConfig:
             )
         if self.num_groups % world:
             raise UptakeError(f"grpo.num_groups = {self.num_groups} cannot be split over {world} ranks; use a multiple")
+        if self.bf16 and not self.zero_stage:
+            raise UptakeError(
+                "grpo.bf16 = true needs grpo.zero_stage = 1, 2 or 3: stage 0 keeps no fp32 master weights"
+            )
         if self.credit == "event" and self.multi_objective_aggregation != "normalize_then_sum":
             raise UptakeError("grpo.multi_objective_aggregation = sum_then_normalize needs grpo.credit = uniform")
 
@@ -204,7 +209,8 @@ def train(
     """Train a policy in place and write the run folder: `metrics.jsonl`, `checkpoints/`, and `policy/` at the end.
 
     Args:
-        policy: what training starts from; its `model` is the module that is trained.
+        policy: what training starts from; its `model` is the module that is trained. Afterwards it is the trained
+            policy, with whole weights, on every rank.
         make_env: number of rows -> `DuplexVectorEnv`.
         scenarios: axis -> ids of the training scenarios (`align.curriculum.by_axis`).
         composition: what conversations are judged by.
@@ -293,6 +299,7 @@ def train(
             barrier=engine.agree,
         )
 
+    policy.reset(np.ones(1, dtype=bool), [seed])  # drops buffers of another device and precision
     per_rank = config.num_groups // world
     env = make_env(per_rank * config.num_generations)
     metrics: dict[str, float] = {}
@@ -332,14 +339,20 @@ def train(
             except Interrupted:
                 save(iteration, rng)  # the weights are those of the last boundary: this iteration is done anew
                 raise KeyboardInterrupt from None
+            except FloatingPointError as error:
+                raise UptakeError(
+                    f"iteration {iteration}: {error}; lower grpo.learning_rate and start again, or --resume from the "
+                    "last checkpoint"
+                ) from error
 
             # Judge, and compare inside each group ----------------------------------------------------------------
             monitor.phase("judging")
-            credits = judge(composition, played, drawn, policy.spec, config.frames, tally)
+            conversations, frames = played.trajectory.valid.shape
+            credits = judge(composition, played, drawn, policy.spec, frames, tally)
             if config.shuffle_rewards:
                 credits = shuffled(credits, seed, iteration)
             compared = adv.frame_advantages(
-                credits, len(played.episodes), config.frames, credit=config.credit, baseline=config.baseline,
+                credits, conversations, frames, credit=config.credit, baseline=config.baseline,
                 aggregation=config.multi_objective_aggregation, scale=config.scale_rewards,
             )  # fmt: skip
             tally.add("frac_reward_zero_std", compared.zero_variance, compared.comparisons)
@@ -395,11 +408,11 @@ def train(
             if stop:
                 raise KeyboardInterrupt
 
-    with engine.gathered():
-        if config.use_peft:
-            merge_lora(policy.model)
-        if rank == 0:
-            policy.export(folder / "policy")
+    engine.release()
+    if config.use_peft:
+        merge_lora(policy.model)
+    if rank == 0:
+        policy.export(folder / "policy")
     engine.agree("")
     return metrics
 

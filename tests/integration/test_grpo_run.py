@@ -1,0 +1,283 @@
+"""A run from start to end on a toy conversation: resume, Ctrl-C, faults, and what is written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from align import checkpoints
+from align.trainers.grpo import GrpoConfig
+from envs.errors import UptakeError
+from tests.toy_duplex import FRAMES, SCENARIOS, ToyEnv, ToyJudge, ToyPolicy, toy_run
+
+CONFIG = GrpoConfig(
+    iterations=4,
+    frames=FRAMES,
+    num_groups=3,
+    num_generations=4,
+    steps_per_generation=2,
+    per_device_train_batch_size=4,
+    learning_rate=5e-3,
+    save_steps=2,
+)
+CLOCKS = {"step_time", "time/rollout", "time/update", "rollout/frames_per_second"}
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in CLOCKS} for line in lines]
+
+
+def same_weights(a, b):
+    assert a.weights.keys() == b.weights.keys()
+    return all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
+
+
+class StopAt(ToyEnv):
+    """Presses Ctrl-C at the given frame of its life."""
+
+    at = 0
+    lived = 0
+
+    def step(self, actions):
+        type(self).lived += 1
+        if type(self).lived == type(self).at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().step(actions)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("straight")
+    return folder, toy_run(folder, CONFIG, seed=3)
+
+
+def test_a_run_writes_metrics_checkpoints_and_the_policy(straight):
+    folder, run = straight
+    assert [line["iteration"] for line in metrics(folder)] == [0, 1, 2, 3]
+    names = {
+        "loss",
+        "reward",
+        "reward_std",
+        "rewards/patience",
+        "axis/pause",
+        "axis/turn",
+        "kl",
+        "entropy",
+        "grad_norm",
+    }
+    names |= {"clip_ratio/low_mean", "frac_reward_zero_std", "sampling/sampling_logp_difference/max", "learning_rate"}
+    assert names <= metrics(folder)[0].keys()
+    assert [p.name for p in checkpoints.list_checkpoints(folder / "checkpoints")] == [
+        "iteration-000002",
+        "iteration-000004",
+    ]
+    exported = load_file(folder / "policy" / "model.safetensors")
+    assert all(torch.equal(exported[name], value) for name, value in run.weights.items())
+    assert not torch.equal(exported["out.weight"], ToyPolicy(3).model.out.weight)  # something was trained
+
+
+def test_the_sampler_and_the_training_forward_agree(straight):
+    for line in metrics(straight[0]):
+        assert line["sampling/sampling_logp_difference/max"] < 1e-5
+
+
+def test_a_resumed_run_is_bit_identical_to_one_that_was_not_interrupted(straight, tmp_path):
+    folder, whole = straight
+    toy_run(tmp_path, replace(CONFIG, iterations=2), seed=3)
+    rest = toy_run(tmp_path, CONFIG, seed=3, resume=True)
+    assert same_weights(whole, rest)
+    assert metrics(folder) == metrics(tmp_path)
+
+
+def test_a_run_that_was_killed_after_the_checkpoint_gives_the_same_numbers(straight, tmp_path):
+    folder, whole = straight
+
+    class Killed(Exception):
+        pass
+
+    class Dying(ToyJudge):
+        judged = 0
+
+        def score(self, episode):
+            Dying.judged += 1
+            if Dying.judged > 3 * 12 + 5:  # in the fourth iteration, one past the checkpoint
+                raise Killed
+            return super().score(episode)
+
+    from align.trainers import grpo
+
+    with pytest.raises(Killed):
+        grpo.train(CONFIG, ToyPolicy(3), ToyEnv, SCENARIOS, Dying(), tmp_path, seed=3)
+    assert len(metrics(tmp_path)) == 3
+    rest = toy_run(tmp_path, CONFIG, seed=3, resume=True)
+    assert same_weights(whole, rest)
+    assert metrics(folder) == metrics(tmp_path)
+
+
+@pytest.mark.parametrize("frame", [1, FRAMES + 7, 3 * FRAMES])
+def test_ctrl_c_writes_a_checkpoint_and_the_resumed_run_loses_nothing(straight, tmp_path, frame, capfd):
+    from align.trainers import grpo
+
+    folder, whole = straight
+    StopAt.at, StopAt.lived = frame, 0
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        grpo.train(CONFIG, ToyPolicy(3), StopAt, SCENARIOS, ToyJudge(), tmp_path, seed=3)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "stopping at the next safe place" in capfd.readouterr().err
+    done = (frame - 1) // FRAMES
+    assert checkpoints.load_latest(tmp_path / "checkpoints").iteration == done
+    assert len(metrics(tmp_path)) == done
+    assert same_weights(whole, toy_run(tmp_path, CONFIG, seed=3, resume=True))
+    assert metrics(folder) == metrics(tmp_path)
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path):
+    from align.trainers import grpo
+
+    class Twice(StopAt):
+        def step(self, actions):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().step(actions)
+
+    with pytest.raises(KeyboardInterrupt):
+        grpo.train(CONFIG, ToyPolicy(3), Twice, SCENARIOS, ToyJudge(), tmp_path, seed=3)
+    assert not checkpoints.list_checkpoints(tmp_path / "checkpoints")
+
+
+def test_a_loss_that_is_not_a_number_is_skipped_counted_and_described(tmp_path):
+    policy = ToyPolicy(3)
+    policy.broken_scores = 1
+    run = toy_run(tmp_path, CONFIG, seed=3, policy=policy)
+    assert run.metrics["skipped_updates"] == 1
+    assert all(torch.isfinite(value).all() for value in run.weights.values())
+    dump = json.loads(next(tmp_path.glob("nan-000000-1-rank0.json")).read_text())
+    assert {"scenario", "variant", "seed", "finite_old_logp"} <= dump["rows"][0].keys()
+
+
+def test_a_skipped_update_leaves_no_trace_in_the_next_one(tmp_path):
+    """Half of the micro-batches of the broken update were added already when it was given up."""
+
+    class SecondPartBroken(ToyPolicy):
+        calls = 0
+
+        def score(self, trajectory, full=False):
+            if torch.is_grad_enabled():
+                self.calls += 1
+                self.broken_scores = int(self.calls == 2)
+            return super().score(trajectory, full)
+
+    class FirstPartBroken(ToyPolicy):
+        calls = 0
+
+        def score(self, trajectory, full=False):
+            if torch.is_grad_enabled():
+                self.calls += 1
+                self.broken_scores = int(self.calls == 1)
+            return super().score(trajectory, full)
+
+    second = toy_run(tmp_path / "second", CONFIG, seed=3, policy=SecondPartBroken(3))
+    first = toy_run(tmp_path / "first", CONFIG, seed=3, policy=FirstPartBroken(3))
+    assert same_weights(first, second)
+
+
+def test_too_many_losses_that_are_not_numbers_stop_the_run(tmp_path):
+    policy = ToyPolicy(3)
+    policy.broken_scores = 10
+    with pytest.raises(UptakeError, match=r"3 updates gave .* more than grpo.nan_budget = 2"):
+        toy_run(tmp_path, replace(CONFIG, nan_budget=2), seed=3, policy=policy)
+
+
+def test_a_sampler_that_computes_something_else_stops_the_run(tmp_path):
+    class Hot(ToyPolicy):
+        def trajectory(self):
+            recorded = super().trajectory()
+            recorded.sampler_logp = recorded.sampler_logp * 1.2
+            return recorded
+
+    with pytest.raises(UptakeError, match=r"iteration 0: the training forward differs from the sampler by 0\.\d+ nats"):
+        toy_run(tmp_path, CONFIG, seed=3, policy=Hot(3))
+
+
+def test_a_full_disk_stops_the_run_in_one_line_and_keeps_the_last_checkpoint(straight, tmp_path, monkeypatch):
+    _, whole = straight
+    write = checkpoints._write_tensors
+
+    def full(path, tensors):
+        if "000004" in path.parent.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, tensors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_write_tensors", full)
+        with pytest.raises(UptakeError, match="No space left on device; the last one, iteration-000002, is intact"):
+            toy_run(tmp_path, CONFIG, seed=3)
+    assert same_weights(whole, toy_run(tmp_path, CONFIG, seed=3, resume=True))
+
+
+def test_resume_refuses_another_configuration_and_a_new_run_refuses_a_used_folder(tmp_path):
+    toy_run(tmp_path, replace(CONFIG, iterations=1), seed=3)
+    with pytest.raises(
+        UptakeError, match=r"--resume: learning_rate is 1.0, but iteration-000001 was trained with 0.005"
+    ):
+        toy_run(tmp_path, replace(CONFIG, learning_rate=1.0), seed=3, resume=True)
+    with pytest.raises(UptakeError, match=r"--resume: seed is 4"):
+        toy_run(tmp_path, CONFIG, seed=4, resume=True)
+    with pytest.raises(UptakeError, match="already holds a run"):
+        toy_run(tmp_path, CONFIG, seed=3)
+
+
+def test_the_same_seed_gives_the_same_run_and_micro_batches_do_not_matter(straight, tmp_path):
+    folder, whole = straight
+    other = toy_run(tmp_path, replace(CONFIG, per_device_train_batch_size=2), seed=3)
+    for name, value in whole.weights.items():
+        assert torch.allclose(value, other.weights[name], atol=1e-5)
+    assert metrics(tmp_path)[-1]["reward"] == metrics(folder)[-1]["reward"]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"streams": "speak"},
+        {"kl_estimator": "sampled"},
+        {"beta": 0.0},
+        {"credit": "uniform", "multi_objective_aggregation": "sum_then_normalize"},
+        {"baseline": "leave_one_out", "scale_rewards": "none", "loss_type": "dr_grpo"},
+        {"loss_type": "grpo", "num_iterations": 2, "lr_scheduler_type": "cosine", "warmup_steps": 2},
+        {"shuffle_rewards": True},
+    ],
+)
+def test_every_choice_of_the_objective_runs_and_changes_the_weights(straight, tmp_path, choice):
+    run = toy_run(tmp_path, replace(CONFIG, iterations=2, **choice), seed=3)
+    assert all(torch.isfinite(value).all() for value in run.weights.values())
+    assert not same_weights(straight[1], run)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_generations": 1}, "grpo.num_generations = 1: must be at least 2"),
+        ({"steps_per_generation": 3}, "grpo.steps_per_generation = 3 does not divide grpo.num_generations = 4"),
+        ({"loss_type": "bnpo"}, "grpo.loss_type = 'bnpo': must be one of dapo, grpo, dr_grpo"),
+        ({"multi_objective_aggregation": "sum_then_normalize"}, "needs grpo.credit = uniform"),
+        ({"bf16": True}, "needs grpo.zero_stage"),
+        ({"learning_rate": float("nan")}, "grpo.learning_rate = nan: must be at least 0"),
+    ],
+)
+def test_a_configuration_that_cannot_be_trained_with_is_named(change, message):
+    with pytest.raises(UptakeError, match=message):
+        replace(CONFIG, **change).check()
+
+
+def test_groups_that_cannot_be_split_over_the_ranks_are_named():
+    with pytest.raises(UptakeError, match=r"grpo.num_groups = 3 cannot be split over 2 ranks"):
+        CONFIG.check(world=2)
