@@ -16,7 +16,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -385,10 +385,10 @@ def _counts(name: str, value: Sequence[float]) -> bool:
 
 
 def _title(scenario: Scenario) -> str:
-    types: Iterable[str] = dict.fromkeys(
-        code for item in scenario.script for code in ([item.pause_type] if item.pauses else []) + [item.type]
-    )
-    text = ", then ".join(EVENT_TYPES.get(code, code) for code in types)
+    """What a scenario is about, in words: its tags that are event types, else its items."""
+    codes = [tag for tag in scenario.tags if tag in EVENT_TYPES]
+    codes = codes or [code for item in scenario.script for code in (item.pause_type if item.pauses else "", item.type)]
+    text = ", then ".join(EVENT_TYPES[code] for code in dict.fromkeys(codes) if code in EVENT_TYPES)
     return text[:1].upper() + text[1:]
 
 

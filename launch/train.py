@@ -26,6 +26,7 @@ from rich.console import Console
 
 from align import curriculum
 from align.config import TrainConfig, dump_config, load_config, save_config
+from align.engine import stop_ranks
 from align.evaluation import BASELINES, Evaluation, compare, evaluate, examples, load_policy, write_json
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
@@ -68,6 +69,9 @@ def run_training(
     if first:
         claim(folder, config, resume)
     before = measure(job, "before", folder, console) if first else None
+    # wandb would print its own summary and listen in on the progress bar; what it logs is not touched.
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_CONSOLE", "off")
     if first:
         console.print(f"[bold]training[/]: {config.grpo.iterations} iterations, {folder / 'metrics.jsonl'}")
     grpo.train(
@@ -82,6 +86,7 @@ def run_training(
         wandb_mode=config.wandb.mode,
         wandb_project=config.wandb.project,
     )
+    stop_ranks()
     if before is None:
         return None
     after = measure(job, "after", folder, console)
@@ -96,6 +101,9 @@ def run_training(
     )
     write_json(result, folder / "eval.json")
     console.print(*comparison_tables(result, console.width), sep="\n")
+    verdicts = [row["verdict"] for row in result["rows"]]
+    counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in ("better", "worse", "unchanged")]
+    console.print(f"{', '.join(counts)}: a change counts when its 95 % interval excludes zero")
     report = write_report(folder)
     console.print(f"{duration(time.perf_counter() - started)}, everything included")
     console.print(f"report: [bold]{report.resolve()}[/]", soft_wrap=True)

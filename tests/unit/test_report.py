@@ -24,7 +24,8 @@ SECOND = 24000
 
 def row(measure: str, verdict: str, **changes: Any) -> dict[str, Any]:
     return {
-        "measure": measure, "label": f"{measure} label", "text": "what <it> means", "unit": "%", "better": "lower", "headline": True, "n": 12,
+        "measure": measure, "label": f"{measure} label", "text": "what <it> means", "unit": "%", "better": "lower",
+        "headline": True, "n": 12,
         "before": 0.6, "after": 0.25, "delta": -0.35, "low": -0.5, "high": -0.2, "verdict": verdict, **changes,
     }  # fmt: skip
 

@@ -1,0 +1,117 @@
+"""Evaluations: the same conversations on both sides, whatever is played beside them; honest comparisons."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from align.curriculum import by_axis
+from align.evaluation import (
+    BASELINES,
+    LABELS,
+    Evaluation,
+    compare,
+    evaluate,
+    examples,
+    load_policy,
+    policy_seed,
+    single,
+)
+from envs.errors import UptakeError
+from envs.pack import Pack
+from rewards.measures import MEASURES
+from tests.packs import tiny_pack
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    return tiny_pack(tmp_path_factory.mktemp("pack"))
+
+
+def played(pack: Pack, name: str, **changes: int) -> Evaluation:
+    settings = {"variants": 2, "frames": 60, "batch": 32, "seed": 3} | changes
+    return evaluate(BASELINES[name], pack, "train", name=name, **settings)  # type: ignore[arg-type]
+
+
+def test_figures_do_not_depend_on_what_is_played_side_by_side(pack: Pack) -> None:
+    one, many = played(pack, "vad_200", batch=3), played(pack, "vad_200", batch=50)
+    # Which clip an agent says is picked by its row; when it speaks is not.
+    for name in ("turn_response", "pause_takeover", "cut_in"):
+        assert one.figures()[name] == pytest.approx(many.figures()[name], nan_ok=True)
+    silent = [played(pack, "silent", batch=batch).scenarios for batch in (3, 50)]
+    assert silent[0] == silent[1]
+
+
+def test_the_same_policy_compared_with_itself_has_not_changed(pack: Pack) -> None:
+    evaluation = played(pack, "vad_700")
+    result = compare(evaluation, evaluation, run={"name": "same"}, resamples=50)
+    assert result["rows"]
+    for row in result["rows"]:
+        assert row["verdict"] in ("unchanged", "")
+        assert row["delta"] in (0.0, None)
+
+
+def test_a_better_agent_is_called_better_and_the_other_way_round_worse(pack: Pack) -> None:
+    silent, oracle = played(pack, "silent"), played(pack, "oracle")
+    forth = {row["measure"]: row for row in compare(silent, oracle, run={}, resamples=200)["rows"]}
+    back = {row["measure"]: row for row in compare(oracle, silent, run={}, resamples=200)["rows"]}
+    assert forth["turn_response"]["verdict"] == "better"
+    assert back["turn_response"]["verdict"] == "worse"
+    for name, row in forth.items():
+        if row["low"] is not None:
+            assert row["low"] == pytest.approx(-back[name]["high"])
+
+
+def test_a_result_is_strict_json_and_its_agents_stand_beside_it(pack: Pack) -> None:
+    before = played(pack, "silent")
+    result = compare(before, played(pack, "vad_200"), [before, played(pack, "oracle")], run={"name": "x"}, resamples=20)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert [system["name"] for system in result["systems"]] == ["silent", "oracle"]
+    assert result["run"]["episodes"] == before.episodes == 2 * len(pack.scenarios("train"))
+    assert {row["measure"] for row in single(before, 20)["rows"]} <= set(LABELS)
+
+
+@pytest.mark.parametrize("field, value", [("seed", 4), ("frames", 50), ("pack_hash", "other"), ("split", "dev")])
+def test_evaluations_of_different_conversations_are_not_compared(pack: Pack, field: str, value: object) -> None:
+    before = played(pack, "silent")
+    with pytest.raises(UptakeError, match=f"cannot be compared: {field} is"):
+        compare(before, dataclasses.replace(before, **{field: value}), run={})
+
+
+def test_a_saved_evaluation_reads_back_with_the_same_figures(pack: Pack, tmp_path: Path) -> None:
+    evaluation = played(pack, "vad_200")
+    evaluation.examples = examples(pack.scenarios("train"), 2)
+    evaluation.save(tmp_path / "evaluation.json")
+    again = Evaluation.load(tmp_path / "evaluation.json")
+    assert again.examples == evaluation.examples
+    assert compare(evaluation, again, run={}, resamples=10)["rows"][0]["delta"] == 0
+    (tmp_path / "evaluation.json").write_text('{"version": 1, "name"')
+    with pytest.raises(UptakeError, match="delete it to measure again"):
+        Evaluation.load(tmp_path / "evaluation.json")
+
+
+def test_a_report_shows_one_conversation_of_every_kind_before_a_second_of_any(pack: Pack) -> None:
+    axes = by_axis(pack.scenarios("train"))
+    axis_of = {name: axis for axis, names in axes.items() for name in names}
+    shown = [axis_of[example.key[0]] for example in examples(pack.scenarios("train"), len(axes))]
+    assert sorted(shown) == sorted(axes)
+    assert len({example.folder for example in examples(pack.scenarios("train"), 99)}) == len(pack.scenarios("train"))
+
+
+def test_a_policys_seed_depends_on_the_conversation_alone() -> None:
+    seeds = {policy_seed(seed, name, v) for seed in range(3) for name in ("a", "b") for v in range(4)}
+    assert len(seeds) == 24
+    assert policy_seed(1, "a", 2) == policy_seed(1, "a", 2)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_every_measure_that_a_table_names_exists() -> None:
+    assert set(LABELS) <= set(MEASURES)
+
+
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UptakeError, match="no checkpoint 'nowhere'"):
+        load_policy("nowhere")
