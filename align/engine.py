@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -309,15 +310,23 @@ def add_lora(model: nn.Module, targets: str, r: int, alpha: int) -> None:
     """Freeze a model and put LoRA adapters into it, in place; its class and its methods stay as they are.
 
     Args:
-        targets: regular expression that full module names must match.
+        targets: regular expression for the full names of the linear layers that get one.
+
+    Raises:
+        UptakeError: it matches no linear layer, or is no regular expression.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    model.requires_grad_(False)
     try:
-        inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0), model)
-    except ValueError as error:
-        raise UptakeError(f"no module of the policy matches lora_target_modules '{targets}'") from error
+        pattern = re.compile(targets)
+    except re.error as error:
+        raise UptakeError(f"grpo.lora_target_modules = '{targets}' is no regular expression: {error}") from error
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    chosen = [name for name in linear if pattern.fullmatch(name)]
+    if not chosen:
+        raise UptakeError(f"grpo.lora_target_modules = '{targets}' matches no linear layer; one is '{linear[0]}'")
+    model.requires_grad_(False)
+    inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=chosen, lora_dropout=0.0), model)
 
 
 @contextmanager

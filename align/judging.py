@@ -31,7 +31,7 @@ def judge(
         played: the rollout; `played.groups` indexes `drawn`.
         spec: the policy's `DuplexSpec`.
         frames: length of the conversations.
-        tally: gets `reward`, `rewards/TERM` and `axis/AXIS`. A conversation's reward is `Composition.total`.
+        tally: gets `reward`, `rewards/TERM/mean` and `axis/AXIS`. A conversation's reward is `Composition.total`.
     """
     credits: list[Credit] = []
     for row, episode in enumerate(played.episodes):
@@ -45,7 +45,7 @@ def judge(
             if verdict.value is not None:
                 terms.setdefault(verdict.term, []).append(verdict.value)
         for term, values in terms.items():
-            tally.add(f"rewards/{term}", sum(values) / len(values), spread=True)
+            tally.add(f"rewards/{term}/mean", sum(values) / len(values), spread=True)
         if terms:
             reward = composition.total(verdicts)
             tally.add("reward", reward, spread=True)

@@ -67,7 +67,10 @@ def policy_loss(
 
 
 def exact_kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:
-    """KL(policy || reference) per frame, summed over the whole vocabulary.
+    """KL(policy || reference) per frame, summed over the whole vocabulary: sum of p log(p / q) - p + q.
+
+    The last two sum to zero, but with them every token's part is at least zero, and the gradient at p = q is exactly
+    zero instead of rounding noise, which Adam would blow up to steps of full size.
 
     Args:
         log_probs: (B, T, V) normalised log-probabilities of the policy; -inf where it gives no mass.
@@ -82,7 +85,8 @@ def exact_kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:
     mass = mask.unsqueeze(-1) & torch.isfinite(log_probs)  # (B, T, V)
     logp = torch.where(mass, log_probs, 0.0)
     gap = torch.where(mass, log_probs - ref_log_probs, 0.0)
-    return torch.where(mass, logp.exp() * gap, 0.0).sum(-1)
+    p, q = logp.exp(), ref_log_probs.exp()
+    return torch.where(mass, p * gap - p + q, q.masked_fill(~mask.unsqueeze(-1), 0.0)).sum(-1)
 
 
 def sampled_kl(logp: Tensor, ref_logp: Tensor, mask: Tensor) -> Tensor:

@@ -45,11 +45,15 @@ class Tally:
         return out
 
     def means(self) -> dict[str, float]:
-        """name -> mean (0 where nothing was counted), name_std where asked for, and the largest values."""
+        """name -> mean (0 where nothing was counted), the deviation where asked for, and the largest values.
+
+        The deviation of `x/mean` is `x/std`, that of any other `x` is `x_std`.
+        """
         out = {}
         for name, (total, count, squares) in sorted(self._sums.items()):
             mean = total / count if count else 0.0
             out[name] = mean
             if name in self._spread:
-                out[f"{name}_std"] = math.sqrt(max(squares / count - mean * mean, 0.0)) if count else 0.0
+                std = f"{name[: -len('/mean')]}/std" if name.endswith("/mean") else f"{name}_std"
+                out[std] = math.sqrt(max(squares / count - mean * mean, 0.0)) if count else 0.0
         return out | self._largest

@@ -35,7 +35,7 @@ def test_two_ranks_give_the_loss_of_one_on_the_same_global_batch(tmp_path, stage
     first, second = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(first) == len(second) == 3
     for a, b in zip(first, second, strict=True):
-        for name in ("loss", "reward", "kl", "entropy", "grad_norm", "ratio/mean", "axis/pause", "rewards/answer_std"):
+        for name in ("loss", "reward", "kl", "entropy", "grad_norm", "ratio/mean", "axis/pause", "rewards/answer/std"):
             assert a[name] == pytest.approx(b[name], abs=1e-5), name
     for name, value in one["weights"].items():
         assert two[0]["weights"][name] == pytest.approx(value, abs=1e-4)

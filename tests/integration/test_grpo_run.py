@@ -66,7 +66,7 @@ def test_a_run_writes_metrics_checkpoints_and_the_policy(straight):
         "loss",
         "reward",
         "reward_std",
-        "rewards/patience",
+        "rewards/patience/mean",
         "axis/pause",
         "axis/turn",
         "kl",

@@ -176,6 +176,14 @@ def test_exact_kl_is_the_sum_over_the_vocabulary_and_zero_against_itself():
     assert torch.equal(losses.exact_kl(p, p, mask), torch.zeros(B, T, dtype=torch.float64))
 
 
+def test_exact_kl_has_exactly_no_gradient_at_the_reference():
+    logits = torch.randn(B, T, V, generator=torch.Generator().manual_seed(9)).requires_grad_()
+    losses.exact_kl(
+        logits.log_softmax(-1), logits.detach().log_softmax(-1), torch.ones(B, T, dtype=torch.bool)
+    ).sum().backward()
+    assert torch.equal(logits.grad, torch.zeros(B, T, V))
+
+
 def test_exact_kl_ignores_tokens_without_mass_and_masked_frames():
     p = torch.tensor([[[0.5, 0.5, 0.0], [math.nan] * 3]], dtype=torch.float64).log().requires_grad_()
     q = torch.tensor([[[0.25, 0.75, 0.0], [0.2, 0.3, 0.5]]], dtype=torch.float64).log()
