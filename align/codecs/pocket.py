@@ -31,6 +31,7 @@ FFT = 1024
 BINS = FFT // 2 + 1
 WINDOW = 512  # 21 ms: short enough for plosives
 PITCH_WINDOW = 1024  # 43 ms: two periods of the lowest pitch
+_THIRDS = PITCH_WINDOW // 3
 BANDS = 26
 DIM = BANDS + 2  # mel energies, log pitch, voicing
 CODEBOOKS = 8
@@ -145,17 +146,22 @@ class PocketCodec:
         rows = np.flatnonzero(loud.any(-1))
         if not len(rows):
             return pitch, voicing
-        windowed = blocks[rows] * t.pitch_window
-        wide = scipy.fft.rfft(windowed, 2 * FFT)
+        # A third of the rate is plenty for a pitch and costs a quarter.
+        loudest = blocks[rows]
+        thirds = sum(loudest[..., i : 3 * _THIRDS : 3] for i in range(3)) * (t.pitch_window / 3)
+        wide = scipy.fft.rfft(thirds, FFT)
         correlation = scipy.fft.irfft(wide.real**2 + wide.imag**2)[..., t.lags]  # (R, SUB, L)
-        energy = np.square(windowed).sum(-1, keepdims=True) + 1e-3 * PITCH_WINDOW * _FLOOR
+        energy = np.square(thirds).sum(-1, keepdims=True) + 1e-3 * _THIRDS * _FLOOR
         score = correlation / energy / t.window_correlation
         held = state.pitch[rows]
         for i in range(SUB):  # the pitch before leans on the pitch now: octave jumps are rarer than they look
             best = (score[:, i] - 0.06 * np.abs(t.log_pitch - held[:, None])).argmax(-1)
-            sure = np.take_along_axis(score[:, i], best[:, None], 1)[:, 0]
-            voicing[rows, i] = np.clip((sure - 0.3) / 0.4, 0.0, 1.0) * loud[rows, i]
-            held = np.where(voicing[rows, i] > 0.5, t.log_pitch[best], held)
+            best = np.clip(best, 1, len(t.lags) - 2)[:, None]
+            before, peak, after = (np.take_along_axis(score[:, i], best + d, 1)[:, 0] for d in (-1, 0, 1))
+            bend = np.minimum(before - 2 * peak + after, -1e-6)  # a parabola finds the lag between samples
+            lag = t.lags[best[:, 0]] + np.clip(0.5 * (before - after) / bend, -0.5, 0.5)
+            voicing[rows, i] = np.clip((peak - 0.3) / 0.4, 0.0, 1.0) * loud[rows, i]
+            held = np.where(voicing[rows, i] > 0.5, np.log(SAMPLE_RATE / 3 / lag), held).astype(np.float32)
             pitch[rows, i] = held
         state.pitch[rows] = held
         return pitch, voicing
@@ -185,7 +191,6 @@ class PocketCodec:
 
     def synthesise(self, state: PocketState, description: np.ndarray) -> np.ndarray:
         """Description (B, SUB * DIM) to audio (B, FRAME) float32."""
-        t = self._tables
         parts = description.reshape(-1, SUB, DIM)
         mel = parts[..., :BANDS]
         sounding = mel.max((1, 2)) > np.log(4 * _FLOOR)  # (B,) rows that are silent cost nothing
@@ -258,11 +263,11 @@ class _Tables:
     def __init__(self) -> None:
         self.window = np.hanning(WINDOW).astype(np.float32)
         self.window_power = float(np.square(self.window).sum())
-        self.pitch_window = np.hanning(PITCH_WINDOW).astype(np.float32)
-        shortest, longest = (int(round(SAMPLE_RATE / hz)) for hz in reversed(_PITCH))
+        self.pitch_window = np.hanning(_THIRDS).astype(np.float32)
+        shortest, longest = (round(SAMPLE_RATE / 3 / hz) for hz in reversed(_PITCH))
         self.lags = np.arange(shortest, longest + 1)
-        self.log_pitch = np.log(SAMPLE_RATE / self.lags).astype(np.float32)
-        own = np.correlate(self.pitch_window, self.pitch_window, "full")[PITCH_WINDOW - 1 :]
+        self.log_pitch = np.log(SAMPLE_RATE / 3 / self.lags).astype(np.float32)
+        own = np.correlate(self.pitch_window, self.pitch_window, "full")[_THIRDS - 1 :]
         self.window_correlation = (own / own[0])[self.lags].astype(np.float32)
         hz = np.linspace(0.0, SAMPLE_RATE / 2, BINS)
         low, high = _SPLIT

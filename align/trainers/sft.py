@@ -53,10 +53,10 @@ _LISTEN_DELAY = 2  # frames after a word's end at which stage 1 writes it
 class SftConfig:
     """What a run of both stages needs to know."""
 
-    listen_steps: int = 1500
-    talk_steps: int = 2500
+    listen_steps: int = 1300
+    talk_steps: int = 2400
     batch: int = 32
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     warmup: int = 60
     weight_decay: float = 0.05
     clip: float = 1.0
@@ -71,9 +71,9 @@ class SftConfig:
 
 
 POCKET = MoshiConfig(
-    dim=256,
+    dim=192,
     num_layers=6,
-    num_heads=8,
+    num_heads=6,
     context=256,
     card=256,
     text_card=512,
@@ -180,19 +180,20 @@ def audio_loss(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, 
     return (loss * weight).sum() / weight.sum()
 
 
-def batches(examples: Examples, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Indices of shuffled batches, for ever."""
+def batches(folder: Path, size: int, generator: torch.Generator) -> Iterator[tuple[Examples, torch.Tensor]]:
+    """Shuffled batches, for ever. Every pass reads the folder anew: composing may go on while training has begun."""
     while True:
+        examples = load_examples(folder)
         order = torch.randperm(len(examples.codes), generator=generator)
-        yield from order[: len(order) // size * size].view(-1, size)
+        for index in order[: len(order) // size * size].view(-1, size):
+            yield examples, index
 
 
-def fit(
-    model: MoshiModel, examples: Examples, held: Examples, config: SftConfig, stage: str, log: Path, save: Path
-) -> None:
+def fit(model: MoshiModel, shards: Path, config: SftConfig, stage: str, log: Path, save: Path) -> None:
     """One stage; writes a line of figures every 25 steps to `log` and the weights to `save` every 250."""
     steps = config.listen_steps if stage == "listen" else config.talk_steps
     generator = torch.Generator().manual_seed(config.seed + (stage == "talk"))
+    held = load_examples(shards / "dev")
     decayed = [p for p in model.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if p.ndim != 2]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -205,7 +206,8 @@ def fit(
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     began = time.monotonic()
-    for step, index in zip(range(steps), batches(examples, config.batch, generator), strict=False):
+    drawn = batches(shards / "train", config.batch, generator)
+    for step, (examples, index) in zip(range(steps), drawn, strict=False):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
             losses = _losses(model, examples, index, config, stage, generator)
         loss = torch.stack(list(losses.values())).sum()
@@ -313,8 +315,7 @@ def _train(args: argparse.Namespace) -> None:
     (work / "sft.json").write_text(json.dumps(asdict(config)))
     for stage in ("listen", "talk"):
         path = work / f"{stage}.safetensors"
-        held = load_examples(args.shards / "dev")
-        fit(model, load_examples(args.shards / "train"), held, config, stage, work / "sft.jsonl", path)
+        fit(model, args.shards, config, stage, work / "sft.jsonl", path)
         save_file(model.state_dict(), path)
     export(model, args.shards / "tokenizer_spm.model", Path(args.codec), args.out)
 
