@@ -52,12 +52,13 @@ def evaluate(
     frames: Annotated[int, typer.Option(min=1, help="Length of a conversation in frames of 80 ms.")] = 150,
     seed: Annotated[int, typer.Option(min=0)] = 1234,
     batch: Annotated[int, typer.Option(min=1, help="Conversations played side by side.")] = 32,
+    asr: Annotated[bool, typer.Option("--asr", help="Judge the words that speech recognition hears.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
 ) -> None:
     """Measure one policy or scripted agent on a split."""
     from launch.evaluate import run_evaluation
 
-    run_evaluation(policy, pack, split, variants=variants, frames=frames, seed=seed, batch=batch, out=out)
+    run_evaluation(policy, pack, split, variants=variants, frames=frames, seed=seed, batch=batch, asr=asr, out=out)
 
 
 @app.command()

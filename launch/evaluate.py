@@ -7,17 +7,18 @@ from pathlib import Path
 import soundfile
 from rich.console import Console
 
+from align.comparison import single
 from align.evaluation import (
     BASELINES,
     Scripted,
     evaluate,
     load_policy,
     play,
-    single,
     write_json,
 )
+from align.hearing import Listener
 from align.policies.base import DuplexPolicy
-from align.report import stereo, timeline_png
+from align.report import number, stereo, timeline_png
 from envs.pack import Pack
 from launch.terminal import counting, make_console, single_table
 
@@ -36,19 +37,37 @@ def run_evaluation(
     frames: int,
     seed: int,
     batch: int,
+    asr: bool,
     out: Path | None,
     console: Console | None = None,
 ) -> None:
-    """Measure one policy or scripted agent on a split; print the figures, and write them if `out` is given."""
+    """Measure one policy or scripted agent on a split; print the figures, and write them if `out` is given.
+
+    With `asr`, words are those that speech recognition hears, and their error rate against the agent's text is shown.
+    """
     console = console or make_console()
+    listener = Listener() if asr else None
     pack = Pack.load(pack_path)
     system = find_system(policy)
     with counting(console, f"measuring {policy}", variants * len(pack.scenarios(split))) as advance:
         found = evaluate(
-            system, pack, split, name=policy, variants=variants, seed=seed, frames=frames, batch=batch, on_done=advance
+            system,
+            pack,
+            split,
+            name=policy,
+            variants=variants,
+            seed=seed,
+            frames=frames,
+            batch=batch,
+            transcribe=listener,
+            on_done=advance,
         )
     result = single(found)
     console.print(single_table(policy, result["rows"]))
+    if listener:
+        result["word_error_rate"], result["words"] = listener.word_error_rate, listener.words
+        rate = number(listener.word_error_rate, "%")
+        console.print(f"speech recognition against the agent's own text: {rate} wrong of {listener.words} words")
     if out is not None:
         write_json(result, out)
         console.print(f"written: {out}", soft_wrap=True)

@@ -25,9 +25,10 @@ from pathlib import Path
 from rich.console import Console
 
 from align import curriculum
+from align.comparison import compare
 from align.config import TrainConfig, dump_config, load_config, save_config
 from align.engine import stop_ranks
-from align.evaluation import BASELINES, Evaluation, compare, evaluate, examples, load_policy, write_json
+from align.evaluation import BASELINES, Evaluation, evaluate, examples, load_policy, write_json
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
 from align.report import save_conversation, write_report

@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from align.comparison import LABELS, compare, single
 from align.curriculum import by_axis
 from align.evaluation import (
     BASELINES,
-    LABELS,
     Evaluation,
-    compare,
     evaluate,
     examples,
     load_policy,
     policy_seed,
-    single,
 )
 from envs.errors import UptakeError
 from envs.pack import Pack

@@ -1,0 +1,166 @@
+"""Compare two evaluations of the same conversations: differences, paired intervals, verdicts, as JSON for tables."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from align.evaluation import VERSION, Evaluation
+from envs.errors import UptakeError
+from rewards.bootstrap import Comparison, bootstrap, paired_bootstrap
+from rewards.measures import MEASURES
+
+LABELS: Mapping[str, str] = {
+    "paired_score": "paired score",
+    "pause_takeover": "pause takeover",
+    "turn_response": "turn response",
+    "fto_p10_s": "floor-transfer offset p10",
+    "fto_p50_s": "floor-transfer offset p50",
+    "fto_p90_s": "floor-transfer offset p90",
+    "cut_in": "cut-ins",
+    "bc_f1": "backchannel F1",
+    "bc_random_f1": "– random control",
+    "bc_control_f1": "– best blind control",
+    "bc_precision": "backchannel precision",
+    "bc_recall": "backchannel recall",
+    "bc_per_minute": "backchannels a minute",
+    "bc_takeover": "monologue takeovers",
+    "stopped": "stops when interrupted",
+    "stop_latency_p50_s": "stop latency p50",
+    "answered": "interruption answered",
+    "obeyed": "stop command obeyed",
+    "false_stop": "false stops",
+    "content_hit": "quality: expected content",
+    "similarity": "quality: similarity",
+    "repetition": "repetition",
+    "talk_ratio": "talk ratio",
+}
+"""What tables call a measure; `rewards.measures.MEASURES` says what it is."""
+HEADLINE = (
+    "paired_score", "pause_takeover", "turn_response", "fto_p50_s", "bc_f1", "stopped", "answered", "false_stop",
+)  # fmt: skip
+
+
+def compare(
+    before: Evaluation,
+    after: Evaluation,
+    scripted: Sequence[Evaluation] = (),
+    *,
+    run: Mapping[str, Any],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Before against after, with paired 95 % intervals, and the scripted agents beside them.
+
+    Returns:
+        JSON: `run`, `rows` (one a measure), `systems` (one a scripted agent), `conversations`, `timing`.
+
+    Raises:
+        UptakeError: the evaluations are not of the same conversations.
+    """
+    for other in (after, *scripted):
+        for what in ("split", "variants", "frames", "seed", "pack_hash"):
+            if getattr(other, what) != getattr(before, what):
+                raise UptakeError(
+                    f"'{before.name}' and '{other.name}' cannot be compared: {what} is {getattr(before, what)} and "
+                    f"{getattr(other, what)}; measure both alike"
+                )
+    compared = paired_bootstrap(before.scenarios, after.scenarios, resamples, seed)
+    cases = _cases(after)
+    return {
+        "version": VERSION,
+        "run": {
+            **run, "pack": before.pack, "pack_hash": before.pack_hash, "split": before.split,
+            "scenarios": len(before.scenarios), "variants": before.variants, "episodes": before.episodes,
+            "frames": before.frames, "evaluation_seed": before.seed, "resamples": resamples,
+        },
+        "rows": [_row(name, found, cases.get(name)) for name, found in compared.items() if name in LABELS],
+        "systems": [
+            {
+                "name": one.name,
+                "label": one.name.replace("_", " "),
+                "values": {name: _plain(value) for name, value in one.figures().items()},
+            }
+            for one in scripted
+        ],
+        "conversations": [
+            {"scenario": e.key[0], "variant": e.key[1], "folder": e.folder, "title": e.title} for e in before.examples
+        ],
+        "timing": {one.name: round(one.seconds, 2) for one in (before, after, *scripted)},
+    }  # fmt: skip
+
+
+def single(evaluation: Evaluation, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """One evaluation's figures with their intervals, as JSON."""
+    found = bootstrap(evaluation.scenarios, resamples, seed)
+    return {
+        "version": VERSION,
+        "name": evaluation.name,
+        "split": evaluation.split,
+        "pack": evaluation.pack,
+        "pack_hash": evaluation.pack_hash,
+        "variants": evaluation.variants,
+        "frames": evaluation.frames,
+        "seed": evaluation.seed,
+        "rows": [
+            {
+                "measure": name,
+                "label": LABELS[name],
+                "unit": unit_of(name),
+                "value": _plain(one.estimate),
+                "low": _plain(one.low),
+                "high": _plain(one.high),
+            }
+            for name, one in found.items()
+            if name in LABELS
+        ],
+    }
+
+
+def unit_of(name: str) -> str:
+    """How a measure is printed: `%`, `s`, or as a bare number."""
+    return {"share": "%", "s": "s"}.get(MEASURES[name].unit, "")
+
+
+def _row(name: str, found: Comparison, cases: int | None) -> dict[str, Any]:
+    verdict = {"unclear": "unchanged", "moved": "moved"}.get(found.verdict, found.verdict)
+    delta = _plain(found.difference.estimate)
+    return {
+        "measure": name,
+        "label": LABELS[name],
+        "text": MEASURES[name].text,
+        "unit": unit_of(name),
+        "better": {1: "higher", -1: "lower", 0: ""}[MEASURES[name].better],
+        "headline": name in HEADLINE,
+        "before": _plain(found.before.estimate),
+        "after": _plain(found.after.estimate),
+        "delta": delta,
+        "low": _plain(found.difference.low),
+        "high": _plain(found.difference.high),
+        "verdict": verdict if delta is not None else "",
+        "n": cases,
+    }
+
+
+def _cases(evaluation: Evaluation) -> dict[str, int]:
+    """How many scenarios have a say in each figure."""
+    counts: dict[str, int] = {}
+    for rows in evaluation.scenarios.values():
+        for name in {name for one in rows for name, value in one.items() if _counts(name, value)}:
+            counts[name] = counts.get(name, 0) + 1
+    for quantile in MEASURES:
+        base = re.sub(r"_p\d+_s$", "_s", quantile)
+        if base != quantile and base in counts:
+            counts[quantile] = counts[base]
+    counts["paired_score"] = len(evaluation.scenarios)
+    return counts
+
+
+def _counts(name: str, value: Sequence[float]) -> bool:
+    return bool(value) if name.endswith("_s") else value[1] > 0
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
