@@ -136,13 +136,15 @@ class Engine:
 
     def release(self) -> None:
         """Leave the module with whole weights and no hooks on every rank, for use without the other ranks."""
-        if self.config.zero_stage < 3:
-            return
-        with self.gathered():
-            whole = {name: p.detach().clone() for name, p in self.module.named_parameters()}
-        self._unhook()
-        for name, parameter in self.module.named_parameters():
-            parameter.data = whole[name]
+        if self.config.zero_stage == 3:
+            with self.gathered():
+                whole = {name: p.detach().clone() for name, p in self.module.named_parameters()}
+            self._unhook()
+            for name, parameter in self.module.named_parameters():
+                parameter.data = whole[name]
+        # A rank may end now. A gloo thread that still holds a tensor of the last collective when the interpreter ends
+        # aborts the process; a barrier holds none, and lets go of the interpreter while it waits.
+        dist.barrier()
 
     def _unhook(self) -> None:
         """Take ZeRO-3's gathering out of the module."""

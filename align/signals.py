@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -16,11 +17,17 @@ class Interrupted(Exception):
 class Interrupt:
     """While active, the first Ctrl-C is noted and the second raises KeyboardInterrupt at once.
 
+    A launcher (torchrun) passes on a Ctrl-C that the terminal has sent to every process already, so what follows
+    within `SAME_PRESS` seconds is the first one still.
+
     Outside the main thread it does nothing: Python delivers signals to the main thread only.
     """
 
+    SAME_PRESS = 1.0
+
     def __init__(self) -> None:
         self.requested = False
+        self._pressed = 0.0
         self._before: Any = None
         self._main = threading.current_thread() is threading.main_thread()
 
@@ -42,6 +49,8 @@ class Interrupt:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
+            if time.monotonic() - self._pressed < self.SAME_PRESS:
+                return
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested, self._pressed = True, time.monotonic()
         print("\nstopping at the next safe place; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)

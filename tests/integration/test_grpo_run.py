@@ -27,7 +27,7 @@ CONFIG = GrpoConfig(
     learning_rate=5e-3,
     save_steps=2,
 )
-CLOCKS = {"step_time", "time/rollout", "time/update", "rollout/frames_per_second"}
+CLOCKS = {"step_time", "time/rollout", "time/judge", "time/update", "rollout/frames_per_second"}
 
 
 def metrics(folder):
@@ -140,8 +140,20 @@ def test_ctrl_c_writes_a_checkpoint_and_the_resumed_run_loses_nothing(straight, 
     assert metrics(folder) == metrics(tmp_path)
 
 
-def test_a_second_ctrl_c_does_not_wait(tmp_path):
+def test_a_ctrl_c_that_a_launcher_passes_on_is_not_a_second_one():
+    from align.signals import Interrupt
+
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.requested
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path, monkeypatch):
+    from align.signals import Interrupt
     from align.trainers import grpo
+
+    monkeypatch.setattr(Interrupt, "SAME_PRESS", 0.0)
 
     class Twice(StopAt):
         def step(self, actions):
