@@ -1,7 +1,7 @@
 """Two-channel conversations to the aligned streams that a Moshi-class model learns from (Moshi, arXiv 2410.00037 §3.4).
 
-A word's pieces stand in the text stream one a frame from the frame in which the word begins; the frame before a word that
-follows silence is EPAD; everything else is PAD. Both audio channels go through the policy's own codec.
+A word's pieces stand in the text stream one a frame from the frame in which the word begins; the frame before a word
+that follows silence is EPAD; everything else is PAD. Both audio channels go through the policy's own codec.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def encode(codec: Codec, audio: np.ndarray) -> np.ndarray:
 def align(text: np.ndarray, agent: np.ndarray, user: np.ndarray) -> np.ndarray:
     """Text (B, T), agent and user codes (B, Q, T) to the model's `codes` (B, 1 + 2Q, T - 1).
 
-    The user's column t is the frame that is heard one call later (the frame passed to the first call is dropped): the text
-    of frame t is sampled after the user's frame t was heard, not before.
+    The user's column t is the frame that is heard one call later (the frame passed to the first call is dropped): the
+    text of frame t is sampled after the user's frame t was heard, not before.
     """
     return np.concatenate([text[:, None, :-1], agent[:, :, :-1], user[:, :, 1:]], axis=1)

@@ -1,9 +1,10 @@
-"""Two-channel conversations composed from a pack's clips, with human timing and human untidiness: what a policy is warmed
-up on before it is aligned.
+"""Two-channel conversations composed from a pack's clips, with human timing and human untidiness.
+
+They are what a policy is warmed up on before it is aligned.
 
 Timing follows the laws of conversation analysis (floor transfers about 0.2 s with a spread of 0.45 s; answers that come
-late; overlaps), and the faults are those that people make and that alignment should remove: an answer into a pause, a late
-answer, no backchannel where one was invited, talking on through an interruption, stopping for a mere "yeah".
+late; overlaps), and the faults are those that people make and that alignment should remove: an answer into a pause, a
+late answer, no backchannel where one was invited, talking on through an interruption, stopping for a mere "yeah".
 
 The agent's onsets lie on the frame grid: the agent can act only there.
 """
@@ -124,10 +125,15 @@ class Composer:
         frames: int,
         untidiness: Untidiness | None = None,
         speeds: tuple[float, float] | None = (0.86, 1.16),
+        scrambled: float = 0.4,
     ) -> None:
+        """`speeds` is the range of the users' tempo (None: as recorded); `scrambled` the share of questions that are
+        words in random order."""
         self.length = CLOCK.sample_of(frames)
         self.u = untidiness or Untidiness()
-        self.speeds = speeds
+        self.speeds, self.scrambled = speeds, scrambled
+        self.keywords: dict[str, list[tuple[Clip, Word]]] = {}
+        self.fillers: dict[str, list[tuple[Clip, Word]]] = {}
         self.clips: dict[str, list[Clip]] = {}
         self.answers: dict[str, list[Clip]] = {}
         self.backchannels: list[Clip] = []
@@ -141,6 +147,13 @@ class Composer:
             elif clip.split == split:  # ids of user clips are kind/topic/name
                 kind, self.topics[clip.id], _ = clip.id.split("/")
                 self.clips.setdefault(kind, []).append(clip)
+        for clip in (c for clips in self.clips.values() for c in clips):
+            for word in (w for w in clip.words if w.offset - w.onset > CLOCK.frame):
+                about = next((t for t in self.answers if word.text.lower().startswith(t)), None)
+                if about is None:
+                    self.fillers.setdefault(clip.voice, []).append((clip, word))
+                else:
+                    self.keywords.setdefault(about, []).append((clip, word))
 
     def draw(self, rng: np.random.Generator, situation: str | None = None) -> Conversation:
         """One conversation; the situation is drawn too unless it is given."""
@@ -148,6 +161,21 @@ class Composer:
         situation = situation or SITUATIONS[rng.integers(len(SITUATIONS))]
         start = int(rng.uniform(0.2, 1.2) * CLOCK.sample_rate)
         getattr(self, f"_{situation}")(c, rng, start)
+        return c
+
+    def chatter(self, rng: np.random.Generator) -> Conversation:
+        """One user who does not stop talking, sense and nonsense by turns: dense material to learn to hear on."""
+        c = Conversation(np.zeros(self.length, np.float32), np.zeros(self.length, np.float32))
+        kinds = [kind for kind in self.clips if kind != "cough"]
+        voices, topics = list(self.fillers), list(self.keywords)
+        voice, at = voices[rng.integers(len(voices))], int(rng.integers(CLOCK.sample_rate))
+        while at < self.length:
+            if rng.random() < 0.5:
+                said = self._pick(rng, kinds[rng.integers(len(kinds))])
+            else:
+                said = self._scramble(rng, voice, topics[rng.integers(len(topics))], int(rng.integers(2, 6)))
+                said = said if self.speeds is None else _perturb(said, rng, self.speeds)
+            at = c.hear(said.audio, said.words, at) + int(rng.uniform(0.0, 0.5) * CLOCK.sample_rate)
         return c
 
     # -- situations ----------------------------------------------------------------------------------------------------
@@ -175,7 +203,7 @@ class Composer:
         audio, words = clip.part(0)
         self._answer(c, rng, clip.topic, c.hear(audio, words, start))
 
-    def _with_pauses(self, c: Conversation, rng: np.random.Generator, start: int, clip: Clip) -> None:
+    def _with_pauses(self, c: Conversation, rng: np.random.Generator, start: int, clip: Said) -> None:
         at, answered = start, False
         for i in range(len(clip.pauses) + 1):
             audio, words = clip.part(i)
@@ -263,16 +291,42 @@ class Composer:
     def _pick(self, rng: np.random.Generator, kind: str) -> Said:
         clips = self.clips[kind]
         clip = clips[rng.integers(len(clips))]
-        topic, words = self.topics[clip.id], clip.words
-        if self.speeds is None:
-            return Said(clip.audio, words, clip.pauses, topic)
-        # Speed and pitch move together, as on a tape: a cheap way to many more voices.
-        speed = rng.uniform(*self.speeds)
-        at = np.arange(int(len(clip.audio) / speed)) * speed
-        audio = np.interp(at, np.arange(len(clip.audio)), clip.audio) * 10 ** (rng.uniform(-6, 3) / 20)
-        words = tuple(Word(w.text, int(w.onset / speed), int(w.offset / speed)) for w in words)
-        pauses = tuple((int(onset / speed), int(end / speed)) for onset, end in clip.pauses)
-        return Said(audio.astype(np.float32), words, pauses, topic)
+        said = Said(clip.audio, clip.words, clip.pauses, self.topics[clip.id])
+        if kind == "question" and rng.random() < self.scrambled:
+            said = self._scramble(rng, clip.voice, said.topic, int(rng.integers(2, 8)))
+        return said if self.speeds is None else _perturb(said, rng, self.speeds)
+
+    def _scramble(self, rng: np.random.Generator, voice: str, topic: str | None, fillers: int) -> Said:
+        """Words of one voice in random order, one of them the topic's: what is meant must be heard, not guessed from
+        the sentence around it."""
+        pool = self.fillers[voice]
+        pieces = [pool[rng.integers(len(pool))] for _ in range(fillers)]
+        if topic is not None:
+            same = [piece for piece in self.keywords[topic] if piece[0].voice == voice] or self.keywords[topic]
+            pieces.insert(int(rng.integers(fillers + 1)), same[rng.integers(len(same))])
+        audio, words, at = [], [], 0
+        for clip, word in pieces:
+            piece = clip.audio[word.onset : word.offset].copy()
+            fade = min(240, len(piece) // 2)
+            piece[:fade] *= np.linspace(0.0, 1.0, fade, dtype=np.float32)
+            piece[len(piece) - fade :] *= np.linspace(1.0, 0.0, fade, dtype=np.float32)
+            gap = int(rng.integers(1200))
+            audio += [piece, np.zeros(gap, np.float32)]
+            words.append(Word(word.text, at, at + len(piece)))
+            at += len(piece) + gap
+        return Said(np.concatenate(audio), tuple(words), (), topic or "")
+
+
+def _perturb(said: Said, rng: np.random.Generator, speeds: tuple[float, float]) -> Said:
+    """Another speed (pitch moves with it, as on a tape), timbre and level: a cheap way to many more voices."""
+    speed, tilt = rng.uniform(*speeds), rng.uniform(-0.4, 0.5)
+    at = np.arange(int(len(said.audio) / speed)) * speed
+    audio = np.interp(at, np.arange(len(said.audio)), said.audio)
+    audio[1:] -= tilt * audio[:-1]
+    audio *= 10 ** (rng.uniform(-6, 3) / 20) / (1 - 0.7 * tilt)
+    words = tuple(Word(w.text, int(w.onset / speed), int(w.offset / speed)) for w in said.words)
+    pauses = tuple((int(onset / speed), int(end / speed)) for onset, end in said.pauses)
+    return Said(audio.astype(np.float32), words, pauses, said.topic)
 
 
 def pause_seconds(rng: np.random.Generator) -> float:

@@ -1,12 +1,12 @@
 """The codec that pocket speaks with: a parametric vocoder whose parameters are residual-vector-quantised.
 
-Every 80 ms frame (1920 samples at 24 kHz) becomes 8 codes, the shape of Mimi's 8 codebooks. The frame is described by 8
-sub-frames of 10 ms: log mel energies, log pitch and voicing. A residual vector quantiser (Zeghidour et al. 2021, SoundStream)
-learned by k-means turns that description into codes; decoding sums the codewords and drives a pulse-plus-noise excitation
-through the minimum-phase filter of the mel envelope (Markel & Gray 1976; the structure of WORLD and codec2).
+Every 80 ms frame (1920 samples at 24 kHz) becomes 8 codes, the shape of Mimi's 8 codebooks. The frame is described by
+8 sub-frames of 10 ms: log mel energies, log pitch and voicing. A residual vector quantiser (SoundStream, Zeghidour et
+al. 2021) learned by k-means turns that description into codes; decoding sums the codewords and drives a pulse-plus-noise
+excitation through the minimum-phase filter of the mel envelope (Markel & Gray 1976; the structure of WORLD and codec2).
 
-A neural codec of this size needs hours of CPU training before it is intelligible; this one needs minutes, because only the
-quantiser is learned. It is a real codec all the same: streaming, causal, batched, deterministic, with a state per row.
+A neural codec of this size needs hours of CPU training before it is intelligible; this one needs minutes, because only
+the quantiser is learned. It is a real codec all the same: streaming, causal, batched, deterministic, a state per row.
 
 Algorithmic delay: one analysis window (21 ms) is centred half a window behind the newest sample.
 """

@@ -1,16 +1,17 @@
 """Supervised warm start of a Moshi-class policy on two-channel conversations: how pocket was made.
 
-Two stages over the same conversations, which are composed from a pack (`envs.conversations`) and differ in voice, speed,
-level, room tone and timing each time:
+Two stages over the same conversations, which are composed from a pack (`envs.conversations`) and differ in voice,
+speed, level, room tone and timing each time:
 
-1. *listen*: the text stream is what the **user** says, two frames after each word. A dense way to learn to hear; the
-   head and the vocabulary are those of stage 2. (Kyutai's delayed-streams models are trained so, arXiv 2509.08753.)
+1. *listen*: a user who does not stop talking, half of it words in random order; the text stream is what the **user**
+   says, two frames after each word. A dense way to learn to hear; the head and the vocabulary are those of stage 2.
+   (Kyutai's delayed-streams models are trained so, arXiv 2509.08753.)
 2. *talk*: the text stream is what the agent says, the depth transformer learns the agent's codes.
 
-Losses are Moshi's (arXiv 2410.00037 §4.4): cross-entropy per stream, padding of the text stream weighted down, the first
-codebook weighted up. What differs: the depth transformer is scored on a random part of the frames (an unbiased loss for
-a fraction of the work), and columns are shifted by the policy's emission lag, so that a policy that streams is in time with
-the data.
+Losses are Moshi's (arXiv 2410.00037 §4.4): cross-entropy per stream, padding of the text stream weighted down, the
+first codebook weighted up. What differs: the depth transformer is scored on a random part of the frames (an unbiased
+loss for a fraction of the work), and columns are shifted by the policy's emission lag, so that a policy that streams is
+in time with the data.
 
     python -m align.trainers.sft compose --pack WIDE --codec codec.safetensors --out shards --count 16000
     python -m align.trainers.sft train --shards shards --codec codec.safetensors --out align/policies/pocket
@@ -22,7 +23,7 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,8 +54,8 @@ _LISTEN_DELAY = 2  # frames after a word's end at which stage 1 writes it
 class SftConfig:
     """What a run of both stages needs to know."""
 
-    listen_steps: int = 1300
-    talk_steps: int = 2400
+    listen_steps: int = 800
+    talk_steps: int = 1700
     batch: int = 32
     learning_rate: float = 2e-3
     warmup: int = 60
@@ -127,15 +128,13 @@ def load_examples(folder: Path) -> Examples:
 
 
 def compose(
-    composer: Composer,
+    talks: Sequence[Conversation],
     codec: Codec,
     tokenizer: sentencepiece.SentencePieceProcessor,
-    count: int,
     rng: np.random.Generator,
 ) -> Examples:
-    """`count` conversations of the composer's length, heard through the codec."""
-    talks = [composer.draw(rng) for _ in range(count)]
-    frames = CLOCK.frames(composer.length)
+    """Conversations of one length, heard through the codec in rooms that differ."""
+    count, frames = len(talks), CLOCK.frames(len(talks[0].user))
     heard = np.stack([talk.user + _tone(talk, rng) for talk in talks])
     spoken = np.stack([talk.agent for talk in talks])
     user = encode(codec, heard)
@@ -193,7 +192,7 @@ def fit(model: MoshiModel, shards: Path, config: SftConfig, stage: str, log: Pat
     """One stage; writes a line of figures every 25 steps to `log` and the weights to `save` every 250."""
     steps = config.listen_steps if stage == "listen" else config.talk_steps
     generator = torch.Generator().manual_seed(config.seed + (stage == "talk"))
-    held = load_examples(shards / "dev")
+    held = load_examples(shards / "dev" / stage)
     decayed = [p for p in model.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if p.ndim != 2]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -206,7 +205,7 @@ def fit(model: MoshiModel, shards: Path, config: SftConfig, stage: str, log: Pat
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     began = time.monotonic()
-    drawn = batches(shards / "train", config.batch, generator)
+    drawn = batches(shards / "train" / stage, config.batch, generator)
     for step, (examples, index) in zip(range(steps), drawn, strict=False):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
             losses = _losses(model, examples, index, config, stage, generator)
@@ -217,7 +216,7 @@ def fit(model: MoshiModel, shards: Path, config: SftConfig, stage: str, log: Pat
         optimizer.step()
         schedule.step()
         if (step + 1) % 25 == 0:
-            figures = {k: round(float(v), 4) for k, v in losses.items()} | {"grad_norm": round(float(norm), 3)}
+            figures = {k: round(v.item(), 4) for k, v in losses.items()} | {"grad_norm": round(float(norm), 3)}
             if (step + 1) % 250 == 0:
                 figures |= evaluate(model, held, config, stage)
                 save_file(model.state_dict(), save.with_suffix(".part"))
@@ -296,13 +295,16 @@ def _compose(args: argparse.Namespace) -> None:
         train_tokenizer(pack, tokenizer_path)
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_path))
     for split, count in (("dev", 64), ("train", args.count)):
-        composer = Composer(pack, split, args.frames)
-        (args.out / split).mkdir(exist_ok=True)
-        for number in range(-(-count // 64)):
-            path = args.out / split / f"{args.seed:02d}-{number:05d}.safetensors"
-            if not path.is_file():
-                rng = np.random.default_rng([args.seed, number, split == "dev"])
-                compose(composer, codec, tokenizer, min(64, count), rng).save(path)
+        composer = Composer(pack, split, args.frames, scrambled=0.4 if split == "train" else 0.0)
+        for stage, draw in (("listen", composer.chatter), ("talk", composer.draw)):
+            folder = args.out / split / stage
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(-(-count // 64)):
+                path = folder / f"{args.seed:02d}-{number:05d}.safetensors"
+                if not path.is_file():
+                    rng = np.random.default_rng([args.seed, number, split == "dev", stage == "talk"])
+                    talks = [draw(rng) for _ in range(min(64, count))]
+                    compose(talks, codec, tokenizer, rng).save(path)
 
 
 def _train(args: argparse.Namespace) -> None:

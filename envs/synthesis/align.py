@@ -65,17 +65,13 @@ class Aligner:
 
 def cut_points(audio: np.ndarray, text: str, words: tuple[Word, ...], search: float = 0.12) -> list[int]:
     """Where a clip is cut at each `|` of its text: the quietest 10 ms near the boundary between the two words."""
-    cuts = []
+    cuts: list[int] = []
     reach = int(search * CLOCK.sample_rate)
-    for part in text.split("|")[:-1]:
-        count = len(" ".join([*cuts_text(text, len(cuts)), part]).split())
+    parts = text.split("|")
+    for number in range(1, len(parts)):
+        count = len(" ".join(parts[:number]).split())
         left, right = words[count - 1].offset, words[count].onset
         low, high = max(0, min(left, right) - reach), min(len(audio), max(left, right) + reach)
         energy = np.convolve(np.square(audio[low:high]), np.ones(_FRAME), "valid")
         cuts.append(low + int(energy.argmin()) + _FRAME // 2)
     return cuts
-
-
-def cuts_text(text: str, parts: int) -> list[str]:
-    """The first `parts` parts of a text with bars."""
-    return text.split("|")[:parts]

