@@ -58,6 +58,7 @@ class Monitor:
                 dir=str(self._folder),
                 mode=self._wandb_mode,  # type: ignore[arg-type]
                 config=self._config,
+                settings=wandb.Settings(silent=True),  # it would write across the progress bar
             )
         console = Console(file=sys.stdout)
         if console.is_terminal:

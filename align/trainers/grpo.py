@@ -14,8 +14,8 @@ What differs from arXiv 2606.11167 ("Multi-Faceted Interactivity Alignment in Fu
    number of ranks, and so is the loss: its normaliser is a global count.
 5. No context recording is prepended. `Trajectory.valid` masks forced frames, which is where one would go.
 
-The choices are in `align.trainers.grpo_config`. One iteration, top to bottom in `train`: draw scenarios, roll out, judge, compare inside groups, recompute old
-log-probabilities, update in minibatches, log, checkpoint.
+One iteration, top to bottom in `train`: draw scenarios, roll out, judge, compare inside groups, recompute old
+log-probabilities, update in minibatches, log, checkpoint. The choices are in `align.trainers.grpo_config`.
 """
 
 from __future__ import annotations
