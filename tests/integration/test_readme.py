@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+from typer.testing import CliRunner
 
 from align.config import load_config, names
 from envs.episode import Episode
 from envs.event import Event
+from launch.cli import app
 from rewards.compose import Composition
 
 ROOT = Path(__file__).parents[2]
@@ -30,16 +30,10 @@ def test_every_command_and_every_override_that_it_shows_exists() -> None:
         command = words.split()
         if command[0] not in ("pack", "scenario"):
             command = command[:1]
-        done = subprocess.run(
-            [sys.executable, "-m", "launch.cli", *command, "--help"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, command
+        done = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
+        assert done.exit_code == 0, command
         for option in re.findall(r"(--[a-z-]+)", rest):
-            assert option in done.stdout, (command, option)
+            assert option in done.output, (command, option)
         if command == ["train"]:
             config = words.split()[1] if len(words.split()) > 1 else ""
             full = (config + rest).split()
