@@ -19,6 +19,7 @@ LABELS: Mapping[str, str] = {
     "fto_p10_s": "floor-transfer offset p10",
     "fto_p50_s": "floor-transfer offset p50",
     "fto_p90_s": "floor-transfer offset p90",
+    "latency_p50_s": "answer latency p50",
     "cut_in": "cut-ins",
     "bc_f1": "backchannel F1",
     "bc_random_f1": "– random control",
@@ -39,7 +40,7 @@ LABELS: Mapping[str, str] = {
 }
 """What tables call a measure; `rewards.measures.MEASURES` says what it is."""
 HEADLINE = (
-    "paired_score", "pause_takeover", "turn_response", "fto_p50_s", "bc_f1", "stopped", "answered", "false_stop",
+    "paired_score", "pause_takeover", "turn_response", "latency_p50_s", "bc_f1", "stopped", "answered", "false_stop",
 )  # fmt: skip
 
 

@@ -112,6 +112,8 @@ def collect(
     episodes = [
         env.episode(row, transcript=transcript([p[row] for p in pieces], spec.frame, lag)) for row in range(rows)
     ]
+    for episode in episodes:
+        episode.meta["text_stream"] = True  # no words then means that it said none
     groups = [row // group_size for row in range(rows)]
     return Rollout(trajectory, episodes, groups, time.perf_counter() - started)
 

@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from align.memory import keep_memory
 from launch.errors import guarded
 from launch.threads import set_threads
 
@@ -134,6 +135,7 @@ def scenario_check(file: Annotated[Path, typer.Argument(help="A scenario's YAML 
 def main() -> NoReturn:
     """Run the command line; exit 0, 2 after a user's mistake, 130 after Ctrl-C."""
     set_threads()
+    keep_memory()
     sys.exit(guarded(app))
 
 

@@ -16,6 +16,7 @@ Measurement = Mapping[str, Sequence[float]]
 
 QUANTILES: Mapping[str, Mapping[str, float]] = {
     "fto_s": {"fto_p10_s": 0.1, "fto_p50_s": 0.5, "fto_p90_s": 0.9},
+    "latency_s": {"latency_p50_s": 0.5},
     "stop_latency_s": {"stop_latency_p50_s": 0.5},
 }
 """Names that hold lists, and the quantiles that are reported of each. Every other name holds a ratio."""
@@ -91,7 +92,7 @@ def paired_score(figures: Mapping[str, np.ndarray]) -> np.ndarray:
     * **floor** = (`pair_hold` + `pair_reply`) / 2: balanced accuracy of "take the turn within 1.0 s of a silence" on
       pauses (must not) and ends of turns (must). Same decision rule and same window on both, so a policy that does not
       tell them apart has hold + reply <= 1.
-    * **barge-in** = (`pair_yield` + `pair_persist`) / 2: balanced accuracy of "fall silent (> 0.32 s) within 1.5 s of
+    * **barge-in** = (`pair_yield` + `pair_persist`) / 2: balanced accuracy of "fall silent (> 0.5 s) within 1.5 s of
       the user's onset" on barge-ins (must) and user backchannels (must not). An agent that is not talking then gets
       neither, so silence is not a way to be right.
     * **listening** = (1 + skill) / 2, skill = (`bc_f1` - `bc_control_f1`) / (1 - `bc_control_f1`), clipped to [-1, 1];

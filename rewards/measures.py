@@ -49,8 +49,9 @@ MEASURES: Mapping[str, Measure] = {
     "pause_takeover": Measure(-1, "share", "pauses in which the agent takes the floor"),
     "turn_response": Measure(1, "share", "turns answered with an onset from 0.2 s before to 3 s after their end"),
     "fto_p10_s": Measure(0, "s", "signed floor-transfer offset, 10th percentile"),
-    "fto_p50_s": Measure(-1, "s", "signed floor-transfer offset, median"),
-    "fto_p90_s": Measure(-1, "s", "signed floor-transfer offset, 90th percentile"),
+    "fto_p50_s": Measure(0, "s", "signed floor-transfer offset, median"),
+    "fto_p90_s": Measure(0, "s", "signed floor-transfer offset, 90th percentile"),
+    "latency_p50_s": Measure(-1, "s", "from a turn's end to its answer, median; an early one or none counts as 3 s"),
     "cut_in": Measure(
         -1, "per turn", "agent turns begun inside a user turn or monologue, more than 0.2 s before its end"
     ),
@@ -85,7 +86,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.ratios = {name: [0.0, 0.0] for name in _RATIOS}
-        self.lists: dict[str, list[float]] = {"fto_s": [], "stop_latency_s": []}
+        self.lists: dict[str, list[float]] = {"fto_s": [], "latency_s": [], "stop_latency_s": []}
 
     def add(self, name: str, numerator: float, denominator: float = 1.0) -> None:
         self.ratios[name][0] += float(numerator)
@@ -100,7 +101,7 @@ def measure(episode: Episode, transcript: Sequence[Word] | None = None) -> dict[
         transcript: words to judge in place of the agent's own, for instance from speech recognition.
 
     Returns:
-        name -> (numerator, denominator); `fto_s` and `stop_latency_s` -> all their values. JSON keeps it.
+        name -> (numerator, denominator); `fto_s`, `latency_s` and `stop_latency_s` -> all their values. JSON keeps it.
     """
     view = EpisodeView(episode, episode.samples, transcript)
     tally = _Tally()
@@ -137,7 +138,7 @@ def takes_turn(view: EpisodeView, sample: int) -> bool | None:
 
 
 def falls_silent(view: EpisodeView, sample: int) -> bool | None:
-    """The paired decision about going on: silence of more than 0.32 s within 1.5 s. None when it was not talking."""
+    """The paired decision about going on: silence of more than 0.5 s within 1.5 s. None when it was not talking."""
     if view.utterance_at(sample) is None:
         return None
     return view.longest_silence(sample, sample + view.samples(STOP_SECONDS)) > GAP_SECONDS
@@ -171,7 +172,10 @@ def _turn(view: EpisodeView, event: Event, tally: _Tally) -> None:
             tally.lists["fto_s"].append(view.seconds(early.onset - event.offset))
         elif response is not None and response.real:
             tally.lists["fto_s"].append(response.offset_s)
-        tally.add("turn_response", early is None and response is not None and response.real)
+        answered = early is None and response is not None and response.real
+        tally.add("turn_response", answered)
+        # An offset alone would call an agent that stops cutting in slower: here early is as bad as never.
+        tally.lists["latency_s"].append(response.offset_s if response is not None and answered else RESPONSE_SECONDS)
     if _seen(view, event.offset, FLOOR_SECONDS + TURN_SECONDS):
         tally.add("pair_reply", takes_turn(view, event.offset) is True)
 

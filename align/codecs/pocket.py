@@ -2,8 +2,8 @@
 
 Every 80 ms frame (1920 samples at 24 kHz) becomes 8 codes, the shape of Mimi's 8 codebooks. The frame is described by
 8 sub-frames of 10 ms: log mel energies, log pitch and voicing. A residual vector quantiser (SoundStream, Zeghidour et
-al. 2021) learned by k-means turns that description into codes; decoding sums the codewords and drives a pulse-plus-noise
-excitation through the minimum-phase filter of the mel envelope (Markel & Gray 1976; the structure of WORLD and codec2).
+al. 2021) learned by k-means turns that description into codes; decoding sums the codewords and drives a
+pulse-plus-noise excitation through the minimum-phase filter of the mel envelope (Markel & Gray 1976).
 
 A neural codec of this size needs hours of CPU training before it is intelligible; this one needs minutes, because only
 the quantiser is learned. It is a real codec all the same: streaming, causal, batched, deterministic, a state per row.

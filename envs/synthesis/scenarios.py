@@ -19,7 +19,7 @@ from envs.synthesis.texts import SPLITS
 
 _START = {"dist": "uniform", "a": 0.3, "b": 1.2}
 _PAUSE = {"dist": "lognormal", "median": 0.6, "sigma": 0.45, "clip": [0.25, 1.3]}
-_HOLD = {"dist": "uniform", "a": 0.6, "b": 1.4}
+_HOLD = {"dist": "uniform", "a": 0.6, "b": 1.2}  # so that the answer outlasts what is said over it
 _FTO = {"full": 0.7, "zero": 2.0}
 _YIELD = {"full": 0.5, "zero": 1.5}
 

@@ -71,6 +71,15 @@ def test_stage_one_writes_a_word_after_it_was_heard() -> None:
     assert int((got.listen[0] == 4).nonzero()[0]) == 4 + 1 + 2
 
 
+def test_the_first_words_after_a_silence_count_more() -> None:
+    logits, text = torch.zeros(1, 16, 8), torch.full((1, 16), PAD)
+    text[0, 4:14] = 5
+    early, late = logits.clone(), logits.clone()
+    early[0, 5, 5], late[0, 12, 5] = 9.0, 9.0
+    gain = [float(text_loss(logits, text, 0.3, 4.0) - text_loss(x, text, 0.3, 4.0)) for x in (early, late)]
+    assert gain[0] > 3 * gain[1] > 0
+
+
 def test_padding_counts_less_in_the_text_loss() -> None:
     logits, text = torch.zeros(1, 2, 8), torch.tensor([[PAD, 5]])
     logits[0, 1, 5] = 9.0

@@ -107,7 +107,7 @@ def test_clips_are_brought_to_one_level() -> None:
     tone = np.sin(np.arange(CLOCK.sample_rate) * 0.1).astype(np.float32)
     for gain in (0.05, 0.5):
         clip = normalise(np.pad(tone * gain, 5000))
-        assert abs(np.sqrt(np.mean(np.square(clip[2000:-2000]))) / ACTIVE_RMS - 1) < 0.2  # what is quieter than the gate does not count
+        assert abs(np.sqrt(np.mean(np.square(clip[2000:-2000]))) / ACTIVE_RMS - 1) < 0.2
 
 
 def test_coughs_are_short_and_loud_enough_to_be_heard() -> None:
