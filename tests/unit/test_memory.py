@@ -12,10 +12,10 @@ if sys.argv[1] == "keep":
     assert keep_memory()
 import numpy as np
 for _ in range(5):
-    np.ones(4_000_000)
+    np.ones(6_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
-    np.ones(4_000_000)
+    np.ones(6_000_000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
