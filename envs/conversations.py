@@ -178,6 +178,17 @@ class Composer:
             at = c.hear(said.audio, said.words, at) + int(rng.uniform(0.0, 0.5) * CLOCK.sample_rate)
         return c
 
+    def quiz(self, rng: np.random.Generator) -> Conversation:
+        """Question upon question, each over the answer to the one before: dense material to learn what answers what."""
+        c = Conversation(np.zeros(self.length, np.float32), np.zeros(self.length, np.float32))
+        at = int(rng.integers(CLOCK.sample_rate))
+        while at < self.length:
+            question = self._pick(rng, "question" if rng.random() < 0.8 else "barge_in")
+            onset = up(c.hear(question.audio, question.words, at) + max(0.05, rng.normal(0.3, 0.2)) * CLOCK.sample_rate)
+            at = onset + int(rng.uniform(0.7, 1.3) * CLOCK.sample_rate)
+            c.speak(self._reply(rng, question.topic), onset, at + int(rng.uniform(0.2, 0.5) * CLOCK.sample_rate))
+        return c
+
     # -- situations ----------------------------------------------------------------------------------------------------
 
     def _question(self, c: Conversation, rng: np.random.Generator, start: int) -> None:

@@ -21,6 +21,7 @@ from align.trainers.sft import (
 )
 from envs.clock import CLOCK
 from envs.conversations import Conversation
+from envs.errors import UptakeError
 from envs.event import Word
 
 FRAMES = 12
@@ -118,3 +119,8 @@ def test_a_stage_learns_what_it_is_shown(tmp_path, stage: str) -> None:
     assert lines[-1]["text"] < 0.35 * lines[0]["text"] and lines[-1]["dev_words"] > 0.9
     if stage == "talk":
         assert lines[-1]["audio"] < 0.5 * lines[0]["audio"]
+
+
+def test_no_conversations_is_one_line(tmp_path) -> None:
+    with pytest.raises(UptakeError, match="no composed conversations"):
+        load_examples(tmp_path)
