@@ -279,10 +279,5 @@ class Oracle(ScriptedAgent):
 
     def _answer_to(self, event: Event) -> Clip:
         expect = event.expected("responds")
-        wanted = {word.lower() for word in expect.content} if expect else set()
-
-        def fit(clip: Clip) -> int:
-            spoken = {word.strip(".,!?").lower() for word in clip.text.split()}
-            return len(wanted & spoken) + 2 * len(wanted & {topic.lower() for topic in clip.answers})
-
-        return max(self.clips, key=fit)
+        fitting = self.env.pack.answers(expect.content) if expect else []
+        return fitting[0] if fitting else self.clips[0]

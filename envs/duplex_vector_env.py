@@ -187,6 +187,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "ended": ended,
             "skipped": self._driver.skipped(row),
             "unfinished": [event.id for event in events if event.offset > length],
+            "references": {event.id: texts for event in events if (texts := self._references(event))},
         }
         mic, user, agent = (from_pcm16(getattr(self, name)[row, :frames].reshape(-1)) for name in _TRACKS)
         events = [event for event in events if event.offset <= length]
@@ -232,6 +233,11 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             self._sampler.bit_generator.state = state["sampler"]
 
     # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _references(self, event: Event) -> list[str]:
+        """What the pack's agent would say to an event that expects certain words: reference answers for rewards."""
+        expect = event.expected("responds")
+        return [clip.text for clip in self.pack.answers(expect.content)] if expect else []
 
     def _begin(self, row: int, scenario: Scenario, variant: int) -> None:
         assert self._run_seed is not None

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -161,6 +161,19 @@ class Pack:
     def clips(self, kind: str | None = None) -> list[Clip]:
         """All clips, or those of one kind, in order of their ids."""
         return [self._clips[name] for name in sorted(self._clips) if kind in (None, self._clips[name].kind)]
+
+    def answers(self, content: Sequence[str]) -> list[Clip]:
+        """The agent clips that answer what any of these words asks for, the best fit first; none for no words.
+
+        A clip fits by the words of its text, and twice as much by the topics that it is declared to answer.
+        """
+        wanted = {word.lower() for word in content}
+
+        def fit(clip: Clip) -> int:
+            spoken = {word.strip(".,!?").lower() for word in clip.text.split()}
+            return len(wanted & spoken) + 2 * len(wanted & {topic.lower() for topic in clip.answers})
+
+        return sorted((clip for clip in self.clips("agent") if fit(clip)), key=fit, reverse=True)
 
     def scenario(self, name: str) -> Scenario:
         """The scenario with this id; raises `UptakeError` naming the nearest one."""

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envs.agents import Oracle, converse
+from envs.duplex_vector_env import DuplexVectorEnv
 from envs.event import Expect
+from envs.pack import Pack
 from rewards import get
 from rewards.matching import blind_hits, match_one_to_one, metronome_hits, random_hits
 from rewards.quality import grade
@@ -299,6 +302,19 @@ def test_references_are_found_by_event_id():
     meta = {"references": {plain.id: ["we open at noon"]}}
     episode = conversation([(3.2, 6.0)], [plain], transcript=words("we open at noon", 3.3), meta=meta)
     assert value("quality", episode) == 1.0
+
+
+def test_in_the_core_pack_an_answer_is_compared_with_what_the_packs_agent_would_say():
+    pack = Pack.load("core")
+    names = [pack.scenarios("test", tags=[tag])[0].id for tag in ("turn", "barge_in")]
+    env = DuplexVectorEnv(pack, 2, split="test", frames=140)
+    for episode in converse(env, Oracle(2, pack, env), seed=1, options={"scenario": names}):
+        asked = [e for e in episode.events if (wanted := e.expected("responds")) and wanted.content]
+        assert asked and set(episode.meta["references"]) == {e.id for e in asked}
+        for one in asked:
+            topics = {clip.answers for clip in pack.answers(one.expected("responds").content)}
+            assert len(topics) == 1, "references of one topic only"
+        assert get("quality").judge(episode, asked[-1]).raw["similarity"] > 0.9, "said to its end"
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
