@@ -25,6 +25,7 @@ from pathlib import Path
 from rich.console import Console
 
 from align import curriculum
+from align.checkpoints import list_checkpoints
 from align.comparison import compare
 from align.config import TrainConfig, dump_config, load_config, save_config
 from align.engine import stop_ranks
@@ -83,7 +84,7 @@ def run_training(
         job.composition,
         folder,
         seed=config.seed,
-        resume=resume and (folder / "checkpoints").is_dir(),
+        resume=resume and bool(list_checkpoints(folder / "checkpoints")),
         wandb_mode=config.wandb.mode,
         wandb_project=config.wandb.project,
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,31 +108,63 @@ def test_a_trained_run_can_be_measured_and_listened_to(
     assert (folder / "timeline.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_ctrl_c_writes_a_checkpoint_exits_130_and_resume_gives_what_an_unbroken_run_gives(
-    world: list[str], finished: tuple[Path, str]
-) -> None:
-    arguments = ["train", "quickstart", *world, "name=broken", "grpo.iterations=2"]
-    run = finished[0].parent / "broken"
+def figures(run: Path) -> tuple[list[dict[str, float]], list[dict[str, object]]]:
+    """What a run measured, without what depends on the clock: lines of `metrics.jsonl`, rows of `eval.json`."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timed = re.compile(r"time|per_second")
+    kept = [{key: value for key, value in line.items() if not timed.search(key)} for line in lines]
+    return kept, json.loads((run / "eval.json").read_text())["rows"]
+
+
+def stopped(arguments: list[str], when: Callable[[], object], how: signal.Signals) -> tuple[int, str]:
+    """Start the command, send it a signal as soon as `when()` is true, and return its exit status and stderr."""
     process = subprocess.Popen(
         command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     deadline = time.monotonic() + 240
-    while not (run / "metrics.jsonl").is_file() and process.poll() is None:
+    while not when() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
+    return process.returncode, errors
+
+
+def test_ctrl_c_writes_a_checkpoint_exits_130_and_resume_gives_what_an_unbroken_run_gives(
+    world: list[str], finished: tuple[Path, str]
+) -> None:
+    arguments = ["train", "quickstart", *world, "name=broken", "grpo.iterations=2"]
+    run = finished[0].parent / "broken"
+    metrics = run / "metrics.jsonl"
+    status, errors = stopped(arguments, lambda: metrics.is_file() and metrics.stat().st_size, signal.SIGINT)
+    assert status == 130, errors
     assert "Traceback" not in errors
     assert list((run / "checkpoints").glob("iteration-*"))
     uptake(*arguments, "--resume")
+    assert figures(run) == figures(finished[0])
 
-    def numbers(folder: Path) -> list[dict[str, float]]:
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        timed = re.compile(r"time|per_second")
-        return [{key: value for key, value in line.items() if not timed.search(key)} for line in lines]
 
-    assert numbers(run) == numbers(finished[0])
-    rows = [json.loads((folder / "eval.json").read_text())["rows"] for folder in (run, finished[0])]
-    assert rows[0] == rows[1]
+def test_a_run_that_was_killed_after_a_checkpoint_gives_what_an_unbroken_run_gives(
+    world: list[str], finished: tuple[Path, str]
+) -> None:
+    arguments = ["train", "quickstart", *world, "name=killed", "grpo.iterations=2", "grpo.save_steps=1"]
+    run = finished[0].parent / "killed"
+    first = run / "checkpoints" / "iteration-000001"
+    status, errors = stopped(arguments, first.is_dir, signal.SIGKILL)
+    assert status == -signal.SIGKILL, errors
+    uptake(*arguments, "--resume")
+    assert figures(run) == figures(finished[0])
+
+
+def test_a_run_that_was_killed_at_its_first_checkpoint_starts_from_scratch(
+    world: list[str], finished: tuple[Path, str]
+) -> None:
+    run = finished[0].parent / "early"
+    shutil.copytree(finished[0] / "before", run / "before")
+    shutil.copy(finished[0] / "config.yaml", run)
+    (run / "metrics.jsonl").write_text('{"iteration": 0}\n{"iter')
+    (run / "checkpoints" / ".iteration-000001.tmp").mkdir(parents=True)
+    shutil.copytree(finished[0] / "episodes" / "before", run / "episodes" / "before")
+    uptake("train", "quickstart", *world, "name=early", "grpo.iterations=2", "--resume")
+    assert figures(run) == figures(finished[0])
