@@ -82,7 +82,7 @@ def compare(
             {
                 "name": one.name,
                 "label": one.name.replace("_", " "),
-                "values": {name: _plain(value) for name, value in one.figures().items()},
+                "values": {name: plain(value) for name, value in one.figures().items()},
             }
             for one in scripted
         ],
@@ -110,9 +110,9 @@ def single(evaluation: Evaluation, resamples: int = 2000, seed: int = 0) -> dict
                 "measure": name,
                 "label": LABELS[name],
                 "unit": unit_of(name),
-                "value": _plain(one.estimate),
-                "low": _plain(one.low),
-                "high": _plain(one.high),
+                "value": plain(one.estimate),
+                "low": plain(one.low),
+                "high": plain(one.high),
             }
             for name, one in found.items()
             if name in LABELS
@@ -127,7 +127,7 @@ def unit_of(name: str) -> str:
 
 def _row(name: str, found: Comparison, cases: int | None) -> dict[str, Any]:
     verdict = {"unclear": "unchanged", "moved": "moved"}.get(found.verdict, found.verdict)
-    delta = _plain(found.difference.estimate)
+    delta = plain(found.difference.estimate)
     return {
         "measure": name,
         "label": LABELS[name],
@@ -135,11 +135,11 @@ def _row(name: str, found: Comparison, cases: int | None) -> dict[str, Any]:
         "unit": unit_of(name),
         "better": {1: "higher", -1: "lower", 0: ""}[MEASURES[name].better],
         "headline": name in HEADLINE,
-        "before": _plain(found.before.estimate),
-        "after": _plain(found.after.estimate),
+        "before": plain(found.before.estimate),
+        "after": plain(found.after.estimate),
         "delta": delta,
-        "low": _plain(found.difference.low),
-        "high": _plain(found.difference.high),
+        "low": plain(found.difference.low),
+        "high": plain(found.difference.high),
         "verdict": verdict if delta is not None else "",
         "n": cases,
     }
@@ -163,5 +163,6 @@ def _counts(name: str, value: Sequence[float]) -> bool:
     return bool(value) if name.endswith("_s") else value[1] > 0
 
 
-def _plain(value: float) -> float | None:
+def plain(value: float) -> float | None:
+    """A figure as JSON has it: None for what does not apply."""
     return float(value) if math.isfinite(value) else None

@@ -120,6 +120,7 @@ def evaluate(
     batch: int = 32,
     keep: Sequence[Example] = (),
     transcribe: Callable[[Episode], Sequence[Word]] | None = None,
+    watch: Callable[[Key, Episode, Sequence[Word] | None], None] = lambda key, episode, words: None,
     on_done: Callable[[int], None] = lambda conversations: None,
 ) -> Evaluation:
     """Play every scenario of a split `variants` times and measure each conversation.
@@ -131,6 +132,7 @@ def evaluate(
         batch: conversations side by side; changes the speed and no scripted agent's figure.
         keep: conversations whose record is kept in `kept`.
         transcribe: gives the words to judge in place of the agent's own text, from its sound (`align.hearing`).
+        watch: called with every conversation and what `transcribe` gave for it.
         on_done: called with the number of conversations that were just finished.
 
     Raises:
@@ -147,7 +149,9 @@ def evaluate(
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
         for key, episode in zip(part, play(system, pack, part, split=split, seed=seed, frames=frames), strict=True):
-            found[key[0]].append(measure(episode, transcribe(episode) if transcribe else None))
+            words = transcribe(episode) if transcribe else None
+            found[key[0]].append(measure(episode, words))
+            watch(key, episode, words)
             if key in wanted:
                 kept[key] = episode
         on_done(len(part))

@@ -11,6 +11,7 @@ rate from it is an upper bound on what is wrong with the speech.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +19,12 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from align.codecs.base import Codec
 from envs.activity import activity
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import Word
+from envs.pack import Clip
 
 RATE = 16_000
 
@@ -69,6 +72,33 @@ class Listener:
         )
         words = [word for segment in segments for word in segment.words]
         return tuple(Word(w.word.strip(), round(w.start * rate), round(w.end * rate)) for w in words)
+
+
+def codec_floor(
+    read: Callable[[np.ndarray, int], Sequence[Word]], codec: Codec, clips: Sequence[Clip]
+) -> tuple[int, int]:
+    """Word errors in clips that only went through a codec, and the words of their texts.
+
+    No policy that speaks with this codec in the clips' voice can be expected to be understood better.
+
+    Args:
+        read: speech recognition of (N,) float32 audio at a rate, such as `Listener.transcribe`.
+        codec: decodes what it encodes.
+        clips: at the codec's rate.
+    """
+    frames = max(-(-clip.samples // codec.frame) for clip in clips) + 2  # a codec may answer a frame late
+    audio = np.zeros((frames, len(clips), codec.frame), np.float32)
+    for row, clip in enumerate(clips):
+        padded = np.pad(clip.audio, (0, frames * codec.frame - clip.samples))
+        audio[:, row] = padded.reshape(frames, codec.frame)
+    state = codec.init_state(len(clips))
+    decoded = np.stack([codec.decode(state, codec.encode(state, frame)) for frame in audio], axis=1)  # (B, T, F)
+    errors = words = 0
+    for row, clip in enumerate(clips):
+        heard = " ".join(word.text for word in read(decoded[row].reshape(-1), codec.sample_rate))
+        wrong, meant = word_errors(clip.text, heard)
+        errors, words = errors + wrong, words + meant
+    return errors, words
 
 
 def normal(text: str) -> str:
