@@ -111,7 +111,7 @@ def runs(shift: float, scenarios: int = 30, seed: int = 0):
     rng = np.random.default_rng(seed)
     answered = rng.random(scenarios) + shift > 0.5
     return {
-        f"s{i}": [{"turn_response": (float(a), 1.0), "fto_s": [float(v)]}]
+        f"s{i}": [{"turn_response": (float(a), 1.0), "fto_s": [float(v)], "latency_s": [float(v)]}]
         for i, (a, v) in enumerate(zip(answered, rng.normal(1.0 - shift, 0.3, scenarios), strict=True))
     }
 
@@ -124,8 +124,8 @@ def test_a_run_compared_with_itself_differs_by_exactly_nothing():
 
 def test_a_clear_gain_is_called_better_and_a_clear_loss_worse():
     gain, loss = paired_bootstrap(runs(0.0), runs(0.4)), paired_bootstrap(runs(0.4), runs(0.0))
-    assert (gain["turn_response"].verdict, gain["fto_p50_s"].verdict) == ("better", "better")
-    assert (loss["turn_response"].verdict, loss["fto_p50_s"].verdict) == ("worse", "worse")
+    assert (gain["turn_response"].verdict, gain["latency_p50_s"].verdict) == ("better", "better")
+    assert (loss["turn_response"].verdict, loss["latency_p50_s"].verdict) == ("worse", "worse")
     assert gain["fto_p10_s"].verdict == "moved"  # no better direction
 
 
