@@ -172,7 +172,6 @@ def play(
     seeds = [policy_seed(seed, *key) for key in keys]
     played = rollout.collect(system, env, scenarios, variants, 1, seeds, frames, env_seed=seed)
     for episode in played.episodes:
-        episode.meta["text_stream"] = True  # no words then means that it said none
         # The policy went on to the last frame; the conversation may have ended before.
         episode.transcript = tuple(word for word in episode.transcript if word.onset < episode.samples)
     return played.episodes
