@@ -133,13 +133,12 @@ def reduce_loss(
     total_frames: float,
     total_rows: float,
     world: int = 1,
-    accumulation: int = 1,
 ) -> Tensor:
     """Sum a micro-batch so that all micro-batches of all ranks add up to the loss of the global batch.
 
-    The optimiser averages over ranks and over accumulated micro-batches, so a plain local mean is wrong as soon as
-    conversations differ in active frames. This returns `sum / N_global * world * accumulation`, which those averages
-    turn into `sum / N_global` exactly.
+    The optimiser averages over ranks, so a plain local mean is wrong as soon as conversations differ in active frames.
+    This returns `sum / N_global * world`, which that average turns into `sum / N_global` exactly. The micro-batches of
+    a rank are summed (`Engine.backward`); an optimiser that averages them needs their number as one more factor.
 
     Args:
         per_frame: (B, T) loss of each frame, zero where masked.
@@ -148,7 +147,6 @@ def reduce_loss(
             frames first. `dr_grpo`: conversations times T, whatever is active.
         total_frames, total_rows: active frames and conversations of the whole optimiser step, over all ranks.
         world: ranks that the optimiser averages over.
-        accumulation: micro-batches that the optimiser averages over (1 where it sums them).
 
     Raises:
         ValueError: unknown `loss_type`.
@@ -161,7 +159,7 @@ def reduce_loss(
         total = per_frame.sum() / max(total_rows * per_frame.shape[-1], 1.0)
     else:
         raise ValueError(f"loss_type '{loss_type}' is unknown; use one of {', '.join(LOSS_TYPES)}")
-    return total * world * accumulation
+    return total * world
 
 
 @torch.no_grad()

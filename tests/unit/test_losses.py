@@ -125,8 +125,8 @@ def test_micro_batches_and_ranks_of_uneven_masks_add_up_to_the_global_batch(loss
     parts = [[0], [1, 2], [3, 4, 5]]  # three ranks with one, two and three conversations
     ranks = [losses.reduce_loss(per_frame[rows], x["mask"][rows], world=3, **totals) for rows in parts]
     assert abs(sum(ranks) / 3 - whole) < 1e-14
-    accumulated = [losses.reduce_loss(per_frame[rows], x["mask"][rows], accumulation=3, **totals) for rows in parts]
-    assert abs(sum(accumulated) / 3 - whole) < 1e-14
+    micro_batches = [losses.reduce_loss(per_frame[rows], x["mask"][rows], **totals) for rows in parts]
+    assert abs(sum(micro_batches) - whole) < 1e-14
 
 
 def test_the_mean_of_local_means_is_another_loss_when_masks_are_uneven():
