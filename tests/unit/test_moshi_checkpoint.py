@@ -95,6 +95,14 @@ def test_weights_that_do_not_fit_the_config_are_named(folder):
     refused(folder, "emb.0.weight", "int8")
 
 
+@pytest.mark.parametrize("poison", [float("nan"), float("-inf")])
+def test_weights_that_are_not_numbers_are_named(folder, poison):
+    weights = load_file(folder / "model.safetensors")
+    weights["text_linear.weight"][3, 5] = poison
+    save_file(weights, folder / "model.safetensors")
+    refused(folder, "model.safetensors", "text_linear.weight", "NaN or infinite")
+
+
 def test_a_model_and_a_codec_that_do_not_belong_together_are_refused(folder):
     codec = BlurCodec()
     codec.card = 77

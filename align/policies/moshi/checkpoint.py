@@ -68,6 +68,8 @@ def load_model(path: str | Path, config: MoshiConfig) -> MoshiModel:
             )
         if not weights[name].is_floating_point():
             raise UptakeError(f"{path}: {name} is {weights[name].dtype}; quantised weights are not implemented")
+        if not weights[name].isfinite().all():
+            raise UptakeError(f"{path}: {name} has NaN or infinite values; give a checkpoint from before that")
     # A copy: how weights mapped from a file are aligned decides how a kernel rounds.
     model.load_state_dict({name: weights[name].float().clone() for name in wanted}, assign=True)
     return model.requires_grad_(True)
