@@ -31,7 +31,8 @@ def judge(
         played: the rollout; `played.groups` indexes `drawn`.
         spec: the policy's `DuplexSpec`.
         frames: length of the conversations.
-        tally: gets `reward`, `rewards/TERM/mean` and `axis/AXIS`. A conversation's reward is `Composition.total`.
+        tally: gets `reward`, `rewards/TERM/mean`, `axis/AXIS` and `faults/TERM`, the share of a term's verdicts that
+            it raised instead of giving. A conversation's reward is `Composition.total`.
     """
     credits: list[Credit] = []
     for row, episode in enumerate(played.episodes):
@@ -42,6 +43,7 @@ def judge(
             start, stop = action_frames(verdict.window, spec.frame, heard_after(spec), frames)
             weight = composition.weights[verdict.term]
             credits.append(Credit(row, group.group, verdict.term, verdict.event, verdict.value, weight, start, stop))
+            tally.add(f"faults/{verdict.term}", verdict.raw.get("fault", 0.0))
             if verdict.value is not None:
                 terms.setdefault(verdict.term, []).append(verdict.value)
         for term, values in terms.items():
