@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,7 @@ class Episode:
         (folder / "meta.json").unlink(missing_ok=True)
         for name in TRACKS:
             pcm = to_pcm16(getattr(self, name))
-            soundfile.write(folder / f"{name}.flac", pcm, self.clock.sample_rate, subtype="PCM_16")
+            write_flac(folder / f"{name}.flac", pcm, self.clock.sample_rate)
         _write_lines(folder / "events.jsonl", [event.to_json() for event in self.events])
         _write_lines(folder / "transcript.jsonl", [word._asdict() for word in self.transcript])
         meta = {"v": 1, "sample_rate": self.clock.sample_rate, "frame": self.clock.frame, "meta": self.meta}
@@ -123,6 +124,19 @@ def read_audio(path: Path, clock: Clock = CLOCK) -> np.ndarray:
     if not np.isfinite(audio).all():
         raise UptakeError(f"{path}: holds NaN or infinite samples; render the file again")
     return audio[:, 0]
+
+
+def write_flac(path: Path, audio: np.ndarray, rate: int) -> None:
+    """Write (N,) or (N, channels) audio as 16-bit FLAC.
+
+    It is encoded in memory: libsndfile hides the reason why a file cannot be written, such as a disk that is full.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    encoded = io.BytesIO()
+    soundfile.write(encoded, audio, rate, format="FLAC", subtype="PCM_16")
+    path.write_bytes(encoded.getvalue())
 
 
 def _write_lines(path: Path, records: list[dict[str, Any]]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import soundfile
 from rich.console import Console
 
 from align.comparison import plain, single
@@ -23,7 +22,7 @@ from align.hearing import Listener, codec_floor
 from align.policies.base import DuplexPolicy
 from align.policies.moshi.policy import MoshiPolicy
 from align.report import change, number, stereo, timeline_png
-from envs.episode import Episode
+from envs.episode import Episode, write_flac
 from envs.event import Word
 from envs.pack import Pack
 from launch.terminal import counting, make_console, single_table
@@ -124,7 +123,7 @@ def run_rollout(
     )[0]  # fmt: skip
     episode.save(out)
     (out / "timeline.png").write_bytes(timeline_png(episode)[0])
-    soundfile.write(out / "stereo.flac", stereo(episode), episode.clock.sample_rate, subtype="PCM_16")
+    write_flac(out / "stereo.flac", stereo(episode), episode.clock.sample_rate)
     words = " ".join(word.text for word in episode.transcript)
     console.print(f"{episode.seconds:.1f} s written to [bold]{out}[/]", soft_wrap=True)
     if words:

@@ -162,10 +162,11 @@ def test_a_nearly_full_disk_stops_a_run_before_it_starts(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_disk_that_fills_up_while_writing_is_one_line(uptake: Command, pack: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["events.jsonl", "user.flac", "stereo.flac"])
+def test_a_disk_that_fills_up_while_writing_is_one_line(uptake: Command, pack: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "talk"
     out.mkdir()
-    (out / "events.jsonl").symlink_to("/dev/full")
+    (out / name).symlink_to("/dev/full")
     line = uptake.refused(
         "rollout", "vad_200", "--pack", str(pack), "--scenario", "turn", "--frames", "60", "--out", str(out)
     )
