@@ -44,6 +44,10 @@ HEADLINE = (
 )  # fmt: skip
 
 
+CONSTANT = ("silent", "always_talking", "always_backchannel", "metronome")
+"""Scripted agents that do the same whatever they hear: no score that is worth anything ranks one above a policy."""
+
+
 def compare(
     before: Evaluation,
     after: Evaluation,
@@ -56,7 +60,7 @@ def compare(
     """Before against after, with paired 95 % intervals, and the scripted agents beside them.
 
     Returns:
-        JSON: `run`, `rows` (one a measure), `systems` (one a scripted agent), `conversations`, `timing`.
+        JSON: `run`, `rows` (one a measure), `systems` (one a scripted agent), `ranking`, `conversations`, `timing`.
 
     Raises:
         UptakeError: the evaluations are not of the same conversations.
@@ -86,11 +90,32 @@ def compare(
             }
             for one in scripted
         ],
+        "ranking": ranking(before, after, scripted),
         "conversations": [
             {"scenario": e.key[0], "variant": e.key[1], "folder": e.folder, "title": e.title} for e in before.examples
         ],
         "timing": {one.name: round(one.seconds, 2) for one in (before, after, *scripted)},
     }  # fmt: skip
+
+
+def ranking(before: Evaluation, after: Evaluation, scripted: Sequence[Evaluation]) -> dict[str, Any]:
+    """Whether the paired score puts the scripted agents where they belong.
+
+    Returns:
+        JSON: `scores` (name -> paired score), `constant_below` (every agent of `CONSTANT` that was measured is below
+        both checkpoints), `oracle_above` (the oracle is above both). None where there is nothing to compare.
+    """
+    scores = {one.name: plain(one.figures()["paired_score"]) for one in (before, after, *scripted)}
+    known = {name: score for name, score in scores.items() if score is not None}
+    pair = [known[one.name] for one in (before, after) if one.name in known]
+    constant = [known[name] for name in CONSTANT if name in known]
+    oracle = known.get("oracle")
+    return {
+        "measure": "paired_score",
+        "scores": scores,
+        "constant_below": max(constant) < min(pair) if constant and pair else None,
+        "oracle_above": oracle > max(pair) if oracle is not None and pair else None,
+    }
 
 
 def single(evaluation: Evaluation, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from align.comparison import CONSTANT
 from align.report import MARKS, change, interval, number
 
 WIDE = 170
@@ -42,6 +43,21 @@ def comparison_tables(result: Mapping[str, Any], width: int) -> list[Table]:
     if width >= WIDE or not scripted:
         return [_table(title, labels, columns | scripted)]
     return [_table(title, labels, columns), _table("scripted agents in the same conversations", labels, scripted)]
+
+
+def ranking_line(result: Mapping[str, Any]) -> str:
+    """Whether the constant agents score below both checkpoints, and the oracle above; empty if none was measured."""
+    ranking = result["ranking"]
+    parts = []
+    for key, names, wanted in (
+        ("constant_below", CONSTANT, "below"),
+        ("oracle_above", ("oracle",), "above"),
+    ):
+        if ranking[key] is not None:
+            scores = {name: score for name, score in ranking["scores"].items() if name in names}
+            listed = ", ".join(f"{name.replace('_', ' ')} {number(score)}" for name, score in scores.items())
+            parts.append(f"{listed}: {'' if ranking[key] else 'NOT '}{wanted} both checkpoints")
+    return f"paired score of {'; '.join(parts)}" if parts else ""
 
 
 def single_table(label: str, rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -30,6 +30,7 @@ from align.comparison import compare
 from align.config import TrainConfig, dump_config, load_config, save_config
 from align.engine import stop_ranks
 from align.evaluation import BASELINES, Evaluation, evaluate, examples, load_policy, write_json
+from align.memory import peak_memory
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
 from align.report import save_conversation, write_report
@@ -38,7 +39,7 @@ from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError, nearest
 from envs.pack import Pack
 from envs.scenario import Scenario
-from launch.terminal import comparison_tables, counting, make_console
+from launch.terminal import comparison_tables, counting, make_console, ranking_line
 from rewards.compose import Composition
 
 FREE_DISK = 500 * 2**20
@@ -101,13 +102,17 @@ def run_training(
         resamples=config.evaluation.resamples,
         seed=config.evaluation.seed,
     )
+    result["run"] |= {"seconds": round(time.perf_counter() - started, 1), "peak_memory_bytes": peak_memory()}
     write_json(result, folder / "eval.json")
     console.print(*comparison_tables(result, console.width), sep="\n")
     verdicts = [row["verdict"] for row in result["rows"]]
     counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in ("better", "worse", "unchanged")]
     console.print(f"{', '.join(counts)}: a change counts when its 95 % interval excludes zero")
+    if line := ranking_line(result):
+        console.print(line, highlight=False)
     report = write_report(folder)
-    console.print(f"{duration(time.perf_counter() - started)}, everything included")
+    took, peak = duration(time.perf_counter() - started), peak_memory() / 2**30
+    console.print(f"{took} and at most {peak:.1f} GiB of memory, everything included")
     console.print(f"report: [bold]{report.resolve()}[/]", soft_wrap=True)
     return report
 

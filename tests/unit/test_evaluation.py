@@ -20,6 +20,7 @@ from align.evaluation import (
 )
 from envs.errors import UptakeError
 from envs.pack import Pack
+from launch.terminal import ranking_line
 from rewards.measures import MEASURES
 from tests.packs import tiny_pack
 
@@ -70,6 +71,20 @@ def test_a_result_is_strict_json_and_its_agents_stand_beside_it(pack: Pack) -> N
     assert [system["name"] for system in result["systems"]] == ["silent", "oracle"]
     assert result["run"]["episodes"] == before.episodes == 2 * len(pack.scenarios("train"))
     assert {row["measure"] for row in single(before, 20)["rows"]} <= set(LABELS)
+
+
+def test_a_result_says_whether_constant_agents_rank_below_and_the_oracle_above(pack: Pack) -> None:
+    low, high, silent = played(pack, "vad_700"), played(pack, "vad_200"), played(pack, "silent")
+    oracle, talking = played(pack, "oracle"), played(pack, "always_talking")
+    result = compare(low, high, [silent, talking, oracle], run={}, resamples=10)
+    scores = result["ranking"]["scores"]
+    assert scores["oracle"] > max(scores["vad_200"], scores["vad_700"])
+    assert (result["ranking"]["constant_below"], result["ranking"]["oracle_above"]) == (True, True)
+    assert "silent 0.000, always talking 0.000: below both checkpoints; oracle" in ranking_line(result)
+    worse = compare(silent, high, [talking, oracle], run={}, resamples=10)
+    assert worse["ranking"]["constant_below"] is False, "a tie is not below"
+    assert "always talking 0.000: NOT below both checkpoints" in ranking_line(worse)
+    assert ranking_line(compare(low, high, run={}, resamples=10)) == ""
 
 
 @pytest.mark.parametrize("field, value", [("seed", 4), ("frames", 50), ("pack_hash", "other"), ("split", "dev")])
