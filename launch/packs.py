@@ -14,10 +14,8 @@ from envs.pack import SPLITS, Pack
 from envs.scenario import load_scenarios
 from envs.synthesis import texts
 from envs.synthesis.build import build
-from envs.synthesis.engines import Engine, Flite, Kokoro
+from envs.synthesis.engines import Flite, choose
 from launch.terminal import counting, make_console
-
-ENGINES = ("kokoro", "flite")
 
 
 def run_check(path: str, console: Console | None = None) -> None:
@@ -52,7 +50,7 @@ def run_scenario_check(file: Path, console: Console | None = None) -> None:
 def run_build(
     out: Path,
     *,
-    engine: str,
+    engine: str | None,
     voices: Path | None,
     source: Path | None,
     repeats: int,
@@ -63,7 +61,7 @@ def run_build(
 
     Args:
         out: the folder to write.
-        engine: one of `ENGINES`.
+        engine: one of `envs.synthesis.engines.ENGINES`; None: the first of them that is installed.
         voices: the folder of Kokoro's voices.
         source: texts, voices and topics; None: those of the core pack.
         repeats: in how many voices each training text is said; with more than one, flite's are added if installed.
@@ -74,26 +72,18 @@ def run_build(
     """
     console = console or make_console()
     said = 0
-    with counting(console, "rendering", 0) as advance:
 
-        def report(done: int, total: int, what: str) -> None:
-            nonlocal said
-            advance(done - said, total)
-            said = done
+    def report(done: int, total: int, what: str) -> None:
+        nonlocal said
+        advance(done - said, total)
+        said = done
 
-        try:
-            extra = Flite() if repeats > 1 and engine != "flite" and shutil.which("flite") else None
-            build(source or texts.SOURCE, out, _engine(engine, voices), cache, repeats, extra, report=report)
-        except ModuleNotFoundError as error:
-            raise UptakeError(f"building a pack needs '{error.name}'; run: pip install 'uptake[build]'") from error
+    try:
+        speaker = choose(engine, voices)
+        extra = Flite() if repeats > 1 and speaker.name != "flite" and shutil.which("flite") else None
+        console.print(f"speech by {speaker.name} ({speaker.licence})")
+        with counting(console, "rendering", 0) as advance:
+            build(source or texts.SOURCE, out, speaker, cache, repeats, extra, report=report)
+    except ModuleNotFoundError as error:
+        raise UptakeError(f"building a pack needs '{error.name}'; run: pip install 'uptake[build]'") from error
     run_check(str(out), console)
-
-
-def _engine(name: str, voices: Path | None) -> Engine:
-    if name == "flite":
-        return Flite()
-    if name != "kokoro":
-        raise UptakeError(f"no engine '{name}'; use one of {', '.join(ENGINES)}")
-    if voices is None:
-        raise UptakeError("kokoro needs its voices: --voices FOLDER; `npm pack kokoro-js@1.2.1` holds them in voices/")
-    return Kokoro(voices)

@@ -1,6 +1,7 @@
 """Builds a pack from a text source: renders every utterance, times its words, and writes the scenarios.
 
-    uptake pack build OUT --voices VOICES               # the core pack: every text in one voice
+    uptake pack build OUT                               # with whichever engine is installed
+    uptake pack build OUT --voices VOICES               # the core pack: every text in one of Kokoro's voices
     uptake pack build OUT --voices VOICES --repeats 3   # a wide one to train pocket on: every training text in three,
                                                         # and in two of flite's voices where flite is installed
 
@@ -22,6 +23,7 @@ import soundfile
 
 from envs.clock import CLOCK
 from envs.episode import to_pcm16
+from envs.errors import UptakeError
 from envs.event import Word
 from envs.pack import SCHEMA
 from envs.synthesis.align import Aligner, cut_points
@@ -53,12 +55,39 @@ def plan(source: Mapping[str, Any], repeats: int = 1, extra_voices: Sequence[str
         voices = source["voices"][split]
         for number, utterance in enumerate(user_utterances(source, split)):
             count = (repeats if split == "train" else 1) * (3 if utterance.kind == "story" else 1)  # stories are few
-            chosen = [voices[(number + turn * 7) % len(voices)] for turn in range(min(count, len(voices)))]
+            step = 7 if len(voices) % 7 else 1  # no common divisor: every turn is another voice
+            chosen = [voices[(number + turn * step) % len(voices)] for turn in range(min(count, len(voices)))]
             if split == "train" and extra_voices:
                 chosen += [extra_voices[(number + turn) % len(extra_voices)] for turn in range(2)]
             for voice in chosen:
                 jobs.append(Job(f"{utterance.kind}/{utterance.topic}/{split}{number:03d}-{voice}", utterance, voice))
     return jobs
+
+
+def cast(wanted: Mapping[str, Sequence[str]], voices: Sequence[str]) -> dict[str, list[str]]:
+    """Who speaks what: the source's voices as far as the engine has them, else the engine's own, dealt out.
+
+    Args:
+        wanted: the source's voices: `agent` and one list a split.
+        voices: the engine's.
+
+    Returns:
+        As `wanted`; no voice speaks in two splits, and none of them is the agent's.
+
+    Raises:
+        UptakeError: fewer voices than an agent and one user a split need.
+    """
+    own = {part: [voice for voice in names if voice in voices] for part, names in wanted.items()}
+    if all(own.values()):
+        return own
+    if len(set(voices)) < 1 + len(SPLITS):
+        raise UptakeError(
+            f"the engine has {len(set(voices))} voices ({', '.join(voices)}), a pack needs {1 + len(SPLITS)}: the "
+            "agent's and one for each split; choose another engine"
+        )
+    agent, *users = dict.fromkeys(voices)
+    held = max(1, len(users) // 4)
+    return {"agent": [agent], "dev": users[:held], "test": users[held : 2 * held], "train": users[2 * held :]}
 
 
 def build(
@@ -71,8 +100,13 @@ def build(
     name: str = "core",
     report: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Path:
-    """Render what is not cached and write the pack to `out`; returns `out`. `extra` adds voices in training."""
+    """Render what is not cached and write the pack to `out`; returns `out`. `extra` adds voices in training.
+
+    Raises:
+        UptakeError: the engine has too few voices, or cannot say a text.
+    """
     source = load_source(source_path)
+    source["voices"] = cast(source["voices"], engine.voices())
     extra_voices = extra.voices() if extra else []
     jobs = plan(source, repeats, extra_voices)
     cache.mkdir(parents=True, exist_ok=True)

