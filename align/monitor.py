@@ -14,14 +14,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-WANDB_MODES = ("disabled", "offline", "online")
-
 
 class Monitor:
     """Metrics of rank 0, an iteration at a time; other ranks hold a silent one.
 
-    The time left is the mean of the iterations that this process has finished, times those that remain; until one is
-    finished it says nothing.
+    The time left is the mean of the iterations that this process has finished, times those that remain, plus `tail`,
+    the seconds that whoever trains needs afterwards; until an iteration is finished it says nothing.
     """
 
     def __init__(
@@ -30,12 +28,14 @@ class Monitor:
         iterations: int,
         *,
         first: int = 0,
+        tail: float = 0.0,
         active: bool = True,
         wandb_mode: str = "disabled",
         project: str = "uptake",
         config: Mapping[str, Any] | None = None,
     ) -> None:
         self._folder, self._iterations, self._first, self._active = folder, iterations, first, active
+        self._tail = tail
         self._wandb_mode, self._project, self._config = wandb_mode, project, dict(config or {})
         self._wandb: Any = None
         self._progress: Progress | None = None
@@ -44,7 +44,6 @@ class Monitor:
         self._rewards = ""
 
     def __enter__(self) -> Monitor:
-        self._started = time.perf_counter()
         if not self._active:
             return self
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -70,6 +69,7 @@ class Monitor:
             self._progress = Progress(*columns, console=console, refresh_per_second=4)
             self._progress.add_task("", total=self._iterations, completed=self._first, left="", rewards="", phase="")
             self._progress.start()
+        self._started = time.perf_counter()
         return self
 
     def __exit__(
@@ -113,7 +113,7 @@ class Monitor:
         if done < 1:
             return ""
         seconds = (time.perf_counter() - self._started) / done * (self._iterations - self._iteration)
-        return f"{duration(seconds)} left"
+        return f"{duration(seconds + self._tail)} left"
 
 
 def duration(seconds: float) -> str:

@@ -86,6 +86,7 @@ def run_training(
         folder,
         seed=config.seed,
         resume=resume and bool(list_checkpoints(folder / "checkpoints")),
+        tail=before.seconds if before else 0.0,  # measuring after takes as long; the baselines add next to nothing
         wandb_mode=config.wandb.mode,
         wandb_project=config.wandb.project,
     )

@@ -64,6 +64,7 @@ def train(
     *,
     seed: int = 0,
     resume: bool = False,
+    tail: float = 0.0,
     wandb_mode: str = "disabled",
     wandb_project: str = "uptake",
 ) -> dict[str, float]:
@@ -78,6 +79,7 @@ def train(
         folder: the run folder.
         seed: everything random derives from it.
         resume: continue from the newest whole checkpoint of the folder.
+        tail: seconds that the caller needs after training; part of the time left that is shown.
 
     Returns:
         Metrics of the last iteration.
@@ -165,10 +167,10 @@ def train(
     env = make_env(per_rank * config.num_generations)
     metrics: dict[str, float] = {}
     monitor = Monitor(
-        folder, config.iterations, first=first, active=rank == 0, wandb_mode=wandb_mode, project=wandb_project,
-        config={**asdict(config), "seed": seed, "world": world},
+        folder, config.iterations, first=first, tail=tail, active=rank == 0, wandb_mode=wandb_mode,
+        project=wandb_project, config={**asdict(config), "seed": seed, "world": world},
     )  # fmt: skip
-    with monitor, Interrupt() as interrupt:
+    with Interrupt() as interrupt, monitor:  # in this order: wandb takes seconds to start, and a Ctrl-C may come then
         for iteration in range(first, config.iterations):
             began, rng, tally = time.perf_counter(), checkpoints.rng_tensors(), Tally()
 
@@ -270,6 +272,8 @@ def train(
                 save(iteration + 1, checkpoints.rng_tensors())
             if stop:
                 raise KeyboardInterrupt
+    if not engine.all_true(not interrupt.requested):  # pressed since, while wandb was finishing
+        raise KeyboardInterrupt
 
     engine.release()
     if config.use_peft:

@@ -140,6 +140,47 @@ def test_ctrl_c_writes_a_checkpoint_and_the_resumed_run_loses_nothing(straight, 
     assert metrics(folder) == metrics(tmp_path)
 
 
+def test_ctrl_c_while_wandb_is_still_starting_is_not_lost(straight, tmp_path, monkeypatch):
+    from align.trainers import grpo
+
+    class Starting(grpo.Monitor):
+        def __enter__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            return super().__enter__()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(grpo, "Monitor", Starting)
+        with pytest.raises(KeyboardInterrupt):
+            toy_run(tmp_path, CONFIG, seed=3)
+    assert checkpoints.load_latest(tmp_path / "checkpoints").iteration == 0
+    assert same_weights(straight[1], toy_run(tmp_path, CONFIG, seed=3, resume=True))
+
+
+def test_ctrl_c_while_wandb_is_finishing_still_ends_the_command(tmp_path, monkeypatch):
+    from align.trainers import grpo
+
+    class Finishing(grpo.Monitor):
+        def __exit__(self, *error):
+            os.kill(os.getpid(), signal.SIGINT)
+            super().__exit__(*error)
+
+    monkeypatch.setattr(grpo, "Monitor", Finishing)
+    with pytest.raises(KeyboardInterrupt):
+        toy_run(tmp_path, replace(CONFIG, iterations=1), seed=3)
+    assert checkpoints.load_latest(tmp_path / "checkpoints").iteration == 1
+
+
+def test_metrics_go_to_a_wandb_folder_inside_the_run_when_offline(tmp_path, monkeypatch):
+    from align.trainers import grpo
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    config = replace(CONFIG, iterations=1)
+    grpo.train(config, ToyPolicy(3), ToyEnv, SCENARIOS, ToyJudge(), tmp_path, seed=3, wandb_mode="offline")
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    (log,) = run.glob("*.wandb")
+    assert log.stat().st_size
+
+
 def test_a_ctrl_c_that_a_launcher_passes_on_is_not_a_second_one():
     from align.signals import Interrupt
 
