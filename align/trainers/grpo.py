@@ -30,7 +30,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -162,7 +161,6 @@ def train(
             barrier=engine.agree,
         )
 
-    policy.reset(np.ones(1, dtype=bool), [seed])  # drops buffers of another device and precision
     per_rank = config.num_groups // world
     env = make_env(per_rank * config.num_generations)
     metrics: dict[str, float] = {}

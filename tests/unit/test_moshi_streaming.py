@@ -228,3 +228,17 @@ def test_misuse_is_told_by_what_was_given():
         p.fork(0, [3])
     with pytest.raises(ValueError, match="mask of shape"):
         p.reset(np.ones(2, bool), [1, 2, 3])
+
+
+def test_a_model_that_changed_its_precision_streams_on_with_the_same_number_of_rows():
+    p, changed = policy(sampling=GREEDY), policy(sampling=GREEDY)
+    changed.model.to(torch.bfloat16)
+    p.reset(ALL, [1, 2, 3])
+    p.step(np.zeros((3, 1920), np.float32), ALL)
+    p.model.to(torch.bfloat16)
+    for one in (p, changed):
+        one.reset(ALL, [1, 2, 3])
+    for frame in range(4):
+        mic = np.full((3, 1920), 0.01 * frame, np.float32)
+        ours, theirs = p.step(mic, ALL), changed.step(mic, ALL)
+        assert np.array_equal(ours.tokens, theirs.tokens)

@@ -89,7 +89,7 @@ class MoshiPolicy:
         """Start `rows` afresh; `seeds` and `prompts` have one entry for every slot. See `DuplexPolicy.reset`."""
         batch = len(seeds)
         index = row_indices(rows, batch)
-        if batch != self.batch or self._stream.model is not self.model:
+        if batch != self.batch or not self._stream.belongs_to(self.model):
             if len(index) != batch:
                 raise ValueError(f"reset of {len(index)} of {batch} rows, but {self.batch} are open; reset all of them")
             self._open(batch)

@@ -52,6 +52,11 @@ class MoshiStream:
         self.late = delays == 1  # (K,)
         self.rows = torch.arange(batch, device=device)
 
+    def belongs_to(self, model: MoshiModel) -> bool:
+        """Whether this is a stream of `model` as it is now: it may have moved or changed its precision since."""
+        kind = (self.cache.device, self.cache.dtype)
+        return self.model is model and kind == (model.device, model.text_linear.weight.dtype)
+
     def reset(self, rows: np.ndarray, seeds: np.ndarray) -> None:
         """Start the indices `rows` afresh with their `seeds` (R,) uint64."""
         self.steps[rows] = 0
