@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import re
 import socket
@@ -87,18 +88,27 @@ class Engine:
         self._engine.backward(loss)
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update, and forget the gradient.
+        """Clip, update, and forget the gradient. One that is not finite is forgotten without an update, on all ranks.
 
         Returns:
-            Norm of the gradient before clipping.
+            Norm of the gradient before clipping; NaN if there was no update.
         """
         for group in self._base_optimizer.param_groups:
             group["lr"] = learning_rate
-        plain = not (self.config.zero_stage or self.config.bf16)
-        # DeepSpeed clips stage-0 fp32 without telling the norm.
-        norm = _grad_norm(self._trainable.values()) if plain else None
+        norm = _norm(self._gradients())
+        # DeepSpeed checks this only for some stages and precisions, and stage 3 then tells the norm of the step before.
+        if not self.all_true(bool(norm.isfinite())):
+            self.discard()
+            return math.nan
         self._engine.step()
-        return float(self._engine.get_global_grad_norm() if norm is None else norm)
+        # Without ZeRO DeepSpeed clips without telling the norm; with it, `norm` was that of this rank's part.
+        return float(self._engine.get_global_grad_norm() if self.config.zero_stage else norm)
+
+    def _gradients(self) -> list[Tensor]:
+        """Gradients that the next `step` will use: whole ones, or under ZeRO this rank's part."""
+        if self.config.zero_stage:
+            return [part for parts in self._engine.optimizer.averaged_gradients.values() for part in parts]
+        return [p.grad for p in self._trainable.values() if p.grad is not None]
 
     def discard(self) -> None:
         """Forget micro-batches that were added since the last step."""
@@ -374,9 +384,8 @@ def _deepspeed_config(config: EngineConfig) -> dict[str, Any]:
     }
 
 
-def _grad_norm(parameters: Any) -> Tensor:
-    norms = [p.grad.norm() for p in parameters if p.grad is not None]
-    return torch.stack(norms).norm() if norms else torch.zeros(())
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([tensor.norm() for tensor in tensors]).norm() if tensors else torch.zeros(())
 
 
 def _free_port() -> int:

@@ -7,7 +7,7 @@ import pytest
 from tests.ranks import run_ranks
 
 UPDATES = """
-import json, sys
+import json, math, sys
 import torch
 from align.engine import Engine, EngineConfig
 from tests.toy_duplex import ToyModel
@@ -23,18 +23,23 @@ share = 8 // engine.world
 mine = torch.arange(8)[engine.rank * share : (engine.rank + 1) * share]
 seen = []
 
-def update(i, give_up=False):
+def update(i, give_up=False, broken=False):
     parts, total = mine.split(micro), 0.0
     for k, rows in enumerate(parts):
         logits, _ = engine(heard[i][rows], said[i][rows])
         logp = logits.log_softmax(-1).gather(-1, said[i][rows].unsqueeze(-1)).squeeze(-1)
         loss = -(logp * active[i][rows]).sum() / active[i].sum() * engine.world
+        if broken and engine.rank == 0:                       # the loss stays finite, its gradient is NaN
+            loss = loss + (0.0 * logits.sum()).sqrt()
         if give_up and k == len(parts) - 1:
             engine.discard()
             return
         engine.backward(loss, last=k == len(parts) - 1)
         total += float(loss.detach())
     norm = engine.step(1e-2)
+    if broken:
+        assert math.isfinite(total) and math.isnan(norm), (total, norm)
+        return
     seen.append([engine.total([total])[0] / engine.world, norm])
 
 def restart():
@@ -44,6 +49,7 @@ def restart():
 update(0)
 update(1)
 update(2, give_up=True)                                   # must leave no trace
+update(2, broken=True)                                    # on one rank: neither
 update(2)
 weights = engine.collect(engine.model_tensors())[0]
 state = {name: tensor.clone() for name, tensor in engine.optimizer_tensors().items()}

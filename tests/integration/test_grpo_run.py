@@ -243,6 +243,19 @@ def test_a_skipped_update_leaves_no_trace_in_the_next_one(tmp_path):
     assert same_weights(first, second)
 
 
+def test_a_gradient_that_is_not_a_number_is_never_applied(tmp_path):
+    class Steep(ToyPolicy):
+        def score(self, trajectory, full=False):
+            scores = super().score(trajectory, full)
+            if torch.is_grad_enabled():
+                scores.logp = scores.logp + (0.0 * scores.logp.sum()).sqrt()  # adds 0, with a gradient of 0 * inf
+            return scores
+
+    run = toy_run(tmp_path, replace(CONFIG, iterations=1), seed=3, policy=Steep(3))
+    assert run.metrics["skipped_updates"] == CONFIG.steps_per_generation
+    assert all(torch.equal(value, run.weights[name]) for name, value in ToyPolicy(3).model.state_dict().items())
+
+
 def test_too_many_losses_that_are_not_numbers_stop_the_run(tmp_path):
     policy = ToyPolicy(3)
     policy.broken_scores = 10
