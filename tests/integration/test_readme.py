@@ -41,6 +41,20 @@ def test_every_command_and_every_override_that_it_shows_exists() -> None:
             load_config(full[0], [word for word in full[1:] if "=" in word])
 
 
+def test_the_configuration_that_it_shows_for_two_ranks_can_be_split_between_them() -> None:
+    shown = re.findall(r"`torchrun --nproc_per_node (\d+) -m launch\.cli train (\S+)([^`]*)`", README)
+    assert shown
+    for world, config, rest in shown:
+        load_config(config, rest.split()).grpo.check(int(world))
+
+
+def test_every_file_that_it_links_exists() -> None:
+    linked = re.findall(r"\]\(([^)#]+)", README)
+    assert {"docs/pocket.md", "docs/before-after.png"} <= set(linked)
+    missing = [target for target in linked if "://" not in target and not (ROOT / target).is_file()]
+    assert not missing
+
+
 def test_the_reward_that_it_shows_is_ten_lines_and_judges(tmp_path: Path) -> None:
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert code is not None
