@@ -149,11 +149,6 @@ class OnlineActivity:
         """(B,) samples since the onset of the segment being spoken; 0 when silent."""
         return np.where(self.speaking, self.now - self.onset, 0)
 
-    @property
-    def silent_for(self) -> np.ndarray:
-        """(B,) samples since the last segment ended, or since the start when there was none."""
-        return self.now - np.maximum(self.offset, 0)
-
     _FIELDS = ("now", "onset", "offset", "_active", "_first", "_last", "_voiced")
 
     def reset(self, rows: np.ndarray) -> None:

@@ -163,14 +163,6 @@ def json_schema() -> dict[str, Any]:
     return json.loads((Path(__file__).parent / "scenario.schema.json").read_text())
 
 
-def load_scenario(path: str | Path) -> Scenario:
-    """Load a file that holds one scenario. Raises `UptakeError` with ``file:line``."""
-    scenarios = load_scenarios(path)
-    if len(scenarios) != 1:
-        raise UptakeError(f"{path}:1: holds {len(scenarios)} scenarios, expected one; use load_scenarios()")
-    return scenarios[0]
-
-
 def load_scenarios(path: str | Path) -> list[Scenario]:
     """Load all scenarios of a file, in order. Raises `UptakeError` with ``file:line``."""
     path = Path(path)

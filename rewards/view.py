@@ -184,8 +184,3 @@ class EpisodeView:
 def is_user_turn(event: Event) -> bool:
     """Whether an event is user speech that has or takes the floor: an A type, a monologue or a barge-in."""
     return event.type[:1] in ("A", "C") or event.type == "B7"
-
-
-def with_transcript(episode: Episode, words: Sequence[Word]) -> Episode:
-    """The same episode with other words for the agent, for instance from speech recognition of its audio."""
-    return replace(episode, transcript=tuple(words), meta={**episode.meta, "text_stream": True})

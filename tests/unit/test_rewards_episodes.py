@@ -14,7 +14,6 @@ from envs.clock import CLOCK
 from envs.episode import Episode
 from envs.event import Event, Expect, Word
 from rewards import EpisodeView, get, names
-from rewards.view import with_transcript
 
 RATE = CLOCK.sample_rate
 Spans = Sequence[tuple[float, float]]
@@ -179,7 +178,6 @@ def test_an_injected_transcript_replaces_the_agents_own():
     episode = conversation([(2.0, 4.0)], [], transcript=words("no idea", 2.0))
     heard = words("at noon", 2.0)
     assert EpisodeView(episode, episode.samples, heard).transcript == heard
-    assert with_transcript(episode, heard).transcript == heard
 
 
 @pytest.mark.parametrize("start, stop, expected", [(1.0, 6.0, 2.0), (2.0, 3.0, 0.0), (2.0, 5.0, 1.0), (7.0, 8.0, 1.0)])
