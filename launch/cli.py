@@ -112,9 +112,7 @@ def pack_check(pack: Annotated[str, typer.Argument(help="`core` or the path of a
 @pack_app.command("build")
 def pack_build(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    engine: Annotated[
-        str | None, typer.Option(help="kokoro or flite; left out: what is installed.")
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help="kokoro or flite; left out: what is installed.")] = None,
     voices: Annotated[Path | None, typer.Option(help="The folder of Kokoro's voices (*.bin).")] = None,
     source: Annotated[Path | None, typer.Option(help="Other texts than the core pack's, in the same form.")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="In how many voices each training text is said.")] = 1,
