@@ -287,10 +287,10 @@ def start_ranks(timeout: float = 1800.0) -> Any:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
     # Without RANK and WORLD_SIZE DeepSpeed looks for MPI.
-    alone = "RANK" not in os.environ
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
         os.environ.setdefault(name, value)
-    if alone and "MASTER_PORT" not in os.environ:
+    own_port = "MASTER_PORT" not in os.environ and os.environ["WORLD_SIZE"] == "1"
+    if own_port:
         os.environ["MASTER_PORT"] = str(_free_port())
     import deepspeed
     from deepspeed.ops import __compatible_ops__
@@ -308,6 +308,8 @@ def start_ranks(timeout: float = 1800.0) -> Any:
             verbose=False,
             timeout=timedelta(seconds=timeout),
         )
+        if own_port:  # a child process must not inherit a port that is taken
+            del os.environ["MASTER_PORT"]
         atexit.register(stop_ranks)  # gloo's threads abort an interpreter that exits under them
     return deepspeed
 

@@ -45,7 +45,9 @@ def test_an_unknown_reward_is_an_error_that_offers_the_nearest_name():
 
 
 def test_every_shipped_reward_has_a_docstring_with_window_and_degenerate_policies():
-    for name in names():
+    shipped = [name for name in names() if get(name).judge_function.__module__.startswith("rewards.")]
+    assert len(shipped) >= 10
+    for name in shipped:
         assert "Degenerate policies: silent" in (get(name).__doc__ or ""), name
 
 
