@@ -42,7 +42,7 @@ def test_every_command_and_every_override_that_it_shows_exists() -> None:
 
 
 def test_the_configuration_that_it_shows_for_two_ranks_can_be_split_between_them() -> None:
-    shown = re.findall(r"`torchrun --nproc_per_node (\d+) -m launch\.cli train (\S+)([^`]*)`", README)
+    shown = re.findall(r"`torchrun --nproc_per_node (\d+) -m launch\.cli train ([^\s`]+)([^`]*)`", README)
     assert shown
     for world, config, rest in shown:
         load_config(config, rest.split()).grpo.check(int(world))
