@@ -15,6 +15,7 @@ import numpy as np
 
 from envs.episode import Episode
 from envs.event import Word
+from rewards.aggregate import Measurement
 from rewards.bootstrap import DRAWS, Interval, bootstrap
 from rewards.quality import answer_words
 from rewards.text import contains_any
@@ -77,7 +78,7 @@ def answer_accuracy(answers: Mapping[str, Sequence[Answer]], draws: int = DRAWS,
     topics = Counter(one.content for found in given.values() for one in found)
     if len(topics) < 2:
         return None
-    run = {}
+    run: dict[str, list[Measurement]] = {}
     for scenario, found in given.items():
         run[scenario] = []
         for one in found:
