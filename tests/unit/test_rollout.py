@@ -114,3 +114,19 @@ def test_a_tally_of_parts_is_the_tally_of_the_whole(items):
     merged = Tally.merge([left.state(), right.state()]).means()
     assert merged == pytest.approx(whole.means(), abs=1e-6)
     assert set(merged) == {"x/mean", "x/std", "top"}
+
+
+def test_a_small_policy_steps_on_one_thread_and_leaves_the_count_as_it_was():
+    import torch
+
+    from align.rollout import stepping_threads
+    from tests import tiny_moshi
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with stepping_threads(tiny_moshi.policy()):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
