@@ -127,7 +127,7 @@ SMALL = 50_000_000
 def stepping_threads(policy: DuplexPolicy) -> Iterator[None]:
     """One thread while a small policy steps on a CPU: its cores would wait for each other more than they compute.
 
-    Measured with pocket, 80 rows, 2 cores that another process uses too: 9.5 s a rollout with one thread, 20 s with two.
+    Pocket, 80 rows, 2 cores that another process uses too: 9.5 s a rollout with one thread, 20 s with two.
     """
     threads = torch.get_num_threads()
     model = getattr(policy, "model", None)
