@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from safetensors.numpy import load_file, save_file
 
 from envs.pack import sha256_of
 from launch import cli, errors
@@ -108,6 +109,20 @@ def test_a_missing_or_truncated_checkpoint_file_is_named(
     assert name in uptake.refused(*world)
     (checkpoint / name).unlink()
     assert name in uptake.refused(*world)
+
+
+def test_a_checkpoint_with_nan_weights_is_named_by_every_command(
+    uptake: Command, world: list[str], checkpoint: Path, pack: Path, tmp_path: Path
+) -> None:
+    file = checkpoint / "model.safetensors"
+    save_file({name: value * float("nan") for name, value in load_file(file).items()}, file)
+    played = ["--pack", str(pack)]
+    for command in (
+        world,
+        ["eval", str(checkpoint), *played],
+        ["rollout", str(checkpoint), *played, "--scenario", "turn", "--out", str(tmp_path / "talk")],
+    ):
+        assert f"{file}: " in (line := uptake.refused(*command)) and "NaN" in line
 
 
 def test_a_missing_or_corrupt_clip_is_named(uptake: Command, world: list[str], pack: Path) -> None:
