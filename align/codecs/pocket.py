@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.fft
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from envs.errors import UptakeError
@@ -249,9 +250,7 @@ class PocketCodec:
             return cls(tensors["codewords"].astype(np.float32), tensors["mean"])
         except (KeyError, ValueError, OSError) as error:
             raise UptakeError(f"{path}: not a pocket codec ({error}); copy the file again") from error
-        except Exception as error:  # safetensors raises its own type, which has no public base but Exception
-            if type(error).__name__ != "SafetensorError":
-                raise
+        except SafetensorError as error:
             raise UptakeError(f"{path}: truncated or not safetensors ({error}); copy the file again") from error
 
 
