@@ -15,8 +15,10 @@ first codebook weighted up. What differs: the depth transformer is scored on a r
 loss for a fraction of the work), and columns are shifted by the policy's emission lag, so that a policy that streams is
 in time with the data.
 
-    python -m align.trainers.sft compose --pack WIDE --codec codec.safetensors --out shards --count 16000
+    python -m align.trainers.sft compose --pack WIDE --codec codec.safetensors --out shards --count 8000
     python -m align.trainers.sft train --shards shards --codec codec.safetensors --out align/policies/pocket
+
+`docs/pocket.md` has the exact commands behind the shipped weights: two processes that composed half each.
 """
 
 from __future__ import annotations
@@ -303,7 +305,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     composing = commands.add_parser("compose", help="compose conversations and hear them through the codec")
     composing.add_argument("--pack", required=True)
-    composing.add_argument("--count", type=int, default=16_000)
+    composing.add_argument("--count", type=int, default=8_000)
     composing.add_argument("--frames", type=int, default=150)
     composing.add_argument("--seed", type=int, default=0)
     training = commands.add_parser("train", help="listen, then answer, then talk")
