@@ -210,11 +210,18 @@ def test_a_breath_in_the_old_sentence_is_no_stop():
 
 
 @settings(max_examples=15, deadline=None)
-@given(stop=st.floats(5.1, 8.0), later=st.floats(0.0, 2.0))
-def test_stopping_later_never_earns_more(stop, later):
+@given(stop=st.floats(5.5, 8.0), later=st.floats(0.0, 2.0))
+def test_stopping_later_than_the_meaning_was_clear_never_earns_more(stop, later):
     agents = [[(2.0, s), (10.9, 13.0)] for s in (stop, stop + later)]
     soon, late = (value("interruption", conversation(agent, [BARGE_IN])) for agent in agents)
     assert late <= soon
+
+
+def test_stopping_at_the_first_sound_earns_less_than_stopping_at_what_it_means_and_more_than_going_on():
+    asked = event("C1", 5.0, 7.5, sem=6.2)
+    stops = (5.3, 5.6, 6.1, 6.5, 9.5)
+    guess, early, on_time, prompt, never = (value("interruption", conversation([(2.0, s)], [asked])) for s in stops)
+    assert never < guess < early < on_time == prompt
 
 
 def test_stopping_without_answering_is_worth_less_than_both_and_more_than_neither():
