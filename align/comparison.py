@@ -24,6 +24,7 @@ LABELS: Mapping[str, str] = {
     "bc_f1": "backchannel F1",
     "bc_random_f1": "– random control",
     "bc_control_f1": "– best blind control",
+    "bc_above_control": "– above that control",
     "bc_precision": "backchannel precision",
     "bc_recall": "backchannel recall",
     "bc_per_minute": "backchannels a minute",

@@ -58,6 +58,7 @@ MEASURES: Mapping[str, Measure] = {
     "bc_f1": Measure(1, "", "backchannel F1 within 1 s, one to one, takeovers as false positives"),
     "bc_random_f1": Measure(0, "", "the same for as many backchannels at uniform random times (fixed seed)"),
     "bc_control_f1": Measure(0, "", "the same for the better of random times and a metronome"),
+    "bc_above_control": Measure(1, "", "backchannel F1 less that of the better control: what listening adds"),
     "bc_precision": Measure(1, "", "backchannels that match an opportunity"),
     "bc_recall": Measure(1, "", "opportunities that are matched"),
     "bc_per_minute": Measure(0, "1/min", "backchannels a minute of monologue"),
@@ -196,6 +197,7 @@ def _monologue(view: EpisodeView, event: Event, tally: _Tally) -> None:
     tally.add("bc_f1", 2.0 * heard.hits, heard.judged)
     tally.add("bc_random_f1", 2.0 * blindly, heard.judged)
     tally.add("bc_control_f1", 2.0 * heard.blind, heard.judged)
+    tally.add("bc_above_control", 2.0 * (heard.hits - heard.blind), heard.judged)
     tally.add("bc_precision", heard.hits, len(heard.given) + heard.takeovers)
     tally.add("bc_recall", heard.hits, len(heard.wanted))
 

@@ -72,6 +72,7 @@ def test_backchannels_are_set_beside_a_random_control_of_the_same_rate():
     assert listener["bc_f1"] == 1.0
     assert 0.2 < listener["bc_random_f1"] < 0.7
     assert listener["bc_control_f1"] >= listener["bc_random_f1"]
+    assert listener["bc_above_control"] == pytest.approx(listener["bc_f1"] - listener["bc_control_f1"])
     assert listener["bc_per_minute"] == pytest.approx(20.0)
     assert figures([], [told])["bc_f1"] == 0.0
 
