@@ -116,13 +116,13 @@ class Pack:
 
     @classmethod
     def load(cls, path: str | Path) -> Pack:
-        """Load a pack from a folder, or one that ships with the package by its name (``core``).
+        """Load a pack from a folder, or one that ships with the package by its name: `core`, wherever that is said.
 
         Raises `UptakeError` naming the file for whatever is missing, corrupt or inconsistent.
         """
         folder = Path(path)
-        if not folder.exists() and len(folder.parts) == 1 and (BUILTIN / folder / "pack.json").is_file():
-            folder = BUILTIN / folder
+        if isinstance(path, str) and len(folder.parts) == 1 and path == folder.name:  # a folder is ./core
+            folder = BUILTIN / folder if (BUILTIN / folder / "pack.json").is_file() else folder
         index = folder / "pack.json"
         if not index.is_file():
             names = [p.parent.name for p in BUILTIN.glob("*/pack.json")]
