@@ -14,8 +14,8 @@ What differs from arXiv 2606.11167 ("Multi-Faceted Interactivity Alignment in Fu
    number of ranks, and so is the loss: its normaliser is a global count.
 5. No context recording is prepended. `Trajectory.valid` masks forced frames, which is where one would go.
 
-One iteration, top to bottom in `train`: draw scenarios, roll out, judge, compare inside groups, recompute old
-log-probabilities, update in minibatches, log, checkpoint. The choices are in `align.trainers.grpo_config`; what a run
+One iteration, top to bottom in `train`: draw scenarios, roll out, recompute old log-probabilities, judge, compare
+inside groups, update in minibatches, log, checkpoint. The choices are in `align.trainers.grpo_config`; what a run
 is apart from its algorithm (resume, Ctrl-C, faults, the engine) in `align.trainers.run` and `learner`.
 """
 
@@ -94,6 +94,11 @@ def train(
             )[run.rank * per_rank : (run.rank + 1) * per_rank]
             played = run.converse(env, iteration, drawn, config.num_generations)
 
+            # Old log-probabilities, by the forward that will be trained ------------------------------------------
+            run.monitor.phase("scoring")
+            scoring = time.perf_counter()
+            old = run.learner.recompute(played.trajectory, iteration, tally, full=config.streams == "speak")
+
             # Judge, and compare inside each group ----------------------------------------------------------------
             run.monitor.phase("judging")
             judging = time.perf_counter()
@@ -106,12 +111,8 @@ def train(
                 aggregation=config.multi_objective_aggregation, scale=config.scale_rewards,
             )  # fmt: skip
             tally.add("frac_reward_zero_std", compared.zero_variance, compared.comparisons)
-
-            # Old log-probabilities, by the forward that will be trained ------------------------------------------
-            run.monitor.phase("scoring")
-            scoring = time.perf_counter()
-            old = run.learner.recompute(played.trajectory, iteration, tally, full=config.streams == "speak")
             advantages = compared.values.to(old.logp.device)
+            judged = time.perf_counter()
 
             # Update in minibatches: some conversations of every group ---------------------------------------------
             step = iteration * config.updates
@@ -134,8 +135,8 @@ def train(
                         run.skip_update(iteration, step, drawn, rows, old, advantages)
 
             # Log and checkpoint ----------------------------------------------------------------------------------
-            tally.add("time/judge", scoring - judging)
-            tally.add("time/update", time.perf_counter() - scoring)
+            tally.add("time/judge", judged - judging)
+            tally.add("time/update", judging - scoring + time.perf_counter() - judged)
             metrics = run.end_iteration(iteration, tally, played, step, list(scenarios))
     run.finish()
     return metrics
@@ -158,11 +159,11 @@ def _update(
         part = list(rows[at : at + size])
         trajectory = old.trajectory.rows(part)
         old_logp, credit, mask = old.logp[part], advantages[part], old.mask[part]
-        scored = learner.score(trajectory, learner.full)
+        scored = learner.score(trajectory, config.full)
         logp = learner.action_logp(trajectory, scored)
         clip = losses.Clip(config.epsilon, config.epsilon_high)
         per_frame = losses.policy_loss(logp, old_logp, credit, mask, clip)
-        if config.beta:
+        if config.kl_in_loss:
             kl = learner.kl(trajectory, scored, mask)
             per_frame = per_frame + config.beta * kl
             tally.add("kl", float(kl.detach().sum()), float(mask.sum()))

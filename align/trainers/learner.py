@@ -114,11 +114,6 @@ class Learner:
         with adapters_off(self.policy.model):
             return _scored(self.engine(trajectory, full))
 
-    @property
-    def full(self) -> bool:
-        """Whether the objective needs the whole text distribution."""
-        return self.config.streams == "speak" or (self.config.kl_weight > 0 and self.config.kl_estimator == "exact")
-
     def action_logp(self, trajectory: Trajectory, scored: Scored) -> Tensor:
         """(B, T) log-probability of what the objective calls the action."""
         if self.config.streams == "text":

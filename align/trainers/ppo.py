@@ -17,9 +17,10 @@ The algorithm is PPO with clipped ratio and clipped value loss (arXiv 1707.06347
 6. The KL to the start is exact over the text vocabulary; in the loss (`use_kl_in_reward: false`) or taken off each
    frame's reward (`true`).
 
-One iteration, top to bottom in `train`: draw scenarios, roll out, judge, value, update in minibatches for some epochs,
-log, checkpoint. The choices are in `align.trainers.ppo_config`; what a run is apart from its algorithm (resume, Ctrl-C,
-faults, the engine) in `align.trainers.run` and `learner`.
+One iteration, top to bottom in `train`: draw scenarios, roll out, recompute old log-probabilities and values, judge,
+estimate advantages, update in minibatches for some epochs, log, checkpoint. The choices are in
+`align.trainers.ppo_config`; what a run is apart from its algorithm (resume, Ctrl-C, faults, the engine) in
+`align.trainers.run` and `learner`.
 """
 
 from __future__ import annotations
@@ -85,17 +86,18 @@ def train(
             )[run.rank * per_rank : (run.rank + 1) * per_rank]
             played = run.converse(env, iteration, drawn, 1)
 
-            # Judge -----------------------------------------------------------------------------------------------
+            # Old log-probabilities and values, by the forward that will be trained --------------------------------
+            run.monitor.phase("scoring")
+            scoring = time.perf_counter()
+            old = learner.recompute(played.trajectory, iteration, tally, full=config.full)
+
+            # Judge, put the judgements on the clock, and compare with what was expected ---------------------------
             run.monitor.phase("judging")
             judging = time.perf_counter()
             credits = judge(composition, played, drawn, policy.spec, played.trajectory.valid.shape[1], tally)
             if config.shuffle_rewards:
                 credits = shuffled(ungrouped(credits), seed, iteration)
-
-            # Old log-probabilities and values, by the forward that will be trained; advantages --------------------
-            run.monitor.phase("scoring")
-            scoring = time.perf_counter()
-            old = learner.recompute(played.trajectory, iteration, tally, full=_full(config))
+            judged = time.perf_counter()
             lessons = _lessons(config, learner, old, adv.frame_rewards(credits, old.mask), tally)
 
             # Update in minibatches, for some epochs --------------------------------------------------------------
@@ -109,8 +111,8 @@ def train(
                         run.skip_update(iteration, step, drawn, rows, old, lessons.advantages)
 
             # Log and checkpoint ----------------------------------------------------------------------------------
-            tally.add("time/judge", scoring - judging)
-            tally.add("time/update", time.perf_counter() - scoring)
+            tally.add("time/judge", judged - judging)
+            tally.add("time/update", judging - scoring + time.perf_counter() - judged)
             metrics = run.end_iteration(iteration, tally, played, step, list(scenarios))
     run.finish()
     return metrics
@@ -154,12 +156,6 @@ def _moments(engine: Engine, x: Tensor) -> tuple[float, float]:
     return mean, max(squares / max(count, 1.0) - mean * mean, 0.0)
 
 
-def _full(config: PpoConfig) -> bool:
-    """Whether updates need the whole text distribution."""
-    in_loss = config.kl_coef > 0 and not config.use_kl_in_reward
-    return config.streams == "speak" or (in_loss and config.kl_estimator == "exact")
-
-
 def _minibatches(
     config: PpoConfig, seed: int, iteration: int, epoch: int, drawn: Sequence[curriculum.Draw]
 ) -> list[list[int]]:
@@ -194,7 +190,7 @@ def _update(
     for at in range(0, len(rows), size):
         part = list(rows[at : at + size])
         trajectory, mask, frames = old.trajectory.rows(part), old.mask[part], float(old.mask[part].sum())
-        scored = learner.score(trajectory, _full(config))
+        scored = learner.score(trajectory, config.full)
         assert scored.values is not None
         logp = learner.action_logp(trajectory, scored)
         surrogate = losses.policy_loss(logp, old.logp[part], lessons.advantages[part], mask, clip)
@@ -204,7 +200,7 @@ def _update(
         per_frame = surrogate + config.vf_coef * value
         if config.entropy_coeff:
             per_frame = per_frame - config.entropy_coeff * scored.entropy.masked_fill(~mask, 0.0)
-        if config.kl_coef and not config.use_kl_in_reward:
+        if config.kl_in_loss:
             kl = learner.kl(trajectory, scored, mask)
             per_frame = per_frame + config.kl_coef * kl
             tally.add("kl", float(kl.detach().sum()), frames)

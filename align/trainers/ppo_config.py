@@ -57,6 +57,11 @@ class PpoConfig(RunConfig):
         """`kl_coef`."""
         return self.kl_coef
 
+    @property
+    def kl_in_loss(self) -> bool:
+        """Whether the KL is a term of the loss, and not of the reward."""
+        return self.kl_coef > 0 and not self.use_kl_in_reward
+
     def check(self, world: int = 1) -> None:
         """Raise UptakeError for a value or a combination that cannot be trained with on `world` ranks."""
         super().check(world)

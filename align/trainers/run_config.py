@@ -99,6 +99,16 @@ class RunConfig(ABC):
     def kl_weight(self) -> float:
         """Weight of the KL to the policy that training started from; 0 keeps no reference."""
 
+    @property
+    def kl_in_loss(self) -> bool:
+        """Whether that KL is a term of the loss."""
+        return self.kl_weight > 0
+
+    @property
+    def full(self) -> bool:
+        """Whether updates need the whole text distribution."""
+        return self.streams == "speak" or (self.kl_in_loss and self.kl_estimator == "exact")
+
     def check(self, world: int = 1) -> None:
         """Raise UptakeError for a value or a combination that cannot be trained with on `world` ranks."""
         for name, known in self.choices.items():
