@@ -179,17 +179,17 @@ def claim(folder: Path, config: TrainConfig, resume: bool) -> None:
         raise UptakeError(f"{folder}: no run to resume; start it without --resume")
     if resume:
         old = load_config(str(folder / "config.yaml"))
+        if old.algorithm.section != config.algorithm.section:
+            raise UptakeError(
+                f"{folder} was started with {old.algorithm.section}, now it is {config.algorithm.section}; resume it "
+                "as it was, or start another run with name=NAME"
+            )
         for name in ("policy", "pack", "seed", "rewards", "evaluation"):  # a trainer compares its own section
             if getattr(old, name) != getattr(config, name):
                 raise UptakeError(
                     f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
                     "resume it as it was, or start another run with name=NAME"
                 )
-        if old.algorithm.section != config.algorithm.section:
-            raise UptakeError(
-                f"{folder} was started with {old.algorithm.section}, now it is {config.algorithm.section}; resume it "
-                "as it was, or start another run with name=NAME"
-            )
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < FREE_DISK:
