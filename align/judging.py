@@ -42,7 +42,11 @@ def judge(
         for verdict in verdicts:
             start, stop = action_frames(verdict.window, spec.frame, heard_after(spec), frames)
             weight = composition.weights[verdict.term]
-            credits.append(Credit(row, group.group, verdict.term, verdict.event, verdict.value, weight, start, stop))
+            closes = verdict.window[1] if verdict.closes is None else verdict.closes
+            final = action_frames((0, closes), spec.frame, heard_after(spec), frames)[1] - 1
+            credits.append(
+                Credit(row, group.group, verdict.term, verdict.event, verdict.value, weight, start, stop, final)
+            )
             tally.add(f"faults/{verdict.term}", verdict.raw.get("fault", 0.0))
             if verdict.value is not None:
                 terms.setdefault(verdict.term, []).append(verdict.value)
@@ -53,6 +57,11 @@ def judge(
             tally.add("reward", reward, spread=True)
             tally.add(f"axis/{group.axis}", reward)
     return credits
+
+
+def ungrouped(credits: Sequence[Credit]) -> list[Credit]:
+    """The same judgements as one group of all conversations, in which those of a term are comparable."""
+    return [dataclasses.replace(item, group=0, event="") for item in credits]
 
 
 def shuffled(credits: Sequence[Credit], seed: int, iteration: int) -> list[Credit]:

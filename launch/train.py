@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -34,7 +35,7 @@ from align.memory import peak_memory
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
 from align.report import save_conversation, write_report
-from align.trainers import grpo
+from align.trainers import grpo, ppo
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError, nearest
 from envs.pack import Pack
@@ -76,20 +77,11 @@ def run_training(
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")
     if first:
-        console.print(f"[bold]training[/]: {config.grpo.iterations} iterations, {folder / 'metrics.jsonl'}")
-    grpo.train(
-        config.grpo,
-        job.policy,
-        lambda rows: DuplexVectorEnv(job.pack, rows, split="train", frames=config.grpo.frames),
-        curriculum.by_axis(job.pack.scenarios("train")),
-        job.composition,
-        folder,
-        seed=config.seed,
-        resume=resume and bool(list_checkpoints(folder / "checkpoints")),
-        tail=before.seconds if before else 0.0,  # measuring after takes as long; the baselines add next to nothing
-        wandb_mode=config.wandb.mode,
-        wandb_project=config.wandb.project,
-    )
+        algorithm = config.algorithm
+        console.print(
+            f"[bold]training[/] ({algorithm.section}): {algorithm.iterations} iterations, {folder / 'metrics.jsonl'}"
+        )
+    learn(job, folder, resume=resume, tail=before.seconds if before else 0.0)
     stop_ranks()
     if before is None:
         return None
@@ -99,7 +91,12 @@ def run_training(
         before,
         after,
         scripted,
-        run={"name": config.name, "policy": config.policy, "seed": config.seed, "iterations": config.grpo.iterations},
+        run={
+            "name": config.name,
+            "policy": config.policy,
+            "seed": config.seed,
+            "iterations": config.algorithm.iterations,
+        },
         resamples=config.evaluation.resamples,
         seed=config.evaluation.seed,
     )
@@ -132,7 +129,7 @@ class Job:
 
 def prepare(config: TrainConfig) -> Job:
     """Load all that a configuration names; raises `UptakeError` for the first thing that is wrong."""
-    config.grpo.check(int(os.environ.get("WORLD_SIZE", "1")))
+    config.algorithm.check(int(os.environ.get("WORLD_SIZE", "1")))
     for name in config.evaluation.baselines:
         if name not in BASELINES:
             raise UptakeError(f"evaluation.baselines: no scripted agent '{name}'{nearest(name, BASELINES)}")
@@ -142,6 +139,31 @@ def prepare(config: TrainConfig) -> Job:
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")
     return Job(config, pack, scenarios, load_policy(config.policy), composition)
+
+
+def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:
+    """Train with the algorithm whose section the configuration has.
+
+    Args:
+        tail: seconds that measuring after will take: as long as before; the baselines add next to nothing.
+    """
+    config = job.config
+
+    def make_env(rows: int) -> DuplexVectorEnv:
+        return DuplexVectorEnv(job.pack, rows, split="train", frames=config.algorithm.frames)
+
+    world = (job.policy, make_env, curriculum.by_axis(job.pack.scenarios("train")), job.composition, folder)
+    options: dict[str, Any] = {
+        "seed": config.seed,
+        "resume": resume and bool(list_checkpoints(folder / "checkpoints")),
+        "tail": tail,
+        "wandb_mode": config.wandb.mode,
+        "wandb_project": config.wandb.project,
+    }
+    if config.grpo is not None:
+        grpo.train(config.grpo, *world, **options)
+    if config.ppo is not None:
+        ppo.train(config.ppo, *world, **options)
 
 
 def claim(folder: Path, config: TrainConfig, resume: bool) -> None:
@@ -157,7 +179,12 @@ def claim(folder: Path, config: TrainConfig, resume: bool) -> None:
         raise UptakeError(f"{folder}: no run to resume; start it without --resume")
     if resume:
         old = load_config(str(folder / "config.yaml"))
-        for name in ("policy", "pack", "seed", "rewards", "evaluation"):  # grpo.train compares its own section
+        if old.algorithm.section != config.algorithm.section:
+            raise UptakeError(
+                f"{folder} was started with {old.algorithm.section}, now it is {config.algorithm.section}; resume it "
+                "as it was, or start another run with name=NAME"
+            )
+        for name in ("policy", "pack", "seed", "rewards", "evaluation"):  # a trainer compares its own section
             if getattr(old, name) != getattr(config, name):
                 raise UptakeError(
                     f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "

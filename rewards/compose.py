@@ -101,13 +101,13 @@ class Composition:
     def _judge(self, term: Reward, view: EpisodeView, event: Event) -> Verdict:
         try:
             said = term(view, event)
-            return Verdict(said.value, said.window, said.raw, term.name, event.id)
+            return Verdict(said.value, said.window, said.raw, term.name, event.id, closes=view.end)
         # A reward may be anybody's code: whatever it raises costs its verdict, and must not cost the run.
         except Exception as error:
             if not self.faults[term.name]:
                 log.warning("reward %s failed on event %s: %s: %s", term.name, event.id, type(error).__name__, error)
             self.faults[term.name] += 1
-            return Verdict(None, (0, view.end), {"fault": 1.0}, term.name, event.id)
+            return Verdict(None, (0, view.end), {"fault": 1.0}, term.name, event.id, closes=view.end)
 
     def total(self, verdicts: Iterable[Verdict]) -> float:
         """Weighted mean of the terms that apply, in [-1, 1]; 0 when none does."""

@@ -64,7 +64,7 @@ class Reward:
     def judge(self, episode: Episode, event: Event, transcript: Sequence[Word] | None = None) -> Verdict:
         """Judge one event on a view that ends where the window closes; fills in term and event ids."""
         view = EpisodeView(episode, self.window_end(event, episode.clock), transcript)
-        return replace(self(view, event), term=self.name, event=event.id)
+        return replace(self(view, event), term=self.name, event=event.id, closes=view.end)
 
 
 def reward(name: str, *, axis: str, events: Sequence[str], horizon_s: float) -> Callable[[Judge], Reward]:

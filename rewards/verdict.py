@@ -26,6 +26,8 @@ class Verdict:
     """Name of the reward, filled in by whoever called it."""
     event: str = ""
     """Id of the event, filled in by whoever called it."""
+    closes: int | None = None
+    """First sample that the judge could not hear, filled in by whoever called it: nothing from there on changes it."""
 
     def __post_init__(self) -> None:
         if self.value is not None and not (math.isfinite(self.value) and -1.0 <= self.value <= 1.0):
