@@ -97,9 +97,8 @@ def measure(heard: Heard, bugs: Collection[str]) -> dict[str, tuple[float, float
         if counted:
             found["barge_in_latency"] = sum(counted) / len(counted)
 
-    ends = [heard.at(act.offset) for act in heard.acts if act.type == "D1"]
-    if "silent_agent_passes" not in bugs:
-        ends = [end for end in ends if sounding_at(agent, end)]
+    heard_ends = [heard.at(act.offset) for act in heard.acts if act.type == "D1"]
+    ends = [end for end in heard_ends if "silent_agent_passes" in bugs or sounding_at(agent, end)]
 
     def goes_on(at: float) -> float:
         return float(sounding_at(agent, at) is None or sounding_at(agent, at + BARGE_IN_SECONDS) is not None)
@@ -109,7 +108,7 @@ def measure(heard: Heard, bugs: Collection[str]) -> dict[str, tuple[float, float
         control = anywhere(agent, heard.busy, goes_on, CONTROL_STEP_SECONDS)
         if control is not None:
             found["backchannel_accuracy_control"] = control
-    elif "no_backchannel_scores_zero" in bugs:
+    elif not heard_ends and "no_backchannel_scores_zero" in bugs:
         found["backchannel_accuracy"] = 0.0
     return tally | {name: (float(value), 1.0) for name, value in found.items()}
 
