@@ -12,7 +12,7 @@ from envs.errors import UptakeError
 from envs.event import EVENT_TYPES
 from rewards.aggregate import by_type
 from rewards.bootstrap import Comparison, bootstrap, paired_bootstrap
-from rewards.measures import MEASURES, TIMINGS
+from rewards.measures import MEASURES, TIMINGS, Measure
 
 LABELS: Mapping[str, str] = {
     "paired_score": "paired score",
@@ -157,7 +157,12 @@ def single(evaluation: Evaluation, resamples: int = 2000, seed: int = 0) -> dict
 
 def unit_of(name: str) -> str:
     """How a measure is printed: `%`, `s`, or as a bare number."""
-    return {"share": "%", "s": "s"}.get(MEASURES[name].unit, "")
+    return unit_of_measure(MEASURES[name])
+
+
+def unit_of_measure(measure: Measure) -> str:
+    """How a measure is printed: `%`, `s`, or as a bare number."""
+    return {"share": "%", "s": "s"}.get(measure.unit, "")
 
 
 def _row(name: str, found: Comparison, cases: int | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from envs.event import PAUSE_TYPES, TURN_TYPES, Event
 from rewards.compat.heard import Heard
 from rewards.view import is_user_turn
 
+TASKS = ("pause_handling", "smooth_turn_taking", "backchannel", "user_interruption")
 INTERRUPTIONS = ("C1", "C2")
 """Barge-ins that want an answer; a stop command (C3) wants silence, and the benchmark has none."""
 OVERLAPS = {
@@ -32,7 +33,7 @@ class Item:
     """One item: a task, the part of the episode, and the event it is about."""
 
     task: str
-    """`pause_handling`, `smooth_turn_taking`, `backchannel`, `user_interruption`, as the scripts call them."""
+    """One of `TASKS`."""
     start: int
     stop: int
     event: Event
@@ -41,7 +42,10 @@ class Item:
 
 
 def find_items(heard: Heard) -> list[Item]:
-    """The items of version 1 in an episode, in order of their events."""
+    """The items of version 1 in an episode, in order of their events.
+
+    An episode that was read from a folder of the benchmark is an item of the task in `meta["fdb_task"]` only.
+    """
     found: list[Item] = []
     for event in heard.events:
         if event.type in TURN_TYPES:
@@ -54,7 +58,12 @@ def find_items(heard: Heard) -> list[Item]:
         elif event.type in INTERRUPTIONS:
             context = [act.onset for act in heard.acts if is_user_turn(act) and act.offset <= event.onset]
             found.append(Item("user_interruption", max(context, default=heard.start), _until(heard, event), event))
-    return found
+    return [item for item in found if wanted(heard, f"v1.0/{item.task}")]
+
+
+def wanted(heard: Heard, task: str) -> bool:
+    """Whether an episode is to be judged on a task (`v1.0/backchannel`): on all, or on the one of its folder."""
+    return heard.episode.meta.get("fdb_task", task) == task
 
 
 def _inside(inner: Event, outer: Event) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rewards.compat.controls import anywhere
 from rewards.compat.evaluator import Evaluator
-from rewards.compat.fdb_items import OVERLAPS
+from rewards.compat.fdb_items import OVERLAPS, wanted
 from rewards.compat.heard import Heard, Span, Spoken, overlap, sounding_at
 from rewards.measures import Measure
 
@@ -84,8 +84,9 @@ def measure(heard: Heard, bugs: Collection[str]) -> dict[str, tuple[float, float
     user_gap, agent_gap = CODE_GAPS if "wide_gaps" in bugs else COMMENT_GAPS
     user, agent = heard.user(user_gap), heard.agent(agent_gap)
     for spoken, seconds in stop_intervals(user, agent, bugs):
-        if spoken.type in OVERLAPS:
-            add(f"{OVERLAPS[spoken.type]}_stop", seconds)
+        category = _category(heard, spoken)
+        if category is not None:
+            add(f"{category}_stop", seconds)
             length = spoken.offset - spoken.onset
 
             def talked_into(at: float, length: float = length) -> float:
@@ -95,11 +96,17 @@ def measure(heard: Heard, bugs: Collection[str]) -> dict[str, tuple[float, float
 
             control = anywhere(agent, heard.busy, talked_into, CONTROL_STEP_SECONDS)
             if control is not None:
-                add(f"{OVERLAPS[spoken.type]}_stop_control", control)
+                add(f"{category}_stop_control", control)
     for spoken, seconds in response_intervals(user, agent, bugs):
-        if spoken.type in OVERLAPS:
-            add(f"{OVERLAPS[spoken.type]}_response", seconds)
+        category = _category(heard, spoken)
+        if category is not None:
+            add(f"{category}_response", seconds)
     return tally
+
+
+def _category(heard: Heard, spoken: Spoken) -> str | None:
+    category = OVERLAPS.get(spoken.type)
+    return category if category is not None and wanted(heard, f"v1.5/{category}") else None
 
 
 FDB_V15 = Evaluator(

@@ -298,22 +298,23 @@ def test_every_switch_changes_a_figure_somewhere() -> None:
         event("A1", 0.5, 3.0), event("B1", 1.0, 1.8), event("C1", 6.0, 7.0, sem=6.4), event("D1", 9.0, 9.3),
         event("D3", 10.4, 10.6), event("D5", 12.0, 13.0), event("B7", 14.0, 24.0, bc0=16.0, bc1=20.0),
     ]  # fmt: skip
-    agents = [
-        [],
-        [(3.4, 6.3)],
-        [(0.6, 27.0)],
-        [(2.7, 6.3), (6.7, 8.0), (9.1, 9.5), (13.4, 13.9), (15.0, 15.97), (18.0, 21.5), (22.0, 22.4)],
-        [(3.3, 8.9), (9.6, 11.0), (16.13, 16.5), (17.0, 18.6), (20.1, 20.5), (24.5, 26.0)],
-        [(on / 2, on / 2 + 0.35) for on in range(0, 50, 3)],
+    cases = [
+        ([], events),
+        ([], events[:1]),
+        ([(3.4, 6.3)], events[:3]),
+        ([(2.6, 3.5), (7.0, 8.0)], events[:1]),
+        ([(2.6, 2.9), (4.45, 5.0)], events[:3]),
+        ([(0.6, 27.0)], events),
+        ([(2.7, 6.3), (6.7, 8.0), (9.1, 9.5), (13.4, 13.9), (15.0, 15.97), (18.0, 21.5), (22.0, 22.4)], events),
+        ([(3.3, 8.9), (9.6, 11.0), (16.13, 16.5), (17.0, 18.6), (20.1, 20.5), (24.5, 26.0)], events),
+        ([(on / 2, on / 2 + 0.35) for on in range(0, 50, 3)], events),
     ]
     played = []
-    for agent in agents:
+    for agent, part in cases:
         said = [
             word for on, off in agent for word in words(" ".join(["la"] * max(1, int((off - on) / 0.25))), on, 0.25)
         ]
-        played += [
-            conversation(agent, part, seconds=28.0, transcript=said) for part in (events, events[:3], events[:1])
-        ]
+        played.append(conversation(agent, part, seconds=28.0, transcript=said))
     for evaluator in EVALUATORS.values():
         coded = [evaluator.measurement(episode, None, evaluator.bugs) for episode in played]
         for bug in evaluator.bugs:
