@@ -61,11 +61,11 @@ class Grader:
 
     compat: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
     answers: dict[str, list[Answer]] = field(default_factory=dict)
-    _compat: dict[tuple[str, str], dict[str, list[Measurement]]] = field(default_factory=dict)
+    _compat: dict[tuple[str, str], dict[str, list[Measurement]]] = field(default_factory=dict, init=False)
     """(evaluator, column) -> scenario -> measurements."""
-    _sounds: bool = False
-    _words: bool = False
-    _heard: tuple[int, int] | None = None
+    _sounds: bool = field(default=False, init=False)
+    _words: bool = field(default=False, init=False)
+    _heard: tuple[int, int] | None = field(default=None, init=False)
     """Word errors and words, when speech recognition was used."""
 
     def add(self, key: Key, episode: Episode, words: Sequence[Word] | None) -> None:
@@ -84,16 +84,7 @@ class Grader:
                 run.setdefault(key[0], []).append(EVALUATORS[name].measurement(episode, words, bugs))
 
     def result(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Every figure of the evaluation as JSON.
-
-        Raises:
-            UptakeError: an evaluator counts words, and the agent makes sounds but has no text.
-        """
-        for name in self.compat:
-            if EVALUATORS[name].counts_words and self._sounds and not self._words:
-                raise UptakeError(
-                    f"--compat {name} counts the agent's words, and it has no text; add --asr to hear them"
-                )
+        """Every figure of the evaluation as JSON."""
         accuracy = answer_accuracy(self.answers)
         found = single(evaluation) | {"answers": asdict(accuracy) if accuracy else None}
         if self._heard is not None:
@@ -104,6 +95,9 @@ class Grader:
         return found
 
     def _compat_result(self, evaluator: Evaluator) -> dict[str, Any]:
+        if evaluator.counts_words and self._sounds and not self._words:
+            note = "it counts words, and the agent has no text; --asr hears its words"
+            return {"source": evaluator.source, "bugs": {}, "rows": [], "note": note}
         columns = {column: self._compat[evaluator.name, column] for column in self.compat[evaluator.name]}
         intervals = {column: evaluator.intervals(run) for column, run in columns.items()}
         rows = []
@@ -115,11 +109,14 @@ class Grader:
                 cells[column] = {
                     "value": plain(one.estimate), "low": plain(one.low), "high": plain(one.high), "cases": cases
                 }  # fmt: skip
-            rows.append({"figure": name, "text": figure.text, "unit": unit_of_measure(figure), "columns": cells})
+            better = {1: "higher", -1: "lower", 0: ""}[figure.better]
+            told = {"figure": name, "text": figure.text, "unit": unit_of_measure(figure), "better": better}
+            rows.append({**told, "columns": cells})
         return {
             "source": evaluator.source,
             "bugs": {column: sorted(bugs) for column, bugs in self.compat[evaluator.name].items()},
             "rows": rows,
+            "note": "",
         }
 
 
@@ -142,4 +139,7 @@ def print_result(console: Console, result: Mapping[str, Any]) -> None:
         rate = number(result["word_error_rate"], "%")
         console.print(f"speech recognition against the agent's own text: {rate} wrong of {result['words']} words")
     for name, found in result.get("compat", {}).items():
-        console.print(compat_table(name, found))
+        if found["note"]:
+            console.print(f"{name} has no figures: {found['note']}", highlight=False)
+        else:
+            console.print(compat_table(name, found))

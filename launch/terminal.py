@@ -88,7 +88,7 @@ def compat_table(name: str, found: Mapping[str, Any]) -> Table:
         cells = [row["columns"][column] for row in rows]
         columns[column] = [number(cell["value"], row["unit"]) for cell, row in zip(cells, rows, strict=True)]
         columns[f"n, {column}"] = [f"{cell['cases']:.0f}" for cell in cells]
-    labels = [f"{'– ' if row['text'].startswith('control') else ''}{row['figure']}" for row in rows]
+    labels = [f"{'– ' if row['text'].startswith('control') else ''}{row['figure']}{_arrow(row)}" for row in rows]
     return _table(f"{name} ({found['source']})", labels, columns)
 
 
@@ -103,8 +103,11 @@ def _table(title: str, labels: Sequence[str], columns: Mapping[str, Sequence[str
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    arrow = {"higher": " ↑", "lower": " ↓"}.get(row["better"], "")
-    return f"[bold]{row['label']}[/]{arrow}" if row["headline"] else f"{row['label']}{arrow}"
+    return f"[bold]{row['label']}[/]{_arrow(row)}" if row["headline"] else f"{row['label']}{_arrow(row)}"
+
+
+def _arrow(row: Mapping[str, Any]) -> str:
+    return {"higher": " ↑", "lower": " ↓"}.get(row["better"], "")
 
 
 @contextmanager

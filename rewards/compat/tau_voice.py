@@ -18,7 +18,7 @@ import numpy as np
 
 from rewards.compat.controls import anywhere
 from rewards.compat.evaluator import Estimates, Evaluator
-from rewards.compat.heard import Heard, Span, Spoken, sounding_at
+from rewards.compat.heard import Heard, Span, Spoken
 from rewards.continue_ import GAP_SECONDS
 from rewards.measures import Measure
 
@@ -143,21 +143,17 @@ def measure(heard: Heard, bugs: Collection[str]) -> dict[str, tuple[float, float
             add(SELECTIVITY[segment.type], not any(segment.start <= s.start <= limit for s in agent))
 
     spans = [Span(s.start * tick, s.stop * tick) for s in agent]
-    for name, seconds, silent_is in (
-        ("yield_rate", NO_YIELD_SECONDS, 1.0),
-        ("selectivity_backchannel", SELECTIVE_SECONDS, 0.0),
-    ):
+    for name, seconds in (("yield_rate", NO_YIELD_SECONDS), ("selectivity_backchannel", SELECTIVE_SECONDS)):
         cases = tally[name][1]
 
-        def falls_silent(at: float, seconds: float = seconds, silent_is: float = silent_is) -> float:
-            end, stop = at, min(at + seconds, heard.seconds)
-            while end < stop - 1e-9 and (span := sounding_at(spans, end + 1e-9)):
-                end = span.offset
-            return silent_is if end < stop - 1e-9 else 1.0 - silent_is
+        def falls_silent(at: float, seconds: float = seconds) -> float:
+            start = round(at / tick)
+            return float(_first_silent(agent, start, window(start, seconds)) is not None)
 
         control = anywhere(spans, heard.busy, falls_silent, TICK_SECONDS) if cases else None
         if control is not None:
-            add(f"{name}_control", control * cases, cases)
+            expected = control if name == "yield_rate" else 1.0 - control
+            add(f"{name}_control", expected * cases, cases)
     return tally
 
 

@@ -11,18 +11,19 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from align.evaluation import BASELINES, evaluate
+from align.evaluation import BASELINES, Evaluation, evaluate, examples
 from align.stored import Store, find_stored
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import Word
 from envs.pack import Pack
 from launch.evaluate import run_evaluation, run_rollout
-from launch.grading import Grader, parse_compat
+from launch.grading import Grader, parse_compat, print_result
 from launch.regrade import regrade, run_export, run_regrade
 from rewards.aggregate import aggregate
 from rewards.compat import EVALUATORS
 from rewards.compat.fdb_folders import export_episodes, read_folders
+from rewards.measures import measure
 from tests.packs import write_tiny_pack
 from tests.unit.test_rewards_episodes import conversation, event, words
 
@@ -97,6 +98,21 @@ def test_words_that_were_heard_are_stored_and_judged_again(tmp_path: Path) -> No
     assert after["word_error_rate"] > 0.5
 
 
+def test_the_conversations_of_a_run_are_checked_against_its_figures(tmp_path: Path) -> None:
+    pack = Pack.load(str(write_tiny_pack(tmp_path / "tiny")))
+    keep = examples(pack.scenarios("train"), 3)
+    for side, agent in (("before", "silent"), ("after", "oracle")):
+        found = evaluate(BASELINES[agent], pack, "train", name=side, variants=1, frames=60, keep=keep)
+        for example in keep:
+            found.kept[example.key].save(tmp_path / "run" / "episodes" / side / example.folder)
+        found.save(tmp_path / "run" / side / "evaluation.json")
+    console = quiet()
+    run_regrade(tmp_path / "run", compat=[], out=tmp_path / "run.json", console=console)
+    said = console.export_text()
+    assert said.count("identical to what was stored: every measurement of the 3 of 10 conversations") == 2
+    assert set(json.loads((tmp_path / "run.json").read_text())) == {"before", "after"}
+
+
 def test_an_episode_by_itself_can_be_graded(tmp_path: Path) -> None:
     pack = write_tiny_pack(tmp_path / "tiny")
     run_rollout("oracle", str(pack), "turn", variant=0, frames=90, seed=1, out=tmp_path / "one", console=quiet())
@@ -126,6 +142,19 @@ def test_what_cannot_be_graded_is_said_in_one_line(tmp_path: Path, stored: Path)
             run_regrade(stored / "talk", compat=[], out=None, console=quiet())
     finally:
         flac.write_bytes(data)
+
+
+def test_an_agent_without_any_text_is_judged_by_all_but_those_who_count_words() -> None:
+    grader = Grader(parse_compat(["all"]))
+    episode = conversation([(4.3, 6.0)], [event("A1", 1.0, 4.0)], meta={"scenario": "x"})
+    grader.add(("x", 0), episode, None)
+    scenarios = {"x": [measure(episode)]}
+    found = grader.result(Evaluation("mute", "test", 1, 175, 0, "tiny", "", scenarios))
+    assert "the agent has no text" in found["compat"]["fdb_v1"]["note"]
+    assert found["compat"]["eva"]["rows"][0]["columns"]["as coded"]["value"] == pytest.approx(0.8, abs=0.01)
+    console = quiet()
+    print_result(console, found)
+    assert "fdb_v1 has no figures" in console.export_text()
 
 
 @pytest.mark.parametrize(
