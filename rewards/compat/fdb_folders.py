@@ -17,7 +17,7 @@ for its timing, needs a conversation without the event and is not written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ ANNOTATIONS = {
     "backchannel": "opportunities.json",
     "user_interruption": "interrupt.json",
 }
+REFERENCE = "icc_gt_distribution.json"
 _TYPES = {"user_interruption": "C1", "user_backchannel": "D1", "talking_to_other": "D5", "background_speech": "D6"}
 
 
@@ -91,7 +92,7 @@ def export_episodes(episodes: Iterable[tuple[Episode, Sequence[Word] | None]], r
                 }
                 _write(place / "metadata.json", metadata)
     if reference:
-        _write(root / "v1.0" / "icc_gt_distribution.json", reference)
+        _write(root / "v1.0" / REFERENCE, reference)
     return counts
 
 
@@ -99,8 +100,10 @@ def read_folders(root: Path) -> list[Episode]:
     """The items below a folder as episodes, each with its one task in `meta["fdb_task"]`.
 
     Reads what `export_episodes` writes and the data set itself with a system's `output.wav` beside each `input.wav`;
-    folders named after the data set's parts (`candor_turn_taking`, ...) are known too. What an item does not say is not
-    made up: without `output.json` there are no words, and the data set's backchannel items have no opportunities.
+    folders named after the data set's parts (`candor_turn_taking`, ...) are known too. The listeners of backchannel
+    items are read from the scripts' `icc_gt_distribution.json` if it lies in the folder above the task's, or in `root`.
+    What an item does not say is not made up: without `output.json` there are no words, and without the listeners no
+    distance to them.
 
     Raises:
         UptakeError: no item in the folder, a folder that names no task, or a file that is missing or malformed.
@@ -109,7 +112,8 @@ def read_folders(root: Path) -> list[Episode]:
     if not places:
         raise UptakeError(f"{root}: no folder below it has an input.wav and an output.wav; nothing to read")
     places.sort(key=lambda place: (place.parent, int(place.name) if place.name.isdigit() else 0, place.name))
-    return [_read_item(place) for place in places]
+    listeners_of = {path.parent: _read_reference(path) for path in root.rglob(REFERENCE)}
+    return [_read_item(place, listeners_of.get(place.parent.parent, listeners_of.get(root, {}))) for place in places]
 
 
 def _write_item(part: Heard, item: Item, place: Path) -> None:
@@ -154,7 +158,7 @@ def _write(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def _read_item(place: Path) -> Episode:
+def _read_item(place: Path, reference: Mapping[str, list[float]]) -> Episode:
     overlapping = (place / "metadata.json").is_file()
     task = _task(place, _TYPES if overlapping else TASKS)
     tracks = [_read_audio(place / f"{name}.wav") for name in ("input", "output")]
@@ -173,6 +177,7 @@ def _read_item(place: Path) -> Episode:
             "variant": 0,
             "fdb_task": f"v1.5/{task}" if overlapping else f"v1.0/{task}",
             **({} if said is None else {"text_stream": True}),
+            **({"fdb_listeners": reference[place.name]} if task == "backchannel" and place.name in reference else {}),
         },
     )
 
@@ -240,6 +245,14 @@ def _read_words(path: Path) -> tuple[Word, ...]:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise UptakeError(f"{path}: no words with their times ({error}); restore it") from error
+
+
+def _read_reference(path: Path) -> dict[str, list[float]]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): [float(value) for value in values] for name, values in record.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UptakeError(f"{path}: no lists of numbers by item ({error}); restore it") from error
 
 
 def _read_audio(path: Path) -> np.ndarray:

@@ -4,11 +4,13 @@ Source: arXiv 2503.04721 and the scripts `eval_pause_handling`, `eval_smooth_tur
 `eval_backchannel` of DanielLin94144/Full-Duplex-Bench (snapshot d7336bd), which differ from the paper. The relevance
 score of interruptions needs a chat model and is not here.
 
-The reference of the Jensen-Shannon distance is the listeners' of the ICC corpus, which may not be redistributed. On our
-monologues it is their own opportunities: a backchannel counts as likely anywhere within 1 s of one, as in the F1 of
-arXiv 2606.11167. So our distances cannot be compared with published ones; agents on the same monologues can.
+The reference of the Jensen-Shannon distance is the listeners' of the ICC corpus, which may not be redistributed;
+folders of the benchmark bring it along (`meta["fdb_listeners"]`). On our monologues it is their own opportunities: a
+backchannel counts as likely anywhere within 1 s of one, as in the F1 of arXiv 2606.11167. So those distances cannot be
+compared with published ones; agents on the same monologues can.
 
-The published script divides by zero when no turn is taken at all; here that latency has no value.
+The paper lets fewer than two words pass for a backchannel, the code two or three. The published script divides by zero
+when no turn is taken at all; here that latency has no value.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ STRETCH_GAP_SECONDS = 0.5
 BUGS: Mapping[str, str] = {
     "whole_output_span": "the turn spans first to last word of the whole output: two 'mm's far apart are a takeover",
     "anywhere_in_the_clip": "speech counts wherever it falls, not only in the pause or after the turn",
-    "more_words_than_paper": "up to 3 words (2 on backchannels) take no turn; the paper says fewer than 2",
+    "three_words_pass": "3 words in less than 1 s take no turn, where the backchannel task allows 2; off: 2 everywhere",
     "early_is_instant": "an answer before the end of the turn has latency 0, better than any real answer",
     "cropped_interruption": "the output is cropped at the interruption's end: never stopping is an instant answer",
     "last_segment_wins": "the takeover of a backchannel item is that of its last stretch",
@@ -113,7 +115,7 @@ def measure(heard: Heard, bugs: Collection[str]) -> dict[str, tuple[float, float
 
 def _taken(part: Heard, item: Item, bugs: Collection[str]) -> float | None:
     """Onset of the first word of the takeover, or None."""
-    most = TURN_WORDS if "more_words_than_paper" in bugs else 1
+    most = TURN_WORDS if "three_words_pass" in bugs else BACKCHANNEL_WORDS
     return next((group[0].onset for group in _groups(part, item, bugs) if takes_turn(group, most)), None)
 
 
@@ -139,9 +141,10 @@ def _backchannel(part: Heard, item: Item, bugs: Collection[str]) -> dict[str, fl
     takeover, given = judge_stretches(_speech(part, bugs), part.words, bugs)
     found = {"backchannel_tor": float(takeover), "backchannel_rate": len(given) / part.seconds}
     wanted = [part.at(at) for name, at in sorted(item.event.anchors.items()) if name.startswith("bc")]
-    if not wanted:
+    known = part.episode.meta.get("fdb_listeners")
+    if known is None and not wanted:
         return found
-    reference = listeners(wanted, part.seconds)
+    reference = np.asarray(known, float) if known is not None else listeners(wanted, part.seconds)
 
     def mean(placements: Sequence[Sequence[Span]]) -> float:
         return float(np.mean([distance(placed, reference, part.seconds, bugs) for placed in placements]))
@@ -164,7 +167,6 @@ def judge_stretches(
     speech: Sequence[Span], words: Sequence[Said], bugs: Collection[str]
 ) -> tuple[bool, tuple[Span, ...]]:
     """Whether a backchannel item was taken over, and the stretches that count as backchannels."""
-    most = BACKCHANNEL_WORDS if "more_words_than_paper" in bugs else 1
     verdicts: list[bool] = []
     given: list[Span] = []
     for span in speech:
@@ -174,7 +176,7 @@ def judge_stretches(
             verdicts.append(True)
             continue
         said = sum(word.onset <= span.offset and word.offset > span.onset for word in words)
-        verdicts.append(span.seconds >= TURN_SECONDS or said > most)
+        verdicts.append(span.seconds >= TURN_SECONDS or said > BACKCHANNEL_WORDS)
         if "any_short_speech" in bugs or not verdicts[-1]:
             given.append(span)
     long = any(span.seconds > LONG_SECONDS for span in speech)

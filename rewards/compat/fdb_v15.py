@@ -42,7 +42,10 @@ FIGURES: Mapping[str, Measure] = {
 
 
 def stop_intervals(user: Sequence[Spoken], agent: Sequence[Span], bugs: Collection[str]) -> list[tuple[Spoken, float]]:
-    """The user's stretches and how long the agent talked into each; per end (to the millisecond) the shortest."""
+    """The user's stretches and how long the agent talked into each; per end (to the millisecond) the shortest.
+
+    With `user_stopped_is_stop` off, the longest.
+    """
     found: dict[int, tuple[Spoken, float]] = {}
     for spoken in user:
         for span in agent:
@@ -54,8 +57,9 @@ def stop_intervals(user: Sequence[Spoken], agent: Sequence[Span], bugs: Collecti
             if span.offset > spoken.offset and "user_stopped_is_stop" not in bugs:
                 shared = span.offset - begin  # it went on, and stopped here
             end = round(1000 * (begin + shared))
-            if end not in found or shared < found[end][1]:
-                found[end] = (spoken, shared)
+            # Timed to the agent's own stop, all stretches of a barge-in end there, and its first word counts.
+            keep = min if "user_stopped_is_stop" in bugs else max
+            found[end] = keep(found.get(end, (spoken, shared)), (spoken, shared), key=lambda pair: pair[1])
     return list(found.values())
 
 

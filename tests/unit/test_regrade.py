@@ -240,6 +240,26 @@ def test_the_folders_are_laid_out_as_the_benchmarks_scripts_read_them(tmp_path: 
     assert set(overlap) == {"context_text", "current_turn_text", "timestamps"}
 
 
+def test_the_listeners_of_the_benchmark_are_the_reference_where_its_file_lies_beside_the_items(tmp_path: Path) -> None:
+    export_episodes([(talks()[0], None)], tmp_path, 24_000)
+    (tmp_path / "v1.0" / "backchannel" / "0" / "opportunities.json").unlink()  # the data set has none
+    evaluator = EVALUATORS["fdb_v1"]
+
+    def jsd() -> float:
+        return aggregate([evaluator.measurement(e, None, []) for e in read_folders(tmp_path)])["backchannel_jsd"]
+
+    ours = jsd()
+    file = tmp_path / "v1.0" / "icc_gt_distribution.json"
+    reference = json.loads(file.read_text())["0"]
+    file.write_text(json.dumps({"0": reference[::-1]}))
+    assert jsd() != pytest.approx(ours)
+    file.write_text(json.dumps({"0": "high"}))
+    with pytest.raises(UptakeError, match=r"icc_gt_distribution\.json: no lists of numbers"):
+        jsd()
+    file.unlink()
+    assert np.isnan(jsd())
+
+
 def test_a_folder_without_annotation_or_with_a_broken_one_is_named(tmp_path: Path) -> None:
     export_episodes([(talks()[0], None)], tmp_path, 16_000)
     place = tmp_path / "v1.0" / "pause_handling" / "0"
