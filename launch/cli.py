@@ -29,6 +29,17 @@ Pack = Annotated[str, typer.Option(help="`core` or the path of a pack folder.")]
 Policy = Annotated[
     str, typer.Argument(help="`pocket`, a checkpoint folder, a run folder, or a scripted agent such as `vad_700`.")
 ]
+Out = Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")]
+Stored = Annotated[
+    Path,
+    typer.Argument(help="A folder of `uptake eval --episodes`, a run, an episode, or Full-Duplex-Bench with outputs."),
+]
+Compat = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A published evaluator such as `fdb_v1`, or `all`; `fdb_v1:BUG,BUG` adds a column with these on."
+    ),
+]
 
 
 @app.command()
@@ -54,12 +65,50 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0)] = 1234,
     batch: Annotated[int, typer.Option(min=1, help="Conversations played side by side.")] = 32,
     asr: Annotated[bool, typer.Option("--asr", help="Judge the words that speech recognition hears.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
+    out: Out = None,
+    episodes: Annotated[Path | None, typer.Option(help="Store every conversation in this new folder.")] = None,
+    compat: Compat = None,
 ) -> None:
     """Measure one policy or scripted agent on a split."""
     from launch.evaluate import run_evaluation
 
-    run_evaluation(policy, pack, split, variants=variants, frames=frames, seed=seed, batch=batch, asr=asr, out=out)
+    run_evaluation(
+        policy,
+        pack,
+        split,
+        variants=variants,
+        frames=frames,
+        seed=seed,
+        batch=batch,
+        asr=asr,
+        out=out,
+        episodes=episodes,
+        compat=compat or [],
+    )
+
+
+@app.command()
+def regrade(
+    path: Stored,
+    out: Out = None,
+    compat: Compat = None,
+) -> None:
+    """Measure stored conversations again: every figure, and whether it is the one that was stored."""
+    from launch.regrade import run_regrade
+
+    run_regrade(path, compat=compat or [], out=out)
+
+
+@app.command("export-episodes")
+def export_episodes(
+    path: Stored,
+    out: Annotated[Path, typer.Argument(help="The new folder to write.")],
+    rate: Annotated[int, typer.Option(min=8000, help="Sample rate of the files, Hz.")] = 16_000,
+) -> None:
+    """Write stored conversations as folders of Full-Duplex-Bench, for its own scripts."""
+    from launch.regrade import run_export
+
+    run_export(path, out, rate=rate)
 
 
 @app.command()
