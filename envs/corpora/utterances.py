@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 Interval = tuple[int, int]
@@ -26,7 +27,7 @@ class Utterance(NamedTuple):
     @property
     def pauses(self) -> tuple[Interval, ...]:
         """The silences between its units."""
-        return tuple((a[1], b[0]) for a, b in zip(self.units, self.units[1:], strict=False))
+        return tuple((a[1], b[0]) for a, b in pairwise(self.units))
 
 
 def utterances(units: Sequence[Sequence[Interval]], boundary: int) -> list[Utterance]:
