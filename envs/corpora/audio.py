@@ -122,7 +122,8 @@ def opened(path: Path) -> Iterator[soundfile.SoundFile]:
             head = raw.read(1024)
         if head[:4] == b"OggS":
             _check_ogg_end(path)
-        if head.startswith(b"NIST_1A") and re.search(rb"sample_coding [^\n]*(shorten|wavpack|shortpack)", head):
+        sphere = head.startswith(b"NIST_1A")
+        if sphere and re.search(rb"sample_coding [^\n]*(shorten|wavpack|shortpack)", head):
             raise Rejected("compressed_sphere", f"{path}: run sph2pipe -f wav on it")
         if not head:
             raise Rejected("empty", f"{path}: no bytes")
@@ -135,6 +136,9 @@ def opened(path: Path) -> Iterator[soundfile.SoundFile]:
         declared = re.search(r"^data : (\d+) \(should be \d+\)", file.extra_info, re.MULTILINE)
         if declared and 0 < int(declared[1]) < _UNKNOWN_LENGTH:
             raise Rejected("damaged", f"{path}: breaks off, its header promises {declared[1]} bytes of sound")
+        counted = re.search(rb"^sample_count -i (\d+)", head, re.MULTILINE) if sphere else None
+        if counted and int(counted[1]) > file.frames:
+            raise Rejected("damaged", f"{path}: breaks off, {file.frames} of {int(counted[1])} frames are there")
         if not RATES[0] <= file.samplerate <= RATES[1]:
             raise Rejected("sample_rate", f"{path}: {file.samplerate} Hz")
         try:

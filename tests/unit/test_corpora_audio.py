@@ -148,7 +148,7 @@ def test_silence_and_one_voice_on_both_channels_are_told(tmp_path: Path) -> None
 
 
 def test_shorten_compression_is_named_with_what_unpacks_it(tmp_path: Path) -> None:
-    path = write_tones(tmp_path / "a.sph", SPEECH, 1.0, 8_000)
+    path = write_tones(tmp_path / "a.sph", SPEECH, 5.0, 8_000)
     path.write_bytes(path.read_bytes().replace(b"-s4 ulaw", b"-s27 ulaw,embedded-shorten-v2.00"))
     assert reason(path) == "compressed_sphere"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,7 @@ def test_utterances_hold_all_units_and_are_a_boundary_apart(
     for speaker, own in enumerate((first, second)):
         mine = [one for one in said if one.speaker == speaker]
         assert [unit for one in mine for unit in one.units] == own
-        assert all(b.onset - a.offset > BOUNDARY for a, b in zip(mine, mine[1:], strict=False))
+        assert all(b.onset - a.offset > BOUNDARY for a, b in pairwise(mine))
         assert all(0 < off - on <= BOUNDARY for one in mine for on, off in one.pauses)
     assert said == sorted(said, key=lambda one: (one.onset, one.speaker))
 
