@@ -286,9 +286,9 @@ def test_seamless_participants_are_paired_and_its_own_activity_is_used(tmp_path:
 
 
 def test_seamless_without_a_partner_or_with_three_is_refused(tmp_path: Path) -> None:
-    write_tones(tmp_path / "V00_S0001_I00000001_P0001.wav", SPEECH[:1], 1.0)
+    write_tones(tmp_path / "V00_S0001_I00000001_P0001.wav", SPEECH[:1], 5.0)
     for person in "123":
-        write_tones(tmp_path / f"V00_S0001_I00000002_P000{person}.wav", SPEECH[:1], 1.0)
+        write_tones(tmp_path / f"V00_S0001_I00000002_P000{person}.wav", SPEECH[:1], 5.0)
     _, found = recordings(tmp_path)
     assert [(one.id, one.reason) for one in found if isinstance(one, Refusal)] == [
         ("V00_S0001_I00000001", "no_partner"),
@@ -394,6 +394,7 @@ def test_a_malformed_manifest_is_named_with_its_line(tmp_path: Path) -> None:
     lhotse_corpus(tmp_path, STEREO, [{"start": 1.0}])
     with pytest.raises(UptakeError, match=r"x_supervisions_all.jsonl.gz:1: not a supervision"):
         recordings(tmp_path)
+    (tmp_path / "x_supervisions_all.jsonl.gz").unlink()
     data = (tmp_path / "x_recordings_all.jsonl.gz").read_bytes()
     (tmp_path / "x_recordings_all.jsonl.gz").write_bytes(data[: len(data) // 2])
     with pytest.raises(UptakeError, match="cannot be read"):
