@@ -76,6 +76,10 @@ def extract(
     if activity not in ACTIVITIES:
         raise UptakeError(f"activity {activity!r} is none of {', '.join(ACTIVITIES)}")
     root = root.resolve()
+    if out.exists() and (not out.is_dir() or out.resolve() == root):
+        raise UptakeError(
+            f"{out}: is {'the corpus itself' if out.is_dir() else 'a file'}; give another folder to write"
+        )
     layout, found = recordings(root, layout)
     settings = {
         "v": 1,
@@ -195,7 +199,7 @@ def _finish(out: Path, per_axis: int, seed: int, thresholds: Thresholds) -> dict
             accepted[pattern[0]] += 1
             number += 1
             one = segment(line["recording"], (first, second), tuple(line["speakers"]), pattern, thresholds)
-            key = int.from_bytes(hashlib.sha256(f"{seed}:{one.id}".encode()).digest()[:8])
+            key = int.from_bytes(hashlib.sha256(f"{seed}:{one.id}".encode("utf-8", "surrogatepass")).digest()[:8])
             heapq.heappush(drawn[one.axis], (-key, number, one))
             if len(drawn[one.axis]) > per_axis:
                 heapq.heappop(drawn[one.axis])

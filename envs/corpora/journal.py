@@ -24,8 +24,8 @@ def replace(path: Path, parts: Iterable[str]) -> None:
 
 
 def line(record: Mapping[str, Any]) -> str:
-    """One line, newline included."""
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+    """One line, newline included; ASCII, because the name of a file need not be text."""
+    return json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

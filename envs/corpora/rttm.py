@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from envs.corpora.recording import Span
@@ -50,10 +51,17 @@ def read(path: Path, recording: str | None = None) -> Sequence[Span]:
     Raises:
         UptakeError: the file is malformed or does not name the recording.
     """
-    found = parse(read_text(path), str(path))
+    status = path.stat() if path.is_file() else None
+    found = _parsed(path, status and status.st_mtime_ns, status and status.st_size)
     if recording is None and len(found) > 1:
         shown = ", ".join(sorted(found)[:4])
         raise UptakeError(f"{path}: names {len(found)} recordings ({shown}); one is needed, named like the audio file")
     if recording is not None and recording not in found:
         raise UptakeError(f"{path}: does not name the recording {recording!r}")
     return found[recording] if recording is not None else next(iter(found.values()), [])
+
+
+@lru_cache(maxsize=2)
+def _parsed(path: Path, changed: int | None, size: int | None) -> dict[str, list[Span]]:
+    """A file may serve a whole corpus: it is parsed once a process, and again when it has changed."""
+    return parse(read_text(path), str(path))

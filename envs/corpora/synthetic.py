@@ -20,12 +20,15 @@ import numpy as np
 import soundfile
 import soxr
 
+from envs.activity import activity
 from envs.clock import CLOCK
+from envs.corpora.speech import ENERGY
 from envs.corpora.utterances import Interval
 from envs.pack import Pack
 
 SCENES = ("pause", "bc", "turn", "int")
 _NOD = CLOCK.nearest_sample(0.9)  # samples of the longest backchannel
+_SHORTEST, _EDGE, _LONGEST_PAUSE = (CLOCK.nearest_sample(seconds) for seconds in (0.2, 0.05, 0.9))
 _REST_SECONDS = 2.0  # between two scenes: longer than what joins utterances
 
 
@@ -73,17 +76,38 @@ def place(talk: Talk, who: int, clip: np.ndarray, onset: int) -> int:
 def trimmed(audio: np.ndarray, level: float = 10 ** (-42 / 20)) -> np.ndarray:
     """A clip from its first loud sample to its last."""
     loud = np.flatnonzero(np.abs(audio) >= level)
-    return audio[loud[0] : loud[-1] + 1]
+    return audio[loud[0] : loud[-1] + 1] if loud.size else audio[:0]
 
 
-def converse(pack: Pack, rng: np.random.Generator, scenes: Sequence[str] = SCENES) -> Talk:
+@dataclass(frozen=True)
+class Voices:
+    """Clips for both speakers, and backchannels."""
+
+    clips: tuple[list[np.ndarray], list[np.ndarray]]
+    nods: list[np.ndarray]
+
+    @classmethod
+    def of(cls, pack: Pack) -> Voices:
+        """The clips of a pack that are one utterance each: loud from end to end but for silences below a second."""
+        user, agent, nods = (
+            [audio for audio in (trimmed(clip.audio) for clip in pack.clips(kind)) if _one_utterance(audio)]
+            for kind in ("user", "agent", "agent_backchannel")
+        )
+        return cls((user, agent), [audio for audio in nods if len(audio) <= _NOD])
+
+
+def _one_utterance(audio: np.ndarray) -> bool:
+    heard = activity(audio, ENERGY)
+    if not len(heard) or len(audio) < _SHORTEST:
+        return False
+    edges = np.concatenate([[0], heard.ravel(), [len(audio)]]).reshape(-1, 2)
+    silences = edges[:, 1] - edges[:, 0]
+    return bool(max(silences[0], silences[-1]) <= _EDGE and silences.max() <= _LONGEST_PAUSE)
+
+
+def converse(voices: Voices, rng: np.random.Generator, scenes: Sequence[str] = SCENES) -> Talk:
     """One conversation with these scenes in random order, X and Y by turns."""
-    voices = [
-        [trimmed(clip.audio) for clip in pack.clips() if clip.kind == kind and not clip.id.startswith("cough")]
-        for kind in ("user", "agent")
-    ]
-    nods = [clip for clip in (trimmed(c.audio) for c in pack.clips("agent_backchannel")) if len(clip) <= _NOD]
-    people = [Speaker(clips, nods, rng) for clips in voices]
+    people = [Speaker(clips, voices.nods, rng) for clips in voices.clips]
     talk, at = Talk(np.zeros((2, 0), np.float32)), CLOCK.sample_rate
     for number, scene in enumerate(rng.permutation(list(scenes))):
         at = _SCENES[str(scene)](talk, people, number % 2, at, rng) + CLOCK.nearest_sample(_REST_SECONDS)
@@ -265,11 +289,11 @@ WRITERS: dict[str, Callable[[Path, int, Talk], str]] = {
 
 def build(out: Path, layout: str, conversations: int, seed: int = 0, pack: Pack | None = None) -> dict[str, Talk]:
     """Write a corpus; returns recording -> what is in it. The same seed gives the same conversations."""
-    pack = pack or Pack.load("core")
+    voices = Voices.of(pack or Pack.load("core"))
     out.mkdir(parents=True, exist_ok=True)
     talks = {}
     for number in range(conversations):
-        talk = converse(pack, np.random.default_rng([seed, number]))
+        talk = converse(voices, np.random.default_rng([seed, number]))
         talks[WRITERS[layout](out, number, talk)] = talk
     truth = {name: {"said": talk.said, "planned": talk.planned} for name, talk in talks.items()}
     (out / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")

@@ -63,7 +63,7 @@ def test_reading_in_blocks_is_the_same_as_reading_at_once(tmp_path: Path, monkey
     assert np.array_equal(powers[0], powers[1]) and np.array_equal(powers[0], powers[2])
 
 
-@pytest.mark.parametrize("name, rate", [("a.wav", 8_000), ("a.flac", 44_100), ("a.wav", 24_000)])
+@pytest.mark.parametrize("name, rate", [("a.wav", 8_000), ("a.flac", 44_100), ("a.wav", 24_000), ("a.opus", 48_000)])
 @pytest.mark.parametrize("onset, offset", [(0, 4_800), (31_111, 50_001), (100_000, 119_999), (-2_400, 1_000)])
 def test_a_piece_is_what_the_whole_file_holds_there(
     tmp_path: Path, name: str, rate: int, onset: int, offset: int
@@ -73,7 +73,8 @@ def test_a_piece_is_what_the_whole_file_holds_there(
     piece = read_piece(tmp_path, Track(path.name, 0), onset, offset)
     wanted = np.concatenate([np.zeros(max(0, -onset), np.float32), whole[max(0, onset) : offset]])
     assert piece.shape == wanted.shape
-    assert np.abs(piece - wanted).max() < 1e-4
+    # a lossy decoder that begins in the middle is a little off at first
+    assert np.abs(piece - wanted).max() < (0.01 if name == "a.opus" else 1e-4)
 
 
 def test_a_piece_beyond_the_end_is_silence(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from envs.clock import CLOCK
 from envs.corpora import extraction, synthetic
 from envs.corpora.axes import AXES
 from envs.corpora.extraction import extract
+from envs.corpora.replay import load, load_segments
 from envs.errors import UptakeError
 from envs.pack import Pack
 from tests.corpora import write_tones
@@ -27,7 +29,7 @@ TURN = [[(1.0, 6.0)], [(6.2, 12.0)]]
 
 @pytest.fixture(scope="module")
 def talk() -> synthetic.Talk:
-    return synthetic.converse(Pack.load("core"), np.random.default_rng([0, 0]))
+    return synthetic.converse(synthetic.Voices.of(Pack.load("core")), np.random.default_rng([0, 0]))
 
 
 def lines(path: Path) -> list[dict]:
@@ -137,6 +139,22 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
         extract(root, tmp_path / "out", activity="energy")
     with pytest.raises(UptakeError, match="'loud' is none of auto, energy"):
         extract(root, tmp_path / "out", activity="loud")
+
+
+def test_the_corpus_itself_and_a_file_are_no_folder_to_write(tmp_path: Path) -> None:
+    root = small_corpus(tmp_path / "corpus", 1)
+    with pytest.raises(UptakeError, match="is the corpus itself"):
+        extract(root, root)
+    with pytest.raises(UptakeError, match="is a file"):
+        extract(root, root / "call0.wav")
+
+
+def test_a_name_that_is_no_text_is_kept(tmp_path: Path) -> None:
+    root = small_corpus(tmp_path / "corpus", 1)
+    (root / "call0.wav").rename(os.fsdecode(os.fsencode(root) + b"/caf\xe9.wav"))
+    assert extract(root, tmp_path / "out")["recordings"]["read"] == 1
+    _, (one,) = load_segments(tmp_path / "out")
+    assert load(root, one).user.any()
 
 
 def test_two_runs_never_write_one_folder(tmp_path: Path) -> None:
