@@ -91,7 +91,7 @@ def _backchannels(said: Sequence[Utterance], longest: int) -> list[tuple[Utteran
     """(backchannel, the utterance it lies in), in order."""
     found: list[tuple[Utterance, Utterance]] = []
     latest: dict[int, Utterance] = {}  # of each speaker, the last utterance longer than a backchannel
-    for one in said:
+    for one in sorted(said, key=lambda one: (one.onset, -one.length)):  # of two that begin together the longer holds
         holder = latest.get(1 - one.speaker)
         if one.length > longest:
             latest[one.speaker] = one
