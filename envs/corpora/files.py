@@ -10,9 +10,19 @@ from envs.corpora.audio import SUFFIXES
 
 
 def walk(root: Path) -> Iterator[Path]:
-    """Every regular file below a folder, in order of its path; links are followed, each folder once."""
+    """Every regular file below a folder, in order of its path; links are followed, each folder once.
+
+    A link to a file that is not there is yielded too: whoever opens it says so.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
     seen: set[tuple[int, int]] = set()
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, onerror=fail, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             below.clear()
@@ -21,7 +31,8 @@ def walk(root: Path) -> Iterator[Path]:
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in sorted(names):
             path = Path(folder, name)
-            if not name.startswith(".") and path.is_file():  # no pipe or device: reading one may never end
+            # no pipe or device: reading one may never end
+            if not name.startswith(".") and (path.is_file() or not path.exists()):
                 yield path
 
 

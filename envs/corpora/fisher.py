@@ -8,7 +8,6 @@ the same names are found as well.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +26,8 @@ def find(root: Path) -> Iterator[Recording]:
     people: dict[str, tuple[str, str]] = {}
     for path in files:
         if path.name.endswith("_calldata.tbl"):
-            for row in csv.reader(read_text(path).splitlines()):
+            for line in read_text(path).splitlines():
+                row = line.split(",")  # no field is quoted
                 if len(row) > _B and row[_CALL].isdecimal():
                     people[row[_CALL].zfill(5)] = (row[_A], row[_B])
     for stem, path in one_per_stem(path for path in files if is_audio(path) and NAME.fullmatch(path.stem)).items():

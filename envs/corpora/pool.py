@@ -47,7 +47,7 @@ def spread(
         return
     waiting = deque(tasks)
     while waiting:
-        suspects = []
+        suspects: list[Task] = []
         under_way: dict[Future[Result], Task] = {}
         pool = _pool(min(jobs, len(waiting)))
         try:
@@ -57,7 +57,7 @@ def spread(
                     try:
                         under_way[pool.submit(work, task)] = task
                     except BrokenProcessPool:
-                        waiting.appendleft(task)
+                        suspects.append(task)
                         break
                 done, _ = wait(under_way, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -31,7 +31,7 @@ def read_json(path: Path) -> Any:
     """A JSON file; raises `UptakeError` naming one that cannot be read or is not JSON."""
     try:
         return json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, UptakeError):
             raise
         raise UptakeError(f"{path}: not JSON ({error})") from error
@@ -54,7 +54,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, record
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UptakeError(f"{path}: cannot be read after line {number} ({error})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, UptakeError):
             raise
         raise UptakeError(f"{path}:{number}: not JSON ({error})") from error

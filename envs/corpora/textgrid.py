@@ -53,7 +53,7 @@ class _Values:
 
     def count(self) -> int:
         number = self.next("number")
-        if not number.isdecimal():
+        if not number.isdecimal() or len(number) > 9:
             raise UptakeError(f"{self.name}: {number} is not a number of items")
         return int(number)
 

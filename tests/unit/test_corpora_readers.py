@@ -136,6 +136,13 @@ def test_a_mutilated_text_grid_is_read_or_refused_but_nothing_else(data: st.Data
         assert str(error).startswith("TextGrid")
 
 
+@pytest.mark.parametrize("count", ["-1", "1.5", "9" * 5000])
+def test_a_text_grid_with_an_impossible_number_of_tiers_is_refused(count: str) -> None:
+    text = written({}, short=True).replace("<exists>\n0", f"<exists>\n{count}")
+    with pytest.raises(UptakeError, match="number of items"):
+        textgrid.parse(text)
+
+
 def test_points_comments_and_utf_16_are_understood(tmp_path: Path) -> None:
     text = written({"anna": [(0.0, 0.5, ""), (0.5, 1.5, "hi"), (1.5, 2.0, "<SIL>")]}, short=True)
     text = text.replace('"TextGrid"\n', '"TextGrid" ! "not a value" 7\n').replace("<exists>\n1\n", "<exists>\n2\n")
@@ -178,12 +185,16 @@ def test_plain_two_channel_files_are_found_in_every_folder(tmp_path: Path) -> No
     for name in ("a.wav", "deep/b.flac", "deep/b.wav", ".hidden/c.wav"):
         write_tones(tmp_path / name, SPEECH, 5.0)
     (tmp_path / "notes.txt").write_text("nothing")
+    (tmp_path / "deep" / "moved.wav").symlink_to(tmp_path / "gone.wav")
     os.mkfifo(tmp_path / "pipe.wav")  # reading it would never end
     (tmp_path / "again").symlink_to(tmp_path)  # nor would following it
     layout, found = recordings(tmp_path)
     assert layout == "plain"
-    assert [one.id for one in found] == ["a", "deep/b", "deep/b.wav"]
-    assert all(isinstance(one, Recording) and close(units(tmp_path, one)[0]) for one in found)
+    assert [one.id for one in found] == ["a", "deep/b", "deep/b.wav", "deep/moved"]
+    *whole, moved = [one for one in found if isinstance(one, Recording)]
+    assert all(close(units(tmp_path, one)[0]) for one in whole)
+    with pytest.raises(Rejected, match=r"unreadable: .*moved\.wav"):
+        units(tmp_path, moved)
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -297,7 +308,7 @@ def test_seamless_without_a_partner_or_with_three_is_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", '{"metadata:vad": [{"start": 1}]}', '{"metadata:vad": [[1, 2]]}', "{", ""]
+    "text", ["[]", "{}", '{"metadata:vad": [{"start": 1}]}', '{"metadata:vad": [[1, 2]]}', "{", "", "[" * 100_000]
 )
 def test_a_seamless_file_without_activity_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
