@@ -10,7 +10,7 @@ import typer
 
 from align.memory import keep_memory
 from launch.errors import guarded
-from launch.threads import set_threads
+from launch.threads import available, set_threads
 
 app = typer.Typer(
     name="uptake",
@@ -140,6 +140,40 @@ def view(
     if picture is not None:
         write_picture(run, picture, conversation)
         typer.echo(picture)
+
+
+@app.command()
+def segments(
+    corpus: Annotated[Path, typer.Argument(help="The folder of a corpus of two-party recordings.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; a second run goes on where the first stopped.")],
+    layout: Annotated[
+        str | None, typer.Option(help="plain, fisher, seamless, candor or lhotse; left out: what the files look like.")
+    ] = None,
+    activity: Annotated[
+        str,
+        typer.Option(help="Who speaks when: `auto` reads it where the corpus says it, `energy` measures it always."),
+    ] = "auto",
+    per_axis: Annotated[int, typer.Option(min=1, help="How many segments of each axis are drawn.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")] = 0,
+) -> None:
+    """Find pauses, turns, backchannels and interruptions in recordings of people (arXiv 2606.11167)."""
+    from launch.corpora import run_segments
+
+    run_segments(corpus, out, layout=layout, activity=activity, per_axis=per_axis, seed=seed, jobs=jobs or available())
+
+
+@app.command()
+def fit(
+    segments: Annotated[Path, typer.Argument(help="A folder that `uptake segments` wrote.")],
+    laws: Annotated[
+        Path | None, typer.Option(help="Laws to compare with, as `uptake fit` writes them; left out: the literature's.")
+    ] = None,
+) -> None:
+    """Learn how the people of a corpus time themselves, and how far other laws are from it."""
+    from launch.corpora import run_fit
+
+    run_fit(segments, laws)
 
 
 @app.command()
