@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from align.trainers.grpo import GrpoConfig
 from envs import located_yaml
 from envs.errors import UptakeError, nearest
+from rewards.judge.config import JudgeConfig
 
 KeyPath = tuple[str, ...]  # a dotted key, split: the names of rewards may hold dots
 
@@ -87,6 +88,8 @@ class TrainConfig:
     """Seeds the training: rollouts, batches, sampling."""
     rewards: dict[str, float] = field(default_factory=dict)
     """Reward term -> weight; 0 leaves it out. A term is a registered name, or `path/to/file.py:name`."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """The language model that the terms which ask one are put to."""
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)

@@ -14,8 +14,8 @@ What differs from arXiv 2606.11167 ("Multi-Faceted Interactivity Alignment in Fu
    number of ranks, and so is the loss: its normaliser is a global count.
 5. No context recording is prepended. `Trajectory.valid` masks forced frames, which is where one would go.
 
-One iteration, top to bottom in `train`: draw scenarios, roll out, judge, compare inside groups, recompute old
-log-probabilities, update in minibatches, log, checkpoint. The choices are in `align.trainers.grpo_config`.
+One iteration, top to bottom in `train`: draw scenarios, roll out, recompute old log-probabilities, judge, compare
+inside groups, update in minibatches, log, checkpoint. The choices are in `align.trainers.grpo_config`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from align import advantages as adv
 from align import checkpoints, curriculum, losses, rollout
-from align.judging import judge, shuffled
+from align.judging import begin, judge, shuffled
 from align.monitor import Monitor
 from align.policies.sampling import truncated_log_probs
 from align.signals import Interrupt, Interrupted
@@ -206,11 +206,18 @@ def train(
                     "last checkpoint"
                 ) from error
 
+            # Old log-probabilities, by the forward that will be trained; a judge that was asked answers meanwhile --
+            monitor.phase("scoring")
+            judging = time.perf_counter()
+            pending = begin(composition, played.episodes)
+            begun = time.perf_counter()
+            old_logp, mask = _recompute(config, engine, policy, score, played.trajectory, iteration, tally)
+
             # Judge, and compare inside each group ----------------------------------------------------------------
             monitor.phase("judging")
-            judging = time.perf_counter()
+            scored = time.perf_counter()
             conversations, frames = played.trajectory.valid.shape
-            credits = judge(composition, played, drawn, policy.spec, frames, tally)
+            credits = judge(composition, played, drawn, policy.spec, frames, tally, pending)
             if config.shuffle_rewards:
                 credits = shuffled(credits, seed, iteration)
             compared = adv.frame_advantages(
@@ -218,11 +225,8 @@ def train(
                 aggregation=config.multi_objective_aggregation, scale=config.scale_rewards,
             )  # fmt: skip
             tally.add("frac_reward_zero_std", compared.zero_variance, compared.comparisons)
-
-            # Old log-probabilities, by the forward that will be trained ------------------------------------------
-            monitor.phase("scoring")
-            scoring = time.perf_counter()
-            batch = _prepare(config, engine, policy, score, played.trajectory, compared.values, iteration, tally)
+            batch = _Batch(played.trajectory, old_logp, compared.values.to(old_logp.device), mask)
+            judged = time.perf_counter()
 
             # Update in minibatches: some conversations of every group ---------------------------------------------
             step = iteration * config.num_iterations * config.steps_per_generation
@@ -255,8 +259,8 @@ def train(
             now = time.perf_counter()
             tally.add("rollout/frames_per_second", played.frames_per_second)
             tally.add("time/rollout", played.seconds)
-            tally.add("time/judge", scoring - judging)
-            tally.add("time/update", now - scoring)
+            tally.add("time/judge", begun - judging + judged - scored)
+            tally.add("time/update", scored - begun + now - judged)
             tally.add("step_time", now - began)
             metrics = Tally.merge(engine.collect(tally.state())).means()
             metrics |= {"learning_rate": config.learning_rate_at(step - 1), "skipped_updates": float(skipped)}
@@ -315,17 +319,20 @@ class _Batch:
     mask: Tensor  # (B, T) bool
 
 
-def _prepare(
+def _recompute(
     config: GrpoConfig,
     engine: Engine,
     policy: DuplexPolicy,
     score: Callable[[Trajectory, bool], Scored],
     trajectory: Trajectory,
-    advantages: Tensor,
     iteration: int,
     tally: Tally,
-) -> _Batch:
-    """Recompute the sampler's log-probabilities, log the distance, stop if it is too large."""
+) -> tuple[Tensor, Tensor]:
+    """Recompute the sampler's log-probabilities, log the distance, stop if it is too large.
+
+    Returns:
+        Log-probabilities (B, T) of the actions, and bool (B, T): frames that can be learned from.
+    """
     rows, size = trajectory.valid.shape[0], config.per_device_train_batch_size
     text, action = [], []
     with torch.no_grad():
@@ -350,7 +357,7 @@ def _prepare(
             f"than grpo.max_sampling_logp_difference = {config.max_sampling_logp_difference}; the policy's `score` "
             "does not compute what its `step` sampled from"
         )
-    return _Batch(trajectory, old_logp, advantages.to(old_logp.device), mask)
+    return old_logp, mask
 
 
 def _action_logp(config: GrpoConfig, policy: DuplexPolicy, trajectory: Trajectory, scored: Scored) -> Tensor:
