@@ -22,6 +22,11 @@ from rewards.view import EpisodeView
 if TYPE_CHECKING:
     from rewards.judge.judge import Judge
 
+_Place = tuple[int, int]
+"""The numbers of an event and of a term, by which verdicts are ordered."""
+_Open = tuple[_Place, Verdict, "Future[Answer] | None"]
+"""A verdict of a judged term, and what it waits for."""
+
 log = logging.getLogger(__name__)
 
 OURS: Mapping[str, float] = {
@@ -119,23 +124,22 @@ class Composition:
         judge = self.judge
         rules = [(place, term) for place, term in terms if term.rubric is None]
         judged = [(place, term) for place, term in terms if term.rubric is not None]
-        opened: list[tuple[tuple[int, int], Verdict, Future[Answer] | None]] = []
 
-        def put(words: Sequence[Word] | None) -> None:
-            for where, verdict in self._grade(episode, words, judged):
-                opened.append((where, verdict, judge.ask(verdict.question) if verdict.question else None))
+        def put(words: Sequence[Word] | None) -> list[_Open]:
+            graded = self._grade(episode, words, judged)
+            return [(where, v, judge.ask(v.question) if v.question else None) for where, v in graded]
 
         hearing = None if transcript is not None else judge.heard(episode, put)
-        if hearing is None:
-            put(transcript)
+        opened = put(transcript) if hearing is None else []
 
         def finish() -> list[Verdict]:
             found = dict(self._grade(episode, transcript, rules))
-            if hearing is not None and (why := hearing.result()):
-                answer = Answer(fault="transcript", detail=why)
+            heard = opened if hearing is None else judge.wait(hearing)
+            if isinstance(heard, Answer):  # a fault: nobody knows what was said
                 for where, verdict in self._grade(episode, None, judged):
-                    found[where] = self._answered(replace(verdict, value=None, raw={}), answer, episode)
-            for where, verdict, asked in opened:
+                    found[where] = self._answered(replace(verdict, value=None, raw={}, question=None), heard, episode)
+                return [found[where] for where in sorted(found)]
+            for where, verdict, asked in heard:
                 found[where] = verdict if asked is None else self._answered(verdict, asked.result(), episode)
             return [found[where] for where in sorted(found)]
 
@@ -143,8 +147,8 @@ class Composition:
 
     def _grade(
         self, episode: Episode, transcript: Sequence[Word] | None, terms: Sequence[tuple[int, Reward]]
-    ) -> list[tuple[tuple[int, int], Verdict]]:
-        """Some of the terms on every event, each with the numbers of its event and of its term."""
+    ) -> list[tuple[_Place, Verdict]]:
+        """Some of the terms on every event."""
         views: dict[int, EpisodeView] = {}
         verdicts = []
         for number, event in enumerate(episode.events):

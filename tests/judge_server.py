@@ -42,7 +42,7 @@ class JudgeServer(ThreadingHTTPServer):
 
     def __init__(self, latency: float = 0.0, fault: Callable[[int], str] = lambda number: "", port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        self.latency, self.fault = latency, fault
+        self.latency, self.fault, self.nap = latency, fault, 60.0
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.at_once = self.most_at_once = 0
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         said, model = str(score(body["messages"][1]["content"])), body["model"]
         key = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if fault == "slow":
-            time.sleep(1.0)
+            time.sleep(self.server.nap)
         elif fault == "busy":
             return self._send(429, b'{"error": {"message": "slow down"}}', {"Retry-After": "1"})
         elif fault == "busy_date":

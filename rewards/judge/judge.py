@@ -12,12 +12,13 @@ import json
 import logging
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tenacity
 from aiolimiter import AsyncLimiter
@@ -33,6 +34,9 @@ from rewards.judge.endpoint import Endpoint, Fault
 from rewards.judge.rubric import Question, Rubric, Unreadable
 
 log = logging.getLogger(__name__)
+Heard = TypeVar("Heard")
+Hearing = tuple[Future[Heard | Answer], float]
+"""What will be made of the words that are heard, and until when it is waited for."""
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 20.0
 """Between tries: up to the first, doubled each time, up to the longest; at random below, so that ranks do not march."""
@@ -86,25 +90,30 @@ class Judge:
                 found.add_done_callback(lambda _: self._under_way.pop(key, None))
         return found
 
-    def heard(self, episode: Episode, then: Callable[[Sequence[Word]], None]) -> Future[str] | None:
-        """Listen to an episode's agent in the background and hand on its words; None where its text stream is judged.
-
-        The future holds why listening failed, or an empty string.
-        """
+    def heard(self, episode: Episode, then: Callable[[Sequence[Word]], Heard]) -> Hearing[Heard] | None:
+        """Listen to an episode's agent in the background and hand on its words; None where its text is judged."""
         listen = self._listen
         if listen is None:
             return None
 
-        def hear() -> str:
+        def hear() -> Heard | Answer:
             try:
                 words = listen(episode)
             # Speech recognition may be anybody's code: what it raises costs the verdicts, and must not cost the run.
             except Exception as error:
-                return f"{type(error).__name__}: {error}"
-            then(words)
-            return ""
+                return Answer(fault="transcript", detail=f"{type(error).__name__}: {error}")
+            return then(words)
 
-        return self._listener.submit(hear)
+        return self._listener.submit(hear), time.monotonic() + self.config.patience_s
+
+    def wait(self, hearing: Hearing[Heard]) -> Heard | Answer:
+        """What was made of the words that were heard; a fault when listening failed or takes too long."""
+        future, until = hearing
+        try:
+            return future.result(max(0.0, until - time.monotonic()))
+        except TimeoutError:
+            why = f"not transcribed within judge.patience_s = {self.config.patience_s:g} s"
+            return Answer(fault="transcript", detail=why)
 
     def probe(self, rubric: Rubric) -> None:
         """Ask for one judgement of a fixed exchange, so that a wrong address, key or model is found before a run.

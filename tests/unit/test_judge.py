@@ -313,6 +313,23 @@ def test_speech_recognition_that_fails_costs_the_judges_verdicts_only(judges, ca
     assert "scenario turn/weather, variant 3, policy_seed 77" in caplog.text
 
 
+def test_speech_recognition_that_never_ends_is_given_up(judges) -> None:
+    go = threading.Event()
+    with JudgeServer() as server:
+        judge = judges(server.url, listen=lambda episode: go.wait(20) and (), patience_s=0.1)
+        judged, turn = Composition({"published_judge": 1.0, "turn_taking": 1.0}, judge=judge).score(spoken())
+        go.set()
+    assert (judged.value, judged.answer.fault, turn.value) == (None, "transcript", 1.0)
+
+
+def test_no_more_requests_leave_than_a_minute_allows(judges) -> None:
+    with JudgeServer() as server:
+        judge = judges(server.url, requests_per_minute=2.0, patience_s=3.0)
+        kinds = [future.result().fault for future in [judge.ask(question(number)) for number in range(4)]]
+        assert len(server.requests) == 2
+    assert kinds.count("late") == 2
+
+
 # ---- faults
 
 FAULTS = {
@@ -359,7 +376,7 @@ def test_a_question_is_given_up_when_patience_ends_and_not_kept(judges, caplog) 
 @pytest.mark.parametrize("fault", ["error", "busy", "busy_date", "truncated", "hang_up", "no_json", "slow"])
 def test_a_failure_that_passes_is_tried_again(judges, fault: str) -> None:
     with JudgeServer(fault=lambda number: fault if number == 0 else "") as server:
-        answer = judges(server.url, retries=1, timeout_s=0.5 if fault == "slow" else 20.0).ask(question()).result()
+        answer = judges(server.url, retries=1, timeout_s=2.0 if fault == "slow" else 20.0).ask(question()).result()
         assert (answer.score, len(server.requests)) == (2, 2)
 
 
@@ -430,10 +447,10 @@ def test_a_breaker_opens_after_failures_in_a_row_only_and_never_for_longer_than_
 def test_a_key_reaches_the_judge_and_nothing_else(judges, tmp_path: Path, monkeypatch, caplog) -> None:
     monkeypatch.setenv("TEST_JUDGE_KEY", KEY)
     caplog.set_level(logging.DEBUG)
-    order = ["denied", "echo", "error", "prose", "truncated", "wrong_model", "slow", "hang_up", ""]
+    order = ["denied", "echo", "error", "prose", "truncated", "wrong_model", "hang_up", "broken_gzip", ""]
     told: list[str] = []
     with JudgeServer(fault=lambda number: order[number % len(order)]) as server:
-        judge = judges(server.url, api_key_env="TEST_JUDGE_KEY", timeout_s=0.3)
+        judge = judges(server.url, api_key_env="TEST_JUDGE_KEY", breaker_faults=99)
         judge.record_in(tmp_path, (PUBLISHED, SAFETY))
         composition = Composition({"published_judge": 1.0}, judge=judge)
         for number in range(len(order)):
@@ -447,8 +464,10 @@ def test_a_key_reaches_the_judge_and_nothing_else(judges, tmp_path: Path, monkey
             told.append(traceback.format_exc())
         assert set(server.keys) == {f"Bearer {KEY}"}
         told += [repr(judge), repr(judge.config), repr(vars(judge)), caplog.text]
-        down = judges(closed_port(), api_key_env="TEST_JUDGE_KEY").ask(question()).result()
-        told.append(repr(down))
+        server.fault = lambda number: "slow"
+        slow = judges(server.url, api_key_env="TEST_JUDGE_KEY", timeout_s=0.1, cache=str(tmp_path / "other"))
+        down = judges(closed_port(), api_key_env="TEST_JUDGE_KEY", cache=str(tmp_path / "other"))
+        told += [repr(judge.ask(question()).result()) for judge in (slow, down)]
     told += [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
     spellings = [KEY, json.dumps(KEY)[1:-1], KEY[:12]]
     assert not [text for text in told for spelling in spellings if spelling in text]
