@@ -13,7 +13,7 @@ from typing import Any
 Message = dict[str, str]
 
 _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
-_NUMBER = re.compile(r"[-+]?\d+")
+_NUMBER = re.compile(r"[-+]?[0-9]+")
 
 
 class Unreadable(ValueError):

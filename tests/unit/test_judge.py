@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.errors import UptakeError
@@ -167,6 +167,7 @@ def test_everything_else_is_a_fault(reply: str, kind: str) -> None:
     assert caught.value.kind == kind
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40) | st.integers().map(str))
 def test_whatever_the_reply_it_is_a_score_on_the_scale_or_refused(reply: str) -> None:
     try:
@@ -422,6 +423,7 @@ def test_one_question_tries_a_judge_that_was_left_alone_and_the_others_follow(ju
     assert "answers again" in caplog.text
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["fail", "pass", "wait"]), max_size=60))
 def test_a_breaker_opens_after_failures_in_a_row_only_and_never_for_longer_than_said(steps: list[str]) -> None:
     now, row, opened = 0.0, 0, None
