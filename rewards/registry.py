@@ -67,7 +67,10 @@ class Reward:
         return event.offset + clock.nearest_sample(self.horizon_s)
 
     def judge(self, episode: Episode, event: Event, transcript: Sequence[Word] | None = None) -> Verdict:
-        """Judge one event on a view that ends where the window closes; fills in term and event ids."""
+        """Judge one event on a view that ends where the window closes; fills in term and event ids.
+
+        What a term with a rubric gives still waits for a judge (`Verdict.question`); `Composition` has it answered.
+        """
         view = EpisodeView(episode, self.window_end(event, episode.clock), transcript)
         return replace(self(view, event), term=self.name, event=event.id)
 

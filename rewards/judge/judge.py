@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,7 +66,13 @@ class Judge:
         self.counts: Counter[str] = Counter()
         """Questions by what became of them: `asked`, `cached`, and faults by kind."""
         self._listen = listen
-        self._share = share
+        rate = config.requests_per_minute * share
+        self._rate: AbstractAsyncContextManager[None] = (
+            AsyncLimiter(max(rate, 1.0), 60.0 * max(1.0, 1.0 / rate)) if rate else nullcontext()
+        )
+        self._slots, self._trial, self._stop = asyncio.Semaphore(config.concurrency), asyncio.Lock(), asyncio.Event()
+        self._not_before = 0.0
+        """Of the loop's clock: a judge that is busy said so."""
         self._cache = Cache(Path(config.cache))
         self._breaker = Breaker(config.breaker_faults, config.breaker_s)
         self._log: Path | None = None
@@ -187,12 +193,6 @@ class Judge:
         started: Future[asyncio.AbstractEventLoop] = Future()
 
         async def live() -> None:
-            self._stop = asyncio.Event()
-            self._slots = asyncio.Semaphore(self.config.concurrency)
-            self._trial = asyncio.Lock()
-            self._not_before = 0.0
-            rate = self.config.requests_per_minute * self._share
-            self._rate = AsyncLimiter(max(rate, 1.0), 60.0 * max(1.0, 1.0 / rate)) if rate else nullcontext()
             started.set_result(asyncio.get_running_loop())
             await self._stop.wait()
             await self._endpoint.close()
