@@ -26,6 +26,7 @@ from align.trainers.grpo_config import GrpoConfig
 from align.trainers.ppo_config import PpoConfig
 from envs import located_yaml
 from envs.errors import UptakeError, nearest
+from rewards.judge.config import JudgeConfig
 
 ALGORITHMS: dict[str, type[GrpoConfig] | type[PpoConfig]] = {"grpo": GrpoConfig, "ppo": PpoConfig}
 """Sections of which a configuration has exactly one: it says what is trained with."""
@@ -90,6 +91,8 @@ class TrainConfig:
     """Seeds the training: rollouts, batches, sampling."""
     rewards: dict[str, float] = field(default_factory=dict)
     """Reward term -> weight; 0 leaves it out. A term is a registered name, or `path/to/file.py:name`."""
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """The language model that the terms which ask one are put to."""
     grpo: GrpoConfig | None = None
     """Train with GRPO; or"""
     ppo: PpoConfig | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from align import curriculum
@@ -13,7 +14,17 @@ from align.tally import Tally
 
 if TYPE_CHECKING:
     from align.policies.base import DuplexSpec
+    from envs.episode import Episode
     from rewards.compose import Composition
+    from rewards.verdict import Verdict
+
+Pending = Callable[[], "list[Verdict]"]
+"""Gives the verdicts on one conversation, as soon as a judge that was asked about it has answered."""
+
+
+def begin(composition: Composition, episodes: Sequence[Episode]) -> list[Pending]:
+    """Put all questions about conversations to the judge, if there is one, and wait for none of them."""
+    return [composition.start(episode) for episode in episodes]
 
 
 def judge(
@@ -23,6 +34,7 @@ def judge(
     spec: DuplexSpec,
     frames: int,
     tally: Tally,
+    pending: Sequence[Pending] | None = None,
 ) -> list[Credit]:
     """Every verdict on every conversation, with the frames whose actions it is about.
 
@@ -32,14 +44,20 @@ def judge(
         spec: the policy's `DuplexSpec`.
         frames: length of the conversations.
         tally: gets `reward`, `rewards/TERM/mean`, `axis/AXIS` and `faults/TERM`, the share of a term's verdicts that
-            it raised instead of giving. A conversation's reward is `Composition.total`.
+            it raised instead of giving. A conversation's reward is `Composition.total`. Where a language model was
+            asked: `judge/cached`, `judge/faults` and `judge/KIND` for each kind of fault, as shares of the questions.
+        pending: what `begin` gave for the conversations; None: it is done now.
     """
+    pending = begin(composition, played.episodes) if pending is None else pending
     credits: list[Credit] = []
-    for row, episode in enumerate(played.episodes):
+    outcomes: Counter[str] = Counter()
+    for row, give in enumerate(pending):
         group = drawn[played.groups[row]]
         terms: dict[str, list[float]] = {}
-        verdicts = composition.score(episode)
+        verdicts = give()
         for verdict in verdicts:
+            if verdict.answer is not None:
+                outcomes.update(["questions", *verdict.answer.outcomes])
             start, stop = action_frames(verdict.window, spec.frame, heard_after(spec), frames)
             weight = composition.weights[verdict.term]
             closes = verdict.window[1] if verdict.closes is None else verdict.closes
@@ -56,6 +74,9 @@ def judge(
             reward = composition.total(verdicts)
             tally.add("reward", reward, spread=True)
             tally.add(f"axis/{group.axis}", reward)
+    questions = outcomes.pop("questions", 0)
+    for outcome in {"cached", "faults", *outcomes} if questions else ():
+        tally.add(f"judge/{outcome}", outcomes[outcome], questions)
     return credits
 
 

@@ -113,8 +113,9 @@ def collect(
     episodes = [
         env.episode(row, transcript=transcript([p[row] for p in pieces], spec.frame, lag)) for row in range(rows)
     ]
-    for episode in episodes:
+    for episode, seed in zip(episodes, seeds, strict=True):
         episode.meta["text_stream"] = True  # no words then means that it said none
+        episode.meta["policy_seed"] = int(seed)
     groups = [row // group_size for row in range(rows)]
     return Rollout(trajectory, episodes, groups, time.perf_counter() - started)
 

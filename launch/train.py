@@ -40,6 +40,7 @@ from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError, nearest
 from envs.pack import Pack
 from envs.scenario import Scenario
+from launch.judge import judge_comment, open_judge
 from launch.terminal import comparison_tables, counting, make_console, ranking_line
 from rewards.compose import Composition
 
@@ -65,13 +66,28 @@ def run_training(
     console = console or make_console()
     config = load_config(name_or_path, overrides)
     job = prepare(config)
+    judge = job.composition.judge
     if dry_run:
         console.print(dump_config(config), end="", markup=False, highlight=False)
+        if judge is not None:
+            console.print(judge_comment(judge, job.composition), end="", markup=False, highlight=False, soft_wrap=True)
         return None
-    first = int(os.environ.get("RANK", "0")) == 0
-    folder = config.folder
+    try:
+        return _run(job, console, started, resume)
+    finally:
+        if judge is not None:
+            judge.close()
+
+
+def _run(job: Job, console: Console, started: float, resume: bool) -> Path | None:
+    config, judge, rank = job.config, job.composition.judge, int(os.environ.get("RANK", "0"))
+    first, folder = rank == 0, config.folder
+    if first and judge is not None:
+        judge.probe(job.composition.rubrics[0])
     if first:
-        claim(folder, config, resume)
+        claim(folder, config, resume, judged=judge is not None)
+    if judge is not None:
+        judge.record_in(folder, job.composition.rubrics, rank)
     before = measure(job, "before", folder, console) if first else None
     # wandb would print its own summary and listen in on the progress bar; what it logs is not touched.
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -133,7 +149,8 @@ def prepare(config: TrainConfig) -> Job:
     for name in config.evaluation.baselines:
         if name not in BASELINES:
             raise UptakeError(f"evaluation.baselines: no scripted agent '{name}'{nearest(name, BASELINES)}")
-    composition = Composition({term: weight for term, weight in config.rewards.items() if weight})
+    terms = {term: weight for term, weight in config.rewards.items() if weight}
+    composition = Composition(terms, judge=open_judge(config.judge, terms))
     pack = Pack.load(config.pack)
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
@@ -166,8 +183,11 @@ def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:
         ppo.train(config.ppo, *world, **options)
 
 
-def claim(folder: Path, config: TrainConfig, resume: bool) -> None:
+def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False) -> None:
     """Take the run folder: a new one, or with `resume` the one that is there. Nothing in it is ever overwritten.
+
+    Args:
+        judged: a language model is asked, so it must be the same one.
 
     Raises:
         UptakeError: the folder holds a run and `resume` is false, or the other way round; the disk is nearly full.
@@ -189,6 +209,12 @@ def claim(folder: Path, config: TrainConfig, resume: bool) -> None:
                 raise UptakeError(
                     f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
                     "resume it as it was, or start another run with name=NAME"
+                )
+        for name in ("model", "body", "transcript") if judged else ():
+            if getattr(old.judge, name) != getattr(config.judge, name):
+                raise UptakeError(
+                    f"{folder} was started with judge.{name} = {getattr(old.judge, name)}, now it is "
+                    f"{getattr(config.judge, name)}; another judge is another reward: start another run with name=NAME"
                 )
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free

@@ -5,15 +5,27 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import Event, Word
+from rewards.judge.answer import Answer
+from rewards.judge.rubric import Rubric
 from rewards.registry import Reward, get
 from rewards.verdict import Verdict
 from rewards.view import EpisodeView
+
+if TYPE_CHECKING:
+    from rewards.judge.judge import Judge
+
+_Place = tuple[int, int]
+"""The numbers of an event and of a term, by which verdicts are ordered."""
+_Open = tuple[_Place, Verdict, "Future[Answer] | None"]
+"""A verdict of a judged term, and what it waits for."""
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +57,16 @@ def term_values(verdicts: Iterable[Verdict]) -> dict[str, float | None]:
 class Composition:
     """Weighted terms. Weights apply in `total`, never inside a verdict, so a trainer may normalise each term alone.
 
-    A weight of 0 leaves the term out. Raises `UptakeError` for an unknown term, for a negative or infinite weight and
-    when nothing is left.
+    A weight of 0 leaves the term out. Raises `UptakeError` for an unknown term, for a negative or infinite weight,
+    when nothing is left, and for a term that asks a language model where there is no judge.
     """
 
     terms: Mapping[str, float]
     """Name (or `path/to/file.py:name`) -> weight."""
     faults: Counter[str] = field(default_factory=Counter, compare=False)
     """How often each term raised or returned something that is no verdict, since this object was made."""
+    judge: Judge | None = field(default=None, compare=False)
+    """Who answers the terms that ask a language model."""
     rewards: tuple[Reward, ...] = field(init=False, compare=False)
     weights: dict[str, float] = field(init=False, compare=False)
     """By the reward's own name, which a path may spell otherwise."""
@@ -68,6 +82,10 @@ class Composition:
             found = get(name)
             if found.name in weights:
                 raise UptakeError(f"rewards: {found.name!r} is named twice; keep one")
+            if found.rubric and weight and self.judge is None:
+                raise UptakeError(
+                    f"rewards: {found.name!r} asks a language model; name one in the section `judge` (docs/judge.md)"
+                )
             weights[found.name] = float(weight)
             if weight:
                 rewards.append(found)
@@ -76,32 +94,91 @@ class Composition:
         object.__setattr__(self, "rewards", tuple(rewards))
         object.__setattr__(self, "weights", {name: weight for name, weight in weights.items() if weight})
 
+    @property
+    def rubrics(self) -> tuple[Rubric, ...]:
+        """What language models are told, for the terms that ask one."""
+        return tuple(dict.fromkeys(term.rubric for term in self.rewards if term.rubric is not None))
+
     def score(self, episode: Episode, transcript: Sequence[Word] | None = None) -> list[Verdict]:
         """Every term on every event of its types, in the order of events, then of terms.
 
         A verdict whose value is None does not apply and is to be masked. A term that raises costs that verdict only:
-        it comes back as None with `raw["fault"] = 1`, is logged, and is counted in `faults`.
+        it comes back as None with `raw["fault"] = 1`, is logged, and is counted in `faults`. So does a verdict for
+        which the judge has no score.
 
         Args:
             episode: a finished episode, or one so far: its events are those that are over.
             transcript: words to judge in place of the episode's own, for instance from speech recognition.
         """
+        return self.start(episode, transcript)()
+
+    def start(self, episode: Episode, transcript: Sequence[Word] | None = None) -> Callable[[], list[Verdict]]:
+        """Put the judge's questions about an episode, and return what gives its verdicts (see `score`).
+
+        Nothing waits here: a caller who starts many episodes first has the judge answer them side by side, while it
+        does something else. Without a judge, all the work is done when the verdicts are called for.
+        """
+        terms = list(enumerate(self.rewards))
+        if self.judge is None:
+            return lambda: [verdict for _, verdict in self._grade(episode, transcript, terms)]
+        judge = self.judge
+        rules = [(place, term) for place, term in terms if term.rubric is None]
+        judged = [(place, term) for place, term in terms if term.rubric is not None]
+
+        def put(words: Sequence[Word] | None) -> list[_Open]:
+            graded = self._grade(episode, words, judged)
+            return [(where, v, judge.ask(v.question) if v.question else None) for where, v in graded]
+
+        hearing = None if transcript is not None else judge.heard(episode, put)
+        opened = put(transcript) if hearing is None else []
+
+        def finish() -> list[Verdict]:
+            found = dict(self._grade(episode, transcript, rules))
+            heard = opened if hearing is None else judge.wait(hearing)
+            if isinstance(heard, Answer):  # a fault: nobody knows what was said
+                for where, verdict in self._grade(episode, None, judged):
+                    found[where] = self._answered(replace(verdict, value=None, raw={}, question=None), heard, episode)
+                return [found[where] for where in sorted(found)]
+            for where, verdict, asked in heard:
+                found[where] = verdict if asked is None else self._answered(verdict, asked.result(), episode)
+            return [found[where] for where in sorted(found)]
+
+        return finish
+
+    def _grade(
+        self, episode: Episode, transcript: Sequence[Word] | None, terms: Sequence[tuple[int, Reward]]
+    ) -> list[tuple[_Place, Verdict]]:
+        """Some of the terms on every event."""
         views: dict[int, EpisodeView] = {}
         verdicts = []
-        for event in episode.events:
-            for term in self.rewards:
+        for number, event in enumerate(episode.events):
+            for place, term in terms:
                 if not term.applies(event):
                     continue
                 end = min(term.window_end(event, episode.clock), episode.samples)
                 if end not in views:
                     views[end] = EpisodeView(episode, end, transcript)
-                verdicts.append(self._judge(term, views[end], event))
+                verdicts.append(((number, place), self._judge(term, views[end], event)))
         return verdicts
+
+    def _answered(self, verdict: Verdict, answer: Answer, episode: Episode) -> Verdict:
+        """A verdict that has been waiting for the judge, with what it said."""
+        assert self.judge is not None
+        self.judge.note(episode.id, verdict.event, verdict.term, answer)
+        if answer.score is None or verdict.question is None:
+            self.faults[verdict.term] += 1
+            return replace(verdict, raw={**verdict.raw, "fault": 1.0}, question=None, answer=answer)
+        raw = {**verdict.raw, "score": float(answer.score)}
+        return replace(
+            verdict, value=verdict.question.rubric.value(answer.score), raw=raw, question=None, answer=answer
+        )
 
     def _judge(self, term: Reward, view: EpisodeView, event: Event) -> Verdict:
         try:
             said = term(view, event)
-            return Verdict(said.value, said.window, said.raw, term.name, event.id, closes=view.end)
+            if said.question is not None and said.question.rubric != term.rubric:
+                raise TypeError("asks a language model by a rubric that is not the `rubric=` of its decorator")
+            return Verdict(said.value, said.window, said.raw, term.name, event.id, view.end, said.question)
         # A reward may be anybody's code: whatever it raises costs its verdict, and must not cost the run.
         except Exception as error:
             if not self.faults[term.name]:

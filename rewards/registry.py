@@ -23,11 +23,12 @@ from envs.clock import CLOCK, Clock
 from envs.episode import Episode
 from envs.errors import UptakeError, nearest
 from envs.event import Event, Word
+from rewards.judge.rubric import Rubric
 from rewards.verdict import Verdict
 from rewards.view import EpisodeView
 
 ENTRY_POINT_GROUP = "uptake.rewards"
-_BUILTIN = ("backchannel", "continue_", "interruption", "pause", "published", "quality", "turn")
+_BUILTIN = ("backchannel", "continue_", "interruption", "judge.terms", "pause", "published", "quality", "turn")
 
 Judge = Callable[[EpisodeView, Event], Verdict]
 _REGISTRY: dict[str, Reward] = {}
@@ -37,13 +38,17 @@ _FILES: dict[Path, ModuleType] = {}
 class Reward:
     """A named judge, the axis it belongs to, the event types it judges and how long after an event it looks."""
 
-    def __init__(self, judge: Judge, name: str, axis: str, events: Sequence[str], horizon_s: float) -> None:
+    def __init__(
+        self, judge: Judge, name: str, axis: str, events: Sequence[str], horizon_s: float, rubric: Rubric | None = None
+    ) -> None:
         self.judge_function = judge
         self.name = name
         self.axis = axis
         self.events = tuple(events)
         self.horizon_s = float(horizon_s)
         """Seconds after the event's offset at which the window closes and the view ends."""
+        self.rubric = rubric
+        """What a language model is told whom its verdicts wait for (`Verdict.question`); None: it asks none."""
         self.__doc__ = judge.__doc__
 
     def __repr__(self) -> str:
@@ -62,12 +67,17 @@ class Reward:
         return event.offset + clock.nearest_sample(self.horizon_s)
 
     def judge(self, episode: Episode, event: Event, transcript: Sequence[Word] | None = None) -> Verdict:
-        """Judge one event on a view that ends where the window closes; fills in term and event ids."""
+        """Judge one event on a view that ends where the window closes; fills in term and event ids.
+
+        What a term with a rubric gives still waits for a judge (`Verdict.question`); `Composition` has it answered.
+        """
         view = EpisodeView(episode, self.window_end(event, episode.clock), transcript)
         return replace(self(view, event), term=self.name, event=event.id, closes=view.end)
 
 
-def reward(name: str, *, axis: str, events: Sequence[str], horizon_s: float) -> Callable[[Judge], Reward]:
+def reward(
+    name: str, *, axis: str, events: Sequence[str], horizon_s: float, rubric: Rubric | None = None
+) -> Callable[[Judge], Reward]:
     """Register a function as a reward.
 
     Args:
@@ -75,6 +85,7 @@ def reward(name: str, *, axis: str, events: Sequence[str], horizon_s: float) -> 
         axis: what reports group it under (pause, turn, backchannel, interruption, continue, quality, ...).
         events: codes of the event types that it judges (`envs.event.EVENT_TYPES`).
         horizon_s: seconds after the event's offset at which its window closes.
+        rubric: what it asks a language model by (`rewards.judge`); a composition with it needs a judge.
 
     Raises:
         UptakeError: the name is taken, no event type is given, or the horizon is negative.
@@ -83,7 +94,7 @@ def reward(name: str, *, axis: str, events: Sequence[str], horizon_s: float) -> 
     def register(judge: Judge) -> Reward:
         if not events or horizon_s < 0:
             raise UptakeError(f"reward {name!r}: events={list(events)}, horizon_s={horizon_s}; give types and a time")
-        made = Reward(judge, name, axis, events, horizon_s)
+        made = Reward(judge, name, axis, events, horizon_s, rubric)
         taken = _REGISTRY.get(name)
         if taken is not None and _origin(taken) != _origin(made):
             raise UptakeError(f"reward {name!r} is already registered by {_origin(taken)[0]}; choose another name")

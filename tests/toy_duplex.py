@@ -8,7 +8,7 @@ pause after it, and speaks after the soft part: reward 1. Silence and constant t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -156,6 +156,9 @@ class ToyJudge:
             Verdict(patient, (begin * FRAME, end * FRAME), {}, "patience", "pause"),
             Verdict(prompt, ((over + 1) * FRAME, (over + 5) * FRAME), {}, "answer", "turn"),
         ]
+
+    def start(self, episode: Episode) -> Callable[[], list[Verdict]]:
+        return lambda: self.score(episode)
 
     def total(self, verdicts: Sequence[Verdict]) -> float:
         values = [value for value in term_values(verdicts).values() if value is not None]

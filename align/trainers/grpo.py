@@ -32,7 +32,7 @@ from torch import Tensor
 
 from align import advantages as adv
 from align import curriculum, losses
-from align.judging import judge, shuffled
+from align.judging import begin, judge, shuffled
 from align.tally import Tally
 from align.trainers.grpo_config import GrpoConfig
 from align.trainers.learner import Learner, Old, tally_ratio
@@ -94,8 +94,10 @@ def train(
             )[run.rank * per_rank : (run.rank + 1) * per_rank]
             played = run.converse(env, iteration, drawn, config.num_generations)
 
-            # Old log-probabilities, by the forward that will be trained ------------------------------------------
+            # Old log-probabilities, by the forward that will be trained; a judge that was asked answers meanwhile --
             run.monitor.phase("scoring")
+            asking = time.perf_counter()
+            pending = begin(composition, played.episodes)
             scoring = time.perf_counter()
             old = run.learner.recompute(played.trajectory, iteration, tally, full=config.streams == "speak")
 
@@ -103,7 +105,7 @@ def train(
             run.monitor.phase("judging")
             judging = time.perf_counter()
             conversations, frames = played.trajectory.valid.shape
-            credits = judge(composition, played, drawn, policy.spec, frames, tally)
+            credits = judge(composition, played, drawn, policy.spec, frames, tally, pending)
             if config.shuffle_rewards:
                 credits = shuffled(credits, seed, iteration)
             compared = adv.frame_advantages(
@@ -135,7 +137,7 @@ def train(
                         run.skip_update(iteration, step, drawn, rows, old, advantages)
 
             # Log and checkpoint ----------------------------------------------------------------------------------
-            tally.add("time/judge", judged - judging)
+            tally.add("time/judge", scoring - asking + judged - judging)
             tally.add("time/update", judging - scoring + time.perf_counter() - judged)
             metrics = run.end_iteration(iteration, tally, played, step, list(scenarios))
     run.finish()

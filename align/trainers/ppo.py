@@ -37,7 +37,7 @@ from torch import Tensor
 
 from align import advantages as adv
 from align import curriculum, losses
-from align.judging import judge, shuffled, ungrouped
+from align.judging import begin, judge, shuffled, ungrouped
 from align.tally import Tally
 from align.trainers.learner import Learner, Old, tally_ratio
 from align.trainers.ppo_config import PpoConfig
@@ -86,15 +86,19 @@ def train(
             )[run.rank * per_rank : (run.rank + 1) * per_rank]
             played = run.converse(env, iteration, drawn, 1)
 
-            # Old log-probabilities and values, by the forward that will be trained --------------------------------
+            # Old log-probabilities and values; a judge that was asked answers meanwhile ---------------------------
             run.monitor.phase("scoring")
+            asking = time.perf_counter()
+            pending = begin(composition, played.episodes)
             scoring = time.perf_counter()
             old = learner.recompute(played.trajectory, iteration, tally, full=config.full)
 
             # Judge, put the judgements on the clock, and compare with what was expected ---------------------------
             run.monitor.phase("judging")
             judging = time.perf_counter()
-            credits = judge(composition, played, drawn, policy.spec, played.trajectory.valid.shape[1], tally)
+            credits = judge(
+                composition, played, drawn, policy.spec, played.trajectory.valid.shape[1], tally, pending
+            )
             if config.shuffle_rewards:
                 credits = shuffled(ungrouped(credits), seed, iteration)
             judged = time.perf_counter()
@@ -111,7 +115,7 @@ def train(
                         run.skip_update(iteration, step, drawn, rows, old, lessons.advantages)
 
             # Log and checkpoint ----------------------------------------------------------------------------------
-            tally.add("time/judge", judged - judging)
+            tally.add("time/judge", scoring - asking + judged - judging)
             tally.add("time/update", judging - scoring + time.perf_counter() - judged)
             metrics = run.end_iteration(iteration, tally, played, step, list(scenarios))
     run.finish()

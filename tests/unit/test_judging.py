@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from rich.console import Console
 
+from align.config import load_config
 from align.curriculum import Draw
 from align.judging import judge
 from align.policies.base import DuplexSpec, Trajectory
 from align.rollout import Rollout
 from align.tally import Tally
-from rewards import Composition
+from envs.errors import UptakeError
+from launch.judge import open_judge
+from launch.train import claim, run_training
+from rewards import Composition, names
 from rewards import registry as registry_module
+from rewards.judge.config import JudgeConfig
+from tests.judge_server import JudgeServer
 from tests.unit.test_rewards_episodes import conversation, event
 
 FAULTY = """
@@ -45,6 +54,7 @@ def test_a_judgement_is_final_with_the_last_action_that_its_judge_could_hear() -
 
 
 def test_how_often_a_reward_failed_is_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names()  # what is built in must not be loaded into the copy that this test throws away
     monkeypatch.setattr(registry_module, "_REGISTRY", dict(registry_module._REGISTRY))
     monkeypatch.setattr(registry_module, "_FILES", {})
     path = tmp_path / "faulty.py"
@@ -61,3 +71,34 @@ def test_how_often_a_reward_failed_is_a_metric(tmp_path: Path, monkeypatch: pyte
     means = tally.means()
     assert means["faults/moody"] == 0.5 == composition.faults["moody"] / 2
     assert means["faults/turn_taking"] == 0.0
+
+
+def test_a_dry_run_shows_the_prompt_and_the_model_and_sends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_JUDGE_KEY", "sk-never-shown")
+    shown = io.StringIO()
+    with JudgeServer() as server:
+        overrides = [f"judge.base_url={server.url}", "judge.model=tester", "judge.api_key_env=TEST_JUDGE_KEY"]
+        run_training("recipes/published_judge", overrides, dry_run=True, console=Console(file=shown, width=80))
+        assert not server.requests
+    text = shown.getvalue()
+    assert f"# judge: tester at {server.url}, its key from $TEST_JUDGE_KEY; nothing was sent" in text
+    assert "#     0: irrelevant, unnatural, or no meaningful response (irrelevant, silence, or gibberish)" in text
+    assert "sk-never-shown" not in text
+    assert yaml.safe_load(text)["judge"]["model"] == "tester"  # what is printed is a configuration still
+
+
+def test_nothing_of_the_judges_section_is_looked_at_unless_a_term_asks_one() -> None:
+    config = JudgeConfig(base_url="nonsense", api_key_env="NOT_SET_ANYWHERE")
+    assert open_judge(config, ["turn_taking", "quality"]) is None
+    with pytest.raises(UptakeError, match=r"judge\.model is empty"):
+        open_judge(config, ["turn_taking", "published_judge"])
+
+
+def test_a_run_is_not_resumed_with_another_judge(tmp_path: Path) -> None:
+    config = load_config("recipes/published_judge", [f"runs={tmp_path}"])
+    claim(config.folder, config, resume=False, judged=True)
+    moved = load_config("recipes/published_judge", [f"runs={tmp_path}", "judge.base_url=http://127.0.0.1:9/v1"])
+    claim(moved.folder, moved, resume=True, judged=True)
+    other = load_config("recipes/published_judge", [f"runs={tmp_path}", "judge.model=another"])
+    with pytest.raises(UptakeError, match=r"started with judge\.model = Qwen/Qwen3-235B-A22B, now it is another"):
+        claim(other.folder, other, resume=True, judged=True)
