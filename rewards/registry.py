@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 import zlib
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from types import ModuleType
 from envs.clock import CLOCK, Clock
 from envs.episode import Episode
 from envs.errors import UptakeError, nearest
-from envs.event import Event, Word
+from envs.event import EVENT_TYPES, Event, Word
 from rewards.verdict import Verdict
 from rewards.view import EpisodeView
 
@@ -37,13 +38,17 @@ _FILES: dict[Path, ModuleType] = {}
 class Reward:
     """A named judge, the axis it belongs to, the event types it judges and how long after an event it looks."""
 
-    def __init__(self, judge: Judge, name: str, axis: str, events: Sequence[str], horizon_s: float) -> None:
+    def __init__(
+        self, judge: Judge, name: str, axis: str, events: Sequence[str], horizon_s: float, beside: Sequence[str] = ()
+    ) -> None:
         self.judge_function = judge
         self.name = name
         self.axis = axis
         self.events = tuple(events)
         self.horizon_s = float(horizon_s)
         """Seconds after the event's offset at which the window closes and the view ends."""
+        self.beside = tuple(beside)
+        """Terms without which this one must not be trained: what wins it without listening loses on them."""
         self.__doc__ = judge.__doc__
 
     def __repr__(self) -> str:
@@ -67,7 +72,9 @@ class Reward:
         return replace(self(view, event), term=self.name, event=event.id)
 
 
-def reward(name: str, *, axis: str, events: Sequence[str], horizon_s: float) -> Callable[[Judge], Reward]:
+def reward(
+    name: str, *, axis: str, events: Sequence[str], horizon_s: float, beside: Sequence[str] = ()
+) -> Callable[[Judge], Reward]:
     """Register a function as a reward.
 
     Args:
@@ -75,15 +82,20 @@ def reward(name: str, *, axis: str, events: Sequence[str], horizon_s: float) -> 
         axis: what reports group it under (pause, turn, backchannel, interruption, continue, quality, ...).
         events: codes of the event types that it judges (`envs.event.EVENT_TYPES`).
         horizon_s: seconds after the event's offset at which its window closes.
+        beside: names of the terms that it must be trained with. Silence is perfect in a pause and loses when a turn is
+            due: `uptake audit` attacks this reward together with them, at equal weight.
 
     Raises:
-        UptakeError: the name is taken, no event type is given, or the horizon is negative.
+        UptakeError: the name is taken, no event type is given or an unknown one, or the horizon is negative.
     """
 
     def register(judge: Judge) -> Reward:
-        if not events or horizon_s < 0:
-            raise UptakeError(f"reward {name!r}: events={list(events)}, horizon_s={horizon_s}; give types and a time")
-        made = Reward(judge, name, axis, events, horizon_s)
+        if isinstance(events, str) or not events or not 0 <= horizon_s < math.inf:
+            raise UptakeError(f"reward {name!r}: events={events!r}, horizon_s={horizon_s}; give types and a time")
+        for code in events:
+            if code not in EVENT_TYPES:
+                raise UptakeError(f"reward {name!r}: no event type {code!r}{nearest(code, EVENT_TYPES)}")
+        made = Reward(judge, name, axis, events, horizon_s, beside)
         taken = _REGISTRY.get(name)
         if taken is not None and _origin(taken) != _origin(made):
             raise UptakeError(f"reward {name!r} is already registered by {_origin(taken)[0]}; choose another name")
