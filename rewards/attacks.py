@@ -19,7 +19,7 @@ from envs.pack import Pack
 from envs.scenario import Scenario
 
 ORACLE = "oracle"
-SCENARIOS = 28
+SCENARIOS = 60
 """How many scenarios an audit plays if it is not told otherwise."""
 FRAMES = 175
 """Length of a conversation in frames of 80 ms: 14 s."""

@@ -75,18 +75,28 @@ class EpisodeView:
 
     @property
     def agent(self) -> np.ndarray:
-        """(end,) float32: what the agent played."""
-        return self._episode.agent[: self.end]
+        """(end,) float32, read-only: what the agent played."""
+        return self._until_end(self._episode.agent)
 
     @property
     def user(self) -> np.ndarray:
-        """(end,) float32: the user's voice."""
-        return self._episode.user[: self.end]
+        """(end,) float32, read-only: the user's voice."""
+        return self._until_end(self._episode.user)
 
     @property
     def mic(self) -> np.ndarray:
-        """(end,) float32: what the agent heard."""
-        return self._episode.mic[: self.end]
+        """(end,) float32, read-only: what the agent heard."""
+        return self._until_end(self._episode.mic)
+
+    def _until_end(self, track: np.ndarray) -> np.ndarray:
+        seen = track[: self.end]
+        seen.flags.writeable = False  # other rewards see the same samples
+        return seen
+
+    @property
+    def episode_id(self) -> str:
+        """What a log calls the episode."""
+        return self._episode.id
 
     @property
     def meta(self) -> dict[str, Any]:
