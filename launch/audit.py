@@ -7,6 +7,7 @@ attack gets away with it that is not declared in `rewards.holes`, or a declared 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,14 +70,15 @@ def run_audit(
     if not audits:
         raise UptakeError(next(iter(refused.values())))
 
-    name = "all" if everything else re.sub(r"[^A-Za-z0-9_.-]+", "-", next(iter(audits))).strip("-.")
+    first = next(iter(audits))
+    name = "all" if everything else re.sub(r"[^A-Za-z0-9_.-]+", "-", first).strip("-.")
     title = f"{len(chosen)} conversations of {pack.name}/{split}"
     where = {"pack": pack.name, "pack_hash": pack.hash, "split": split, "seed": seed, "margin": margin}
     record = {"audits": {key: found.to_json() for key, found in audits.items()}, "refused": refused}
     write_json({**where, "scenarios": [scenario.id for scenario in chosen], **record}, out / f"{name}.json")
-    rows = _gaps(audits) if everything else _gaps_by_term(*audits.items())
+    rows = _gaps(audits) if everything else _gaps_by_term(audits[first])
     draw(rows, margin, title).savefig(out / f"{name}.png", dpi=130)
-    console.print(_matrix(audits, title) if everything else _table(*audits.items(), title))
+    console.print(_matrix(audits, title) if everything else _table(first, audits[first], title))
     for key, why in refused.items():
         console.print(f"[yellow]not audited[/] {key}: {why}", highlight=False, soft_wrap=True)
     for line in _findings(audits):
@@ -104,8 +106,7 @@ def _gaps(audits: Mapping[str, Audit]) -> dict[str, dict[str, float | None]]:
     return {name: {attack: found.gap(attack) for attack in ATTACKS} for name, found in audits.items()}
 
 
-def _gaps_by_term(item: tuple[str, Audit]) -> dict[str, dict[str, float | None]]:
-    _, found = item
+def _gaps_by_term(found: Audit) -> dict[str, dict[str, float | None]]:
     rows = {"total": {attack: found.gap(attack) for attack in ATTACKS}}
     for term, best in found.terms[ORACLE].items():
         mine = {attack: found.terms[attack][term] for attack in ATTACKS}
@@ -133,14 +134,14 @@ def _gap(found: Audit, attack: str) -> str:
     return f"[yellow]{gap:+.2f} known[/]" if attack in found.known else f"[bold red]{gap:+.2f}[/]"
 
 
-def _table(item: tuple[str, Audit], title: str) -> Table:
-    """One subject: what everybody earns on each of its terms, the worst attack first."""
-    name, found = item
+def _table(name: str, found: Audit, title: str) -> Table:
+    """One subject: what everybody earns on each of its terms, who earns most first."""
     table = Table(title=f"{name}: {title}", title_justify="left")
     table.add_column("", no_wrap=True)
     for column in ("total", "below the oracle", *found.terms[ORACLE]):
         table.add_column(column, justify="right")
-    attacks = sorted(ATTACKS, key=lambda attack: -(found.totals[attack] or -2.0))
+    totals = {attack: found.totals[attack] for attack in ATTACKS}
+    attacks = sorted(totals, key=lambda attack: math.inf if (total := totals[attack]) is None else -total)
     for agent in (ORACLE, *attacks):
         close = found.won(agent) if agent != ORACLE else []
         cells = [_value(value, term in close) for term, value in found.terms[agent].items()]

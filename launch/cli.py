@@ -21,7 +21,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 pack_app = typer.Typer(help="Packs: folders of scenarios and their audio.", no_args_is_help=True)
+new_app = typer.Typer(help="Begin something of your own.", no_args_is_help=True)
 scenario_app = typer.Typer(help="Scenarios: what a simulated user says and does.", no_args_is_help=True)
+app.add_typer(new_app, name="new")
 app.add_typer(pack_app, name="pack")
 app.add_typer(scenario_app, name="scenario")
 
@@ -124,6 +126,14 @@ def doctor() -> None:
     from launch.doctor import run_doctor
 
     raise typer.Exit(0 if run_doctor() else 1)
+
+
+@new_app.command("reward")
+def new_reward(name: Annotated[str, typer.Argument(help="A Python name, for instance calm_answer.")]) -> None:
+    """Write a reward that works, and its test, into the current folder."""
+    from launch.scaffold import run_new_reward
+
+    run_new_reward(name)
 
 
 @pack_app.command("check")

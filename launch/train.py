@@ -30,6 +30,7 @@ from align.comparison import compare
 from align.config import TrainConfig, dump_config, load_config, save_config
 from align.engine import stop_ranks
 from align.evaluation import BASELINES, Evaluation, evaluate, examples, load_policy, write_json
+from align.judging import check_axes
 from align.memory import peak_memory
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
@@ -138,6 +139,7 @@ def prepare(config: TrainConfig) -> Job:
             raise UptakeError(f"evaluation.baselines: no scripted agent '{name}'{nearest(name, BASELINES)}")
     composition = Composition({term: weight for term, weight in config.rewards.items() if weight})
     pack = Pack.load(config.pack)
+    check_axes(composition, pack.scenarios("train"))
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")

@@ -52,7 +52,7 @@ def paired_scenarios(pack: Pack, split: str = "dev", count: int = SCENARIOS) -> 
     """
     kinds: dict[tuple[str, ...], list[Scenario]] = {}
     for scenario in sorted(pack.scenarios(split), key=lambda one: one.id):
-        kinds.setdefault(_kind(scenario), []).append(scenario)
+        kinds.setdefault(tuple(sorted(scenario.types)), []).append(scenario)
     if not kinds:
         raise UptakeError(f"pack {pack.name!r} has no scenario in split {split!r}")
     known = {scenario.id: scenario for found in kinds.values() for scenario in found}
@@ -67,12 +67,6 @@ def paired_scenarios(pack: Pack, split: str = "dev", count: int = SCENARIOS) -> 
                 pair = [scenario, *([known[scenario.twin]] if scenario.twin in known else [])]
                 chosen |= {one.id: one for one in pair}
     return list(chosen.values())
-
-
-def _kind(scenario: Scenario) -> tuple[str, ...]:
-    types = {item.type for item in scenario.script}
-    types |= {item.pause_type for item in scenario.script if item.pauses}
-    return tuple(sorted(types))
 
 
 def play(

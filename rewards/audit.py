@@ -22,7 +22,7 @@ from rewards.registry import get
 MARGIN = 0.25
 """Of the reward's range of 2: a degenerate agent must stay this far below the oracle."""
 
-SLACK = 0.1
+SLACK = 0.15
 """A declared hole counts as closed only this far beyond the margin, so that other voices do not open and close it."""
 
 Values = Mapping[str, float | None]

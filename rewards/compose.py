@@ -105,13 +105,34 @@ class Composition:
             episode: a finished episode, or one so far: its events are those that are over.
             transcript: words to judge in place of the episode's own, for instance from speech recognition.
         """
+        return self._grade(episode, transcript, -1, True)
+
+    def due(self, episode: Episode, since: int, transcript: Sequence[Word] | None = None) -> list[Verdict]:
+        """The verdicts of `score` that became final after the sample `since`: judgement online.
+
+        A verdict is final when its window closes or the conversation ends. Asked after every frame, with the length
+        that the record had the time before, this gives each verdict that `score` gives in the end, once, and as soon as
+        it is known.
+
+        Args:
+            episode: a conversation so far (`DuplexVectorEnv.episode`).
+            since: how many samples of it were judged before.
+            transcript: as for `score`.
+        """
+        return self._grade(episode, transcript, since, episode.meta.get("ended") is not None)
+
+    def _grade(
+        self, episode: Episode, transcript: Sequence[Word] | None, since: int, to_the_end: bool
+    ) -> list[Verdict]:
+        """Verdicts whose window closes after `since`, and unless `to_the_end` before the episode does."""
         views: dict[int, EpisodeView] = {}
         verdicts = []
         for event in episode.events:
             for term in self.rewards:
-                if not term.applies(event):
+                close = term.window_end(event, episode.clock)
+                if not (term.applies(event) and since < close and (to_the_end or close <= episode.samples)):
                     continue
-                end = min(term.window_end(event, episode.clock), episode.samples)
+                end = min(close, episode.samples)
                 if end not in views:
                     views[end] = EpisodeView(episode, end, transcript)
                 verdicts.append(self._judge(term, views[end], event))

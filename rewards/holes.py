@@ -11,10 +11,19 @@ from collections.abc import Mapping
 
 _EARLY = "published: -d is not clipped, so that talking over the user's turn earns more than waiting for its end"
 _SPANNED = "published: sounds up to 1 s apart are one utterance, which has then begun before the user's turn is over"
+_NEVER_STOPS = (
+    "published: speech that is running as the barge-in ends is the next speech, so that never stopping is best"
+)
 _NO_JUDGE = "published: only times are judged; the paper's language model, which judges the words, is another term"
-_SLOW_SCALE = "published: a delay of a second costs little, and whatever sounds next is an answer, however it came about"
+_SLOW_SCALE = (
+    "published: a delay of a second costs little, and whatever sounds next is an answer, however it came about"
+)
 _SHORT_IS_FREE = "published: 0 is the maximum and is had by whoever never talks for more than 1 s"
 _MANY_TO_ONE = "published: matching is many to one, so that any number of sounds round one opportunity are all hits"
+_ONE_WORD = (
+    "the weight of quality is about a twentieth of all: one word said over and over at the right times costs a fifth "
+    "of a point, less than the margin; a run starts from a checkpoint that answers, and the KL term holds it there"
+)
 
 KNOWN: Mapping[str, Mapping[str, str]] = {
     "published_pause": dict.fromkeys(
@@ -31,7 +40,7 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
     },
     "published_backchannel": {"always_backchannel": _MANY_TO_ONE},
     "published_interruption": {
-        "always_talking": "published: speech that is running as the barge-in ends is the next speech: never stopping is best",
+        "always_talking": _NEVER_STOPS,
         "metronome": _SLOW_SCALE,
         "random": _SLOW_SCALE,
         "rate_matched": _SLOW_SCALE,
@@ -45,8 +54,7 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
         "rate_matched": _EARLY,
     },
     "quickstart": {
-        "mumbler": "weights are for learning, where quality moves first: it has 1 of 20, so that one word said over and "
-        "over at the right times would cost a tenth of the total",
+        "mumbler": _ONE_WORD,
     },
 }
 """Name of a reward or a configuration -> attack -> reason."""

@@ -127,8 +127,11 @@ def get(name: str) -> Reward:
     if name in points:
         try:
             found = points[name].load()
-        except (ImportError, AttributeError) as error:
-            raise UptakeError(f"reward {name!r}: entry point {points[name].value} does not load: {error}") from error
+        # Anybody's code, which must not end in a traceback of ours.
+        except Exception as error:
+            raise UptakeError(
+                f"reward {name!r}: entry point {points[name].value} does not load: {type(error).__name__}: {error}"
+            ) from error
         return _checked(found, f"entry point {points[name].value}")
     raise UptakeError(f"unknown reward {name!r}{nearest(name, [*_REGISTRY, *points])}")
 
@@ -166,8 +169,11 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, AttributeError, TypeError) as error:
+    # The file may be anybody's code: whatever it raises is its author's mistake, said in one line.
+    except Exception as error:
         del sys.modules[name]
+        if isinstance(error, UptakeError):
+            raise
         said = str(error).splitlines()[0] if str(error) else ""
         raise UptakeError(f"{path}: does not load: {type(error).__name__}: {said}") from error
     _FILES[path] = module

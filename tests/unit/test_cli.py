@@ -14,7 +14,7 @@ from launch.cli import app
 from launch.threads import VARIABLES, per_process, set_threads
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("train", "eval", "rollout", "view", "pack", "scenario", "doctor")
+COMMANDS = ("train", "eval", "rollout", "view", "audit", "new", "pack", "scenario", "doctor")
 
 
 def test_help_names_every_command() -> None:
