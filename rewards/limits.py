@@ -37,20 +37,24 @@ class _Worker:
         self.thread.start()
 
     def _work(self) -> None:
-        while True:
-            job = self.jobs.get()
-            try:
-                self.results.put((job(), None))
-            except _Abandoned:
-                return
-            # Whatever it is belongs to the caller, in whose thread it is raised.
-            except BaseException as error:
-                self.results.put((None, error))
-            del job  # what it holds on to, an episode perhaps, is not kept until the next one comes
+        try:
+            while True:
+                job = self.jobs.get()
+                try:
+                    self.results.put((job(), None))
+                except _Abandoned:
+                    raise
+                # Whatever it is belongs to the caller, in whose thread it is raised.
+                except BaseException as error:
+                    self.results.put((None, error))
+                del job  # what it holds on to, an episode perhaps, is not kept until the next one comes
+        except _Abandoned:
+            return
 
     def abandon(self) -> None:
         """Ask the interpreter to end the thread at its next line of Python."""
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread.ident or 0), ctypes.py_object(_Abandoned))
+        self.jobs.put(lambda: None)  # wakes it if it had just finished and waits for the next call
 
 
 def within(seconds: float, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
