@@ -116,7 +116,7 @@ def _gaps_by_term(found: Audit) -> dict[str, dict[str, float | None]]:
 
 def _matrix(audits: Mapping[str, Audit], title: str) -> Table:
     """Everything that ships: how far below the oracle each attack stays."""
-    table = Table(title=f"how far below the oracle: {title}", title_justify="left")
+    table = Table(title=f"how far below the oracle: {title} (* known hole)", title_justify="left")
     table.add_column("", no_wrap=True)
     for attack in ATTACKS:
         table.add_column(attack.replace("_", " "), justify="right")
@@ -131,7 +131,7 @@ def _gap(found: Audit, attack: str) -> str:
         return "[dim]-[/]"
     if gap >= found.margin:
         return f"[green]{gap:+.2f}[/]"
-    return f"[yellow]{gap:+.2f} known[/]" if attack in found.known else f"[bold red]{gap:+.2f}[/]"
+    return f"[yellow]{gap:+.2f}*[/]" if attack in found.known else f"[bold red]{gap:+.2f}[/]"
 
 
 def _table(name: str, found: Audit, title: str) -> Table:
