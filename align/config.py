@@ -333,8 +333,11 @@ def _type(path: KeyPath) -> Any:
 
 
 def _plain(setting: _Setting) -> Any:
-    """The value, with what YAML 1.1 takes for text (`1e-4`, which lacks its point) read as the number that it is."""
-    if isinstance(setting.value, str) and _type(setting.path) in (float, float | None):
+    """The value, with what YAML 1.1 takes for text (`1e-4`, which lacks its point) read as the number that it is.
+
+    A whole number where any number is expected becomes one, or OmegaConf would warn of it.
+    """
+    if type(setting.value) in (str, int) and _type(setting.path) in (float, float | None):
         with contextlib.suppress(ValueError):
             return float(setting.value)
     return setting.value

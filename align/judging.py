@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -11,12 +12,16 @@ from align import curriculum
 from align.advantages import Credit
 from align.rollout import Rollout, action_frames, heard_after
 from align.tally import Tally
+from envs.errors import UptakeError
 
 if TYPE_CHECKING:
     from align.policies.base import DuplexSpec
     from envs.episode import Episode
+    from envs.scenario import Scenario
     from rewards.compose import Composition
     from rewards.verdict import Verdict
+
+log = logging.getLogger(__name__)
 
 Pending = Callable[[], "list[Verdict]"]
 """Gives the verdicts on one conversation, as soon as a judge that was asked about it has answered."""
@@ -25,6 +30,30 @@ Pending = Callable[[], "list[Verdict]"]
 def begin(composition: Composition, episodes: Sequence[Episode]) -> list[Pending]:
     """Put all questions about conversations to the judge, if there is one, and wait for none of them."""
     return [composition.start(episode) for episode in episodes]
+
+
+def check_axes(composition: Composition, scenarios: Sequence[Scenario]) -> None:
+    """Refuse a composition that has nothing to say about an axis of the training scenarios.
+
+    Groups are drawn from every axis, so one that nothing applies to costs its share of every iteration and teaches
+    nothing. Where the terms judge only what else is in an axis' scenarios (the question before a barge-in, say, and not
+    the barge-in), a warning is logged.
+
+    Raises:
+        UptakeError: no term judges any event in the scenarios of an axis.
+    """
+    known = {scenario.id: scenario for scenario in scenarios}
+    judged = {code for term in composition.rewards for code in term.events}
+    for axis, ids in curriculum.by_axis(scenarios).items():
+        there = frozenset[str]().union(*(known[name].types for name in ids))
+        own = sorted(there & set(curriculum.AXES[axis]))
+        if not judged & there:
+            raise UptakeError(
+                f"rewards: nothing applies to the {len(ids)} scenarios of axis {axis!r} (event types "
+                f"{', '.join(sorted(there))}); add a term that judges one of these, or train on a pack without them"
+            )
+        if not judged & set(own):
+            log.warning("rewards: no term judges what axis %r is about (event types %s)", axis, ", ".join(own))
 
 
 def judge(

@@ -160,7 +160,11 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
     # -- conversations -------------------------------------------------------------------------------------------------
 
     def episode(self, row: int, transcript: Sequence[Word] = ()) -> Episode:
-        """The record of a row so far (to its end, if it has ended). `transcript` is the agent's own text, if any."""
+        """The record of a row so far (to its end, if it has ended). `transcript` is the agent's own text, if any.
+
+        Its events are those that are over; one that has begun and is not over stands in `meta["running"]`, so that a
+        reward knows of it (`EpisodeView.events`) now as it will later.
+        """
         self._check_row(row)
         plan = self._driver.plans[row]
         assert plan is not None
@@ -187,6 +191,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "ended": ended,
             "skipped": self._driver.skipped(row),
             "unfinished": [event.id for event in events if event.offset > length],
+            "running": [event.to_json() for event in events if event.offset > length],
             "references": {event.id: texts for event in events if (texts := self._references(event))},
         }
         mic, user, agent = (from_pcm16(getattr(self, name)[row, :frames].reshape(-1)) for name in _TRACKS)

@@ -147,6 +147,12 @@ class Scenario:
     source: str = ""
     line: int = 1
 
+    @property
+    def types(self) -> frozenset[str]:
+        """Types of the events that the script may give rise to."""
+        items = {item.type for item in self.script} | {item.turn for item in self.script if item.turn}
+        return frozenset(items | {item.pause_type for item in self.script if item.pauses})
+
     def error(self, message: str, line: int | None = None) -> UptakeError:
         """An error about this scenario that starts with ``file:line``."""
         return UptakeError(f"{self.source}:{line or self.line}: {message}")

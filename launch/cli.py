@@ -21,7 +21,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 pack_app = typer.Typer(help="Packs: folders of scenarios and their audio.", no_args_is_help=True)
+new_app = typer.Typer(help="Begin something of your own.", no_args_is_help=True)
 scenario_app = typer.Typer(help="Scenarios: what a simulated user says and does.", no_args_is_help=True)
+app.add_typer(new_app, name="new")
 app.add_typer(pack_app, name="pack")
 app.add_typer(scenario_app, name="scenario")
 
@@ -177,11 +179,44 @@ def fit(
 
 
 @app.command()
+def audit(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="[TERM|FILE.py:NAME|CONFIG]", help="A reward, or a configuration for its composition."),
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for a configuration")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every reward and configuration that ships.")] = False,
+    pack: Pack = "core",
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
+    scenarios: Annotated[int, typer.Option(min=1, help="How many scenarios are played, with their twins.")] = 60,
+    margin: Annotated[float, typer.Option(min=0, help="How far below the oracle an attack must stay.")] = 0.25,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="Where the figures (JSON) and the picture go.")] = Path("audits"),
+) -> None:
+    """Attack a reward with degenerate policies; exit 1 if one of them earns nearly what an oracle earns."""
+    from launch.audit import run_audit
+
+    passed = run_audit(
+        what, overrides or [], everything=everything, pack_path=pack, split=split, scenarios=scenarios, margin=margin,
+        seed=seed, out=out,
+    )  # fmt: skip
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command()
 def doctor() -> None:
     """Check this machine and this installation."""
     from launch.doctor import run_doctor
 
     raise typer.Exit(0 if run_doctor() else 1)
+
+
+@new_app.command("reward")
+def new_reward(name: Annotated[str, typer.Argument(help="A Python name, for instance calm_answer.")]) -> None:
+    """Write a reward that works, and its test, into the current folder."""
+    from launch.scaffold import run_new_reward
+
+    run_new_reward(name)
 
 
 @pack_app.command("check")

@@ -31,6 +31,7 @@ from align.comparison import compare
 from align.config import TrainConfig, dump_config, load_config, save_config
 from align.engine import stop_ranks
 from align.evaluation import BASELINES, Evaluation, evaluate, examples, load_policy, write_json
+from align.judging import check_axes
 from align.memory import peak_memory
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
@@ -152,6 +153,7 @@ def prepare(config: TrainConfig) -> Job:
     terms = {term: weight for term, weight in config.rewards.items() if weight}
     composition = Composition(terms, judge=open_judge(config.judge, terms))
     pack = Pack.load(config.pack)
+    check_axes(composition, pack.scenarios("train"))
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")

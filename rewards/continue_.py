@@ -15,7 +15,13 @@ STOP_SECONDS = 1.0
 AFTER_SECONDS = 1.0
 
 
-@reward("continue", axis="continue", events=["D1", "D3", "D4", "D5"], horizon_s=1.0)
+@reward(
+    "continue",
+    axis="continue",
+    events=["D1", "D3", "D4", "D5"],
+    horizon_s=1.0,
+    beside=["interruption", "quality"],
+)
 def continue_(view: EpisodeView, event: Event) -> Verdict:
     """Keep talking through a user's "mm-hm", a cough, a noise or talk to somebody else.
 

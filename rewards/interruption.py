@@ -44,7 +44,13 @@ def stop_score(latency_s: float, full: float, zero: float) -> float:
     return max(-1.0, 1.0 - max(0.0, latency_s - full) / (zero - full))
 
 
-@reward("interruption", axis="interruption", events=["C1", "C2", "C3"], horizon_s=4.0)
+@reward(
+    "interruption",
+    axis="interruption",
+    events=["C1", "C2", "C3"],
+    horizon_s=4.0,
+    beside=["continue", "quality"],
+)
 def interruption(view: EpisodeView, event: Event) -> Verdict:
     """Stop when the user barges in; then answer what was said, or after a stop command be quiet.
 

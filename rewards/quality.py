@@ -91,9 +91,9 @@ def quality(view: EpisodeView, event: Event) -> Verdict:
     given, when the agent has no text stream (inject one: `EpisodeView(..., transcript=asr_words)`), or when the
     episode ends within 2 s of the offset.
 
-    Value: 2 · mean(content hit, similarity) - 1 - repetition - echo, not below -1; -1 for no words. Content: any of the expected words, as
-    whole words, "7" = "seven". Similarity: `rewards.text.similarity` to the nearest reference. Repetition: share of
-    3-grams that occurred before. Echo: share of 4-grams that the user has just said.
+    Value: 2 · mean(content hit, similarity) - 1 - repetition - echo, not below -1; -1 for no words. Content: any of
+    the expected words, as whole words, "7" = "seven". Similarity: `rewards.text.similarity` to the nearest reference.
+    Repetition: share of 3-grams that occurred before. Echo: share of 4-grams that the user has just said.
 
     Degenerate policies: silent -1 (once `meta["text_stream"]` says that it has a text stream), always talking and
     metronome -1 unless their words hit by chance, then at most the hit minus their repetition; an agent that says the

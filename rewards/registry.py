@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 import zlib
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from types import ModuleType
 from envs.clock import CLOCK, Clock
 from envs.episode import Episode
 from envs.errors import UptakeError, nearest
-from envs.event import Event, Word
+from envs.event import EVENT_TYPES, Event, Word
 from rewards.judge.rubric import Rubric
 from rewards.verdict import Verdict
 from rewards.view import EpisodeView
@@ -39,7 +40,14 @@ class Reward:
     """A named judge, the axis it belongs to, the event types it judges and how long after an event it looks."""
 
     def __init__(
-        self, judge: Judge, name: str, axis: str, events: Sequence[str], horizon_s: float, rubric: Rubric | None = None
+        self,
+        judge: Judge,
+        name: str,
+        axis: str,
+        events: Sequence[str],
+        horizon_s: float,
+        beside: Sequence[str] = (),
+        rubric: Rubric | None = None,
     ) -> None:
         self.judge_function = judge
         self.name = name
@@ -49,6 +57,8 @@ class Reward:
         """Seconds after the event's offset at which the window closes and the view ends."""
         self.rubric = rubric
         """What a language model is told whom its verdicts wait for (`Verdict.question`); None: it asks none."""
+        self.beside = tuple(beside)
+        """Terms without which this one must not be trained: what wins it without listening loses on them."""
         self.__doc__ = judge.__doc__
 
     def __repr__(self) -> str:
@@ -76,7 +86,13 @@ class Reward:
 
 
 def reward(
-    name: str, *, axis: str, events: Sequence[str], horizon_s: float, rubric: Rubric | None = None
+    name: str,
+    *,
+    axis: str,
+    events: Sequence[str],
+    horizon_s: float,
+    beside: Sequence[str] = (),
+    rubric: Rubric | None = None,
 ) -> Callable[[Judge], Reward]:
     """Register a function as a reward.
 
@@ -85,16 +101,21 @@ def reward(
         axis: what reports group it under (pause, turn, backchannel, interruption, continue, quality, ...).
         events: codes of the event types that it judges (`envs.event.EVENT_TYPES`).
         horizon_s: seconds after the event's offset at which its window closes.
+        beside: names of the terms that it must be trained with. Silence is perfect in a pause and loses when a turn is
+            due: `uptake audit` attacks this reward together with them, at equal weight.
         rubric: what it asks a language model by (`rewards.judge`); a composition with it needs a judge.
 
     Raises:
-        UptakeError: the name is taken, no event type is given, or the horizon is negative.
+        UptakeError: the name is taken, no event type is given or an unknown one, or the horizon is negative.
     """
 
     def register(judge: Judge) -> Reward:
-        if not events or horizon_s < 0:
-            raise UptakeError(f"reward {name!r}: events={list(events)}, horizon_s={horizon_s}; give types and a time")
-        made = Reward(judge, name, axis, events, horizon_s, rubric)
+        if isinstance(events, str) or not events or not 0 <= horizon_s < math.inf:
+            raise UptakeError(f"reward {name!r}: events={events!r}, horizon_s={horizon_s}; give types and a time")
+        for code in events:
+            if code not in EVENT_TYPES:
+                raise UptakeError(f"reward {name!r}: no event type {code!r}{nearest(code, EVENT_TYPES)}")
+        made = Reward(judge, name, axis, events, horizon_s, beside, rubric)
         taken = _REGISTRY.get(name)
         if taken is not None and _origin(taken) != _origin(made):
             raise UptakeError(f"reward {name!r} is already registered by {_origin(taken)[0]}; choose another name")
@@ -126,8 +147,11 @@ def get(name: str) -> Reward:
     if name in points:
         try:
             found = points[name].load()
-        except (ImportError, AttributeError) as error:
-            raise UptakeError(f"reward {name!r}: entry point {points[name].value} does not load: {error}") from error
+        # Anybody's code, which must not end in a traceback of ours.
+        except Exception as error:
+            raise UptakeError(
+                f"reward {name!r}: entry point {points[name].value} does not load: {type(error).__name__}: {error}"
+            ) from error
         return _checked(found, f"entry point {points[name].value}")
     raise UptakeError(f"unknown reward {name!r}{nearest(name, [*_REGISTRY, *points])}")
 
@@ -165,8 +189,11 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, AttributeError, TypeError) as error:
+    # The file may be anybody's code: whatever it raises is its author's mistake, said in one line.
+    except Exception as error:
         del sys.modules[name]
+        if isinstance(error, UptakeError):
+            raise
         said = str(error).splitlines()[0] if str(error) else ""
         raise UptakeError(f"{path}: does not load: {type(error).__name__}: {said}") from error
     _FILES[path] = module

@@ -96,9 +96,7 @@ def train(
             # Judge, put the judgements on the clock, and compare with what was expected ---------------------------
             run.monitor.phase("judging")
             judging = time.perf_counter()
-            credits = judge(
-                composition, played, drawn, policy.spec, played.trajectory.valid.shape[1], tally, pending
-            )
+            credits = judge(composition, played, drawn, policy.spec, played.trajectory.valid.shape[1], tally, pending)
             if config.shuffle_rewards:
                 credits = shuffled(ungrouped(credits), seed, iteration)
             judged = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,9 @@ def test_whatever_the_override_it_loads_or_is_refused_in_one_line(text: str) -> 
         load_config("quickstart", [text])
     except UptakeError as error:
         assert "\n" not in str(error) or "\n" in text
+
+
+def test_a_whole_number_is_a_number_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_config("quickstart", ["rewards.quality=2", "grpo.beta=0"]).rewards["quality"] == 2.0

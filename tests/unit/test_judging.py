@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,17 @@ import torch
 import yaml
 from rich.console import Console
 
-from align.config import load_config
+from align.config import TrainConfig, load_config
 from align.curriculum import Draw
-from align.judging import judge
+from align.judging import check_axes, judge
 from align.policies.base import DuplexSpec, Trajectory
 from align.rollout import Rollout
 from align.tally import Tally
 from envs.errors import UptakeError
+from envs.pack import Pack
 from launch.judge import open_judge
-from launch.train import claim, run_training
-from rewards import Composition, names
+from launch.train import claim, prepare, run_training
+from rewards import OURS, Composition, names
 from rewards import registry as registry_module
 from rewards.judge.config import JudgeConfig
 from tests.judge_server import JudgeServer
@@ -102,3 +104,30 @@ def test_a_run_is_not_resumed_with_another_judge(tmp_path: Path) -> None:
     other = load_config("recipes/published_judge", [f"runs={tmp_path}", "judge.model=another"])
     with pytest.raises(UptakeError, match=r"started with judge\.model = Qwen/Qwen3-235B-A22B, now it is another"):
         claim(other.folder, other, resume=True, judged=True)
+
+
+def test_a_composition_in_which_nothing_applies_to_an_axis_of_the_pack_is_refused() -> None:
+    scenarios = Pack.load("core").scenarios("train")
+    with pytest.raises(
+        UptakeError, match=r"nothing applies to the \d+ scenarios of axis '(turn|continue|backchannel)'"
+    ):
+        check_axes(Composition({"pause_handling": 1.0}), scenarios)
+    check_axes(Composition(OURS), scenarios)
+    pauses = [scenario for scenario in scenarios if "B1" in scenario.types]
+    check_axes(Composition({"pause_handling": 1.0}), pauses)
+
+
+def test_an_axis_that_is_judged_only_by_what_else_is_in_its_scenarios_is_named(caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_axes(Composition({"turn_taking": 1.0}), Pack.load("core").scenarios("train"))
+    named = {line.split("'")[1] for line in caplog.messages}
+    assert named == {"backchannel", "continue", "interruption", "pause"}
+
+
+def test_training_is_refused_before_a_checkpoint_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("launch.train.load_policy", load)
+    with pytest.raises(UptakeError, match="nothing applies to"):
+        prepare(TrainConfig(rewards={"pause_handling": 1.0}))
