@@ -39,7 +39,7 @@ def test_the_recipe_runs_scaled_down_reports_and_refuses_to_go_on_as_grpo(tmp_pa
     assert written["ppo"]["train_batch_size"] == 4
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [0, 1]
-    assert {"value/explained_variance", "loss/value", "axis/pause"} <= lines[1].keys()
+    assert {"value/explained_variance", "loss/value", "kl"} <= lines[1].keys()
     assert json.loads((run / "eval.json").read_text())["run"]["iterations"] == 2
     assert "value/explained_variance" in (run / "report.html").read_text()
     assert load_file(run / "policy" / "model.safetensors").keys() == load_file(policy / "model.safetensors").keys()
