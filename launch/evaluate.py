@@ -92,7 +92,8 @@ def run_evaluation(
             f"{words} words"
         )
     if store is not None:
-        console.print(f"conversations: {store.folder}; measure them again with: uptake regrade {store.folder}")
+        told = f"conversations: {store.folder}; measure them again with: uptake regrade {store.folder}"
+        console.print(told, soft_wrap=True, highlight=False)
     if out is not None:
         write_json(result, out)
         console.print(f"written: {out}", soft_wrap=True)
