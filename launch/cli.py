@@ -29,6 +29,9 @@ Pack = Annotated[str, typer.Option(help="`core` or the path of a pack folder.")]
 Policy = Annotated[
     str, typer.Argument(help="`pocket`, a checkpoint folder, a run folder, or a scripted agent such as `vad_700`.")
 ]
+Acoustics = Annotated[
+    str, typer.Option(help="How it sounds where a scenario does not say: a preset such as `cafe`, or a YAML file.")
+]
 
 
 @app.command()
@@ -53,13 +56,17 @@ def evaluate(
     frames: Annotated[int, typer.Option(min=1, help="Length of a conversation in frames of 80 ms.")] = 150,
     seed: Annotated[int, typer.Option(min=0)] = 1234,
     batch: Annotated[int, typer.Option(min=1, help="Conversations played side by side.")] = 32,
+    acoustics: Acoustics = "clean",
     asr: Annotated[bool, typer.Option("--asr", help="Judge the words that speech recognition hears.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
 ) -> None:
     """Measure one policy or scripted agent on a split."""
     from launch.evaluate import run_evaluation
 
-    run_evaluation(policy, pack, split, variants=variants, frames=frames, seed=seed, batch=batch, asr=asr, out=out)
+    run_evaluation(
+        policy, pack, split, variants=variants, frames=frames, seed=seed, batch=batch, acoustics=acoustics, asr=asr,
+        out=out,
+    )  # fmt: skip
 
 
 @app.command()
@@ -71,11 +78,12 @@ def rollout(
     variant: Annotated[int, typer.Option(min=0)] = 0,
     frames: Annotated[int, typer.Option(min=1, help="Length of the conversation in frames of 80 ms.")] = 150,
     seed: Annotated[int, typer.Option(min=0)] = 1234,
+    acoustics: Acoustics = "clean",
 ) -> None:
     """Play one conversation and write it: the record, a timeline picture, and stereo audio to listen to."""
     from launch.evaluate import run_rollout
 
-    run_rollout(policy, pack, scenario, variant=variant, frames=frames, seed=seed, out=out)
+    run_rollout(policy, pack, scenario, variant=variant, frames=frames, seed=seed, acoustics=acoustics, out=out)
 
 
 @app.command()

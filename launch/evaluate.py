@@ -43,6 +43,7 @@ def run_evaluation(
     frames: int,
     seed: int,
     batch: int,
+    acoustics: str,
     asr: bool,
     out: Path | None,
     console: Console | None = None,
@@ -71,6 +72,7 @@ def run_evaluation(
             seed=seed,
             frames=frames,
             batch=batch,
+            acoustics=acoustics,
             transcribe=listener,
             watch=watch,
             on_done=advance,
@@ -111,16 +113,17 @@ def run_rollout(
     variant: int,
     frames: int,
     seed: int,
+    acoustics: str,
     out: Path,
     console: Console | None = None,
 ) -> None:
-    """Play one conversation; write its record, `timeline.png` and `stereo.flac` (left the user, right the agent)."""
+    """Play one conversation; write its record, `timeline.png` and `stereo.flac` (left its microphone, right its voice)."""
     console = console or make_console()
     pack = Pack.load(pack_path)
     split = pack.scenario(scenario).split
-    episode = play(
-        find_system(policy), pack, [(scenario, variant)], split=split, seed=seed, frames=frames
-    )[0]  # fmt: skip
+    (episode,) = play(
+        find_system(policy), pack, [(scenario, variant)], split=split, seed=seed, frames=frames, acoustics=acoustics
+    )
     episode.save(out)
     (out / "timeline.png").write_bytes(timeline_png(episode)[0])
     write_flac(out / "stereo.flac", stereo(episode), episode.clock.sample_rate)

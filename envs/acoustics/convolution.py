@@ -1,0 +1,68 @@
+"""Filters of any length on a stream, frame by frame, with nothing added to the delay.
+
+Uniformly partitioned overlap-save (Stockham 1966; Wefers 2015, ch. 5): the response is cut into pieces of one frame,
+and the spectra of the latest frames are kept, so a long room costs one FFT pair and a few products a frame.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from envs.clock import CLOCK
+
+
+class Convolution:
+    """``np.convolve(stream, response)``, one frame at a time. The spectra of the response are shared by copies."""
+
+    def __init__(self, response: np.ndarray, frame: int = CLOCK.frame) -> None:
+        """`response` (n,) float; the block takes and gives (frame,) float32."""
+        parts = max(1, -(-len(response) // frame))
+        padded = np.zeros((parts, 2 * frame), np.float32)
+        padded[:, :frame] = np.resize(np.append(response, np.zeros(parts * frame - len(response))), (parts, frame))
+        self._response = np.fft.rfft(padded)  # (P, frame + 1) complex64
+        self._response.setflags(write=False)
+        self._frame = frame
+        self._past = np.zeros_like(self._response)  # spectra of the latest inputs, a ring
+        self._slot = 0
+        self._block = np.zeros(2 * frame, np.float32)  # the previous input and the current one
+        self._silent = parts + 1  # frames of silence up to now; after P + 1 of them nothing rings any more
+
+    def process(self, frame: np.ndarray) -> np.ndarray:
+        """(F,) float32 to (F,) float32."""
+        parts, size = len(self._response), self._frame
+        self._silent = 0 if frame.any() else self._silent + 1
+        if self._silent > parts:  # the tail is over: exact zeros, and the ring need not turn for them
+            if self._silent == parts + 1:
+                self._past[:], self._block[:] = 0, 0
+            return np.zeros(size, np.float32)
+        self._block[:size] = self._block[size:]
+        self._block[size:] = frame
+        self._past[self._slot] = np.fft.rfft(self._block)
+        total = self._response[0] * self._past[self._slot]
+        for part in range(1, parts):
+            total += self._response[part] * self._past[self._slot - part]
+        self._slot = (self._slot + 1) % parts
+        return np.fft.irfft(total, 2 * size)[size:]
+
+
+class Delay:
+    """The stream, so many samples later; before it comes `before` (samples,) or silence."""
+
+    def __init__(self, samples: int, before: np.ndarray | None = None) -> None:
+        self.samples = samples
+        self._held = np.zeros(samples, np.float32) if before is None else before.astype(np.float32)
+
+    def process(self, frame: np.ndarray) -> np.ndarray:
+        """(F,) float32 to (F,) float32."""
+        if not self.samples:
+            return frame
+        joined = np.concatenate([self._held, frame])
+        self._held = joined[len(frame) :]
+        return joined[: len(frame)]
+
+
+def convolve(signal: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """A whole signal through a response: (n,), (m,) float32 -> (n + m - 1,) float32."""
+    length = len(signal) + len(response) - 1
+    size = 1 << (length - 1).bit_length()
+    return np.fft.irfft(np.fft.rfft(signal, size) * np.fft.rfft(response, size), size)[:length].astype(np.float32)
