@@ -12,6 +12,7 @@
     expect:
       - {event: ask.pause, agent: silent}
       - {event: ask, agent: responds, within: {full: 0.7, zero: 2.0}, content: [weather, sunny]}
+    acoustics: cafe                # or a mapping of effects (`envs.acoustics.config`)
     terminate: {after_script_s: 4.0}
 
 A file may hold several documents (``---`` between them). The grammar is `json_schema()`, published as package data in

@@ -22,6 +22,7 @@ from align.hearing import Listener, codec_floor
 from align.policies.base import DuplexPolicy
 from align.policies.moshi.policy import MoshiPolicy
 from align.report import change, number, stereo, timeline_png
+from envs.acoustics.config import find_acoustics
 from envs.episode import Episode, write_flac
 from envs.event import Word
 from envs.pack import Pack
@@ -54,6 +55,7 @@ def run_evaluation(
     error rate against the agent's text is shown, and what the policy's codec alone does to speech.
     """
     console = console or make_console()
+    find_acoustics(acoustics)  # a mistake in it costs nothing yet
     listener = Listener() if asr else None
     pack = Pack.load(pack_path)
     system = find_system(policy)
@@ -117,8 +119,9 @@ def run_rollout(
     out: Path,
     console: Console | None = None,
 ) -> None:
-    """Play one conversation; write its record, `timeline.png` and `stereo.flac` (left its microphone, right its voice)."""
+    """Play one conversation; write its record, `timeline.png`, and `stereo.flac` with what it hears on the left."""
     console = console or make_console()
+    find_acoustics(acoustics)
     pack = Pack.load(pack_path)
     split = pack.scenario(scenario).split
     (episode,) = play(

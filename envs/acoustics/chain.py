@@ -9,6 +9,7 @@ One chain a row, not one for the batch: a row sounds the same to the last bit wh
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,11 +22,11 @@ from envs.acoustics.drift import ClockDrift
 from envs.acoustics.echo import EchoPath, synthetic_path
 from envs.acoustics.fork import Block, fork
 from envs.acoustics.noise import amplitude, render_noise
-from envs.acoustics.packets import Connection, missing_packets
+from envs.acoustics.packets import PACKET_MS, Connection, missing_packets
 from envs.acoustics.room import Responses, grid, responses
 from envs.acoustics.room_tone import coloured_bed
 from envs.acoustics.talkers import Speech, render_babble, render_speaker
-from envs.acoustics.telephone import DELAY, TelephoneLine
+from envs.acoustics.telephone import TelephoneLine
 from envs.clock import CLOCK, Clock
 from envs.episode import from_pcm16, to_pcm16
 from envs.seeding import Seeds
@@ -56,12 +57,12 @@ class Chain:
         rooms = self._furnish(conditions, seeds)
         self._around = None if rooms is None else rooms.others
         if rooms is not None:
-            self._room = Convolution(rooms.user, clock.frame)
+            self._room = Convolution(rooms.user)
         if conditions.echo is not None:
             tail = synthetic_path(conditions.echo.tail_ms, seeds.rng("room", "echo"), clock)
             self._echo = EchoPath(conditions.echo, tail if rooms is None else rooms.loudspeaker, clock)
         self._channel = self._connect(conditions, seeds, samples, clock)
-        self._background: np.ndarray | None = self._surround(conditions, seeds, others, samples, clock)
+        self._background = self._surround(conditions, seeds, others, samples, clock)
 
     # -- at the beginning ----------------------------------------------------------------------------------------------
 
@@ -76,38 +77,31 @@ class Chain:
     def _connect(self, conditions: Conditions, seeds: Seeds, samples: int, clock: Clock) -> tuple[Block, ...]:
         """The blocks between the microphone and the agent, in order; the connection to the user on the way."""
         blocks: list[Block] = []
-        up = 0.0
         if conditions.clock_ppm:
-            drift = ClockDrift(conditions.clock_ppm, samples, clock.frame)
-            blocks.append(drift)
-            up += drift.delay_at(0)
+            blocks.append(ClockDrift(conditions.clock_ppm, samples, clock.frame))
         if conditions.telephone is not None:
             blocks.append(TelephoneLine(conditions.telephone, clock))
-            up += DELAY
-        self.uplink_samples = up
-        self.downlink_samples = 0.0
         if conditions.network is not None:
-            bed = coloured_bed(1.0, seeds.rng("channel", "comfort"), clock.sample_rate)[: 2 * clock.sample_rate]
-            bed *= amplitude(_COMFORT_DB) / np.float32(np.std(bed))
-            packets = samples // clock.samples(0.02)
-            for way in ("up", "down"):
-                missing = missing_packets(conditions.network, packets, seeds.rng("channel", "packets", way))
-                self.truth["network"][f"missing_{way}"] = float(np.mean(missing))
-                connection = Connection(conditions.network, missing, bed if way == "up" else 0 * bed, clock)
-                if way == "up":
-                    blocks.append(connection)
-                    self.uplink_samples += connection.delay_samples
-                else:
-                    self._down = connection
-                    self.downlink_samples = float(connection.delay_samples)
-        self.truth["uplink_samples"], self.truth["downlink_samples"] = self.uplink_samples, self.downlink_samples
+            comfort = coloured_bed(1.0, seeds.rng("channel", "comfort"), clock.sample_rate)[: clock.sample_rate // 2]
+            comfort *= amplitude(_COMFORT_DB) / np.float32(np.std(comfort))
+            packets = samples // clock.samples(PACKET_MS / 1000.0)
+            up, down = (
+                missing_packets(conditions.network, packets, seeds.rng("channel", "packets", way))
+                for way in ("up", "down")
+            )
+            self.truth["network"].update(missing_up=float(np.mean(up)), missing_down=float(np.mean(down)))
+            blocks.append(Connection(conditions.network, up, comfort, clock))
+            self._down = Connection(conditions.network, down, np.zeros(1, np.float32), clock)
+        self.uplink_samples = sum(block.delay_samples for block in blocks)
+        self.downlink_samples = 0 if self._down is None else self._down.delay_samples
+        self.truth.update(uplink_samples=self.uplink_samples, downlink_samples=self.downlink_samples)
         return tuple(blocks)
 
     def _surround(
         self, conditions: Conditions, seeds: Seeds, others: Sequence[Speech], samples: int, clock: Clock
     ) -> np.ndarray | None:
-        """Everything that sounds by itself: (samples,) float32."""
-        sounds = []
+        """Everything that sounds by itself: (samples,) float32, or None where nothing does."""
+        sounds: list[np.ndarray] = []
         if conditions.noise is not None:
             sounds.append(render_noise(conditions.noise, samples, seeds.rng("noise", "steady"), clock))
         if conditions.bursts is not None:
@@ -119,8 +113,8 @@ class Chain:
         if conditions.speaker is not None:
             sound, spans = render_speaker(conditions.speaker, others, samples, seeds.rng("noise", "speaker"), clock)
             self.truth["speaker"]["spans"] = [list(span) for span in spans]
-            sounds.append(sound if self._around is None else convolve(sound, self._around)[:samples])
-        return np.sum(sounds, axis=0, dtype=np.float32) if sounds else None
+            sounds.append(sound if self._around is None else convolve(sound, self._around.samples)[:samples])
+        return functools.reduce(np.add, sounds) if sounds else None
 
     def take_background(self) -> np.ndarray | None:
         """What sounds by itself, (samples,) float32, once: the caller mixes it in and the chain need not keep it."""
@@ -129,7 +123,7 @@ class Chain:
 
     def place(self, pcm: np.ndarray) -> np.ndarray:
         """A sound of somebody or something else (n,) int16, as it arrives from across the room: (m,) int16."""
-        return pcm if self._around is None else to_pcm16(convolve(from_pcm16(pcm), self._around))
+        return pcm if self._around is None else to_pcm16(convolve(from_pcm16(pcm), self._around.samples))
 
     # -- every frame ---------------------------------------------------------------------------------------------------
 

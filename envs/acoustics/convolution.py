@@ -6,25 +6,45 @@ and the spectra of the latest frames are kept, so a long room costs one FFT pair
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from envs.clock import CLOCK
 
 
-class Convolution:
-    """``np.convolve(stream, response)``, one frame at a time. The spectra of the response are shared by copies."""
+@dataclass(frozen=True, eq=False)
+class Response:
+    """An impulse response made ready; nothing in it changes, so that many conversations can share it."""
 
-    def __init__(self, response: np.ndarray, frame: int = CLOCK.frame) -> None:
-        """`response` (n,) float; the block takes and gives (frame,) float32."""
-        parts = max(1, -(-len(response) // frame))
+    samples: np.ndarray
+    """(n,) float32."""
+    spectra: np.ndarray
+    """(P, F + 1) complex64, one row for each part of F samples."""
+
+    @classmethod
+    def of(cls, samples: np.ndarray, frame: int = CLOCK.frame) -> Response:
+        """Cut a response (n,) into parts of one frame."""
+        parts = max(1, -(-len(samples) // frame))
         padded = np.zeros((parts, 2 * frame), np.float32)
-        padded[:, :frame] = np.resize(np.append(response, np.zeros(parts * frame - len(response))), (parts, frame))
-        self._response = np.fft.rfft(padded)  # (P, frame + 1) complex64
-        self._response.setflags(write=False)
-        self._frame = frame
-        self._past = np.zeros_like(self._response)  # spectra of the latest inputs, a ring
+        padded[:, :frame] = np.pad(samples, (0, parts * frame - len(samples))).reshape(parts, frame)
+        ready = cls(samples.astype(np.float32), np.fft.rfft(padded))
+        ready.samples.setflags(write=False)
+        ready.spectra.setflags(write=False)
+        return ready
+
+
+class Convolution:
+    """``np.convolve(stream, response)``, one frame at a time."""
+
+    def __init__(self, response: Response) -> None:
+        """The block takes and gives frames of the length for which the response was cut."""
+        parts, bins = response.spectra.shape
+        self._response = response.spectra
+        self._frame = bins - 1
+        self._past = np.zeros((parts, bins), np.complex64)  # spectra of the latest inputs, a ring
         self._slot = 0
-        self._block = np.zeros(2 * frame, np.float32)  # the previous input and the current one
+        self._block = np.zeros(2 * self._frame, np.float32)  # the previous input and the current one
         self._silent = parts + 1  # frames of silence up to now; after P + 1 of them nothing rings any more
 
     def process(self, frame: np.ndarray) -> np.ndarray:

@@ -34,20 +34,21 @@ class ClockDrift:
         """`samples` is the length of the longest stream, for which the delay must suffice."""
         self._rate = 1.0 + ppm * 1e-6
         slip = math.ceil(abs(ppm) * 1e-6 * samples)
-        self._delay = _HALF + (slip if ppm > 0 else 0)
+        self.delay_samples = _HALF + (slip if ppm > 0 else 0)
+        """At the start; it grows or shrinks from there."""
         self._done = 0
         self._frame = frame
-        self._held = np.zeros(self._delay + _HALF + (slip if ppm < 0 else 0), np.float32)
+        self._held = np.zeros(self.delay_samples + _HALF + (slip if ppm < 0 else 0), np.float32)
 
     def delay_at(self, sample: int) -> float:
         """Samples by which the output is late at its sample `sample`."""
-        return self._delay - sample * (self._rate - 1.0)
+        return self.delay_samples - sample * (self._rate - 1.0)
 
     def process(self, frame: np.ndarray) -> np.ndarray:
         """(F,) float32 to (F,) float32."""
         joined = np.concatenate([self._held, frame])
         n = self._done + np.arange(len(frame))
-        place = n * self._rate - self._delay
+        place = n * self._rate - self.delay_samples
         whole = np.floor(place)
         phase = np.rint((place - whole) * _PHASES).astype(np.int64)
         index = whole.astype(np.int64) - (self._done - len(self._held))

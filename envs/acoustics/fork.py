@@ -11,6 +11,8 @@ import numpy as np
 class Block(Protocol):
     """A piece of the way of the sound: one frame in, one frame out, state in between."""
 
+    delay_samples: int
+
     def process(self, frame: np.ndarray) -> np.ndarray:
         """(F,) float32 to (F,) float32."""
 

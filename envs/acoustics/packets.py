@@ -81,12 +81,12 @@ class Connection:
         self.delay_samples = self._packet + round((network.delay_ms + network.buffer_ms) * rate / 1000.0)
         self._missing = missing.copy()
         self._missing.setflags(write=False)
-        self._comfort = np.resize(comfort, len(comfort) + clock.frame + self.delay_samples)
+        self._comfort = comfort.astype(np.float32)
         self._comfort.setflags(write=False)
         self._periods = round(_SHORTEST_PERIOD * rate), round(_LONGEST_PERIOD * rate)
         self._compared, self._fade = round(_COMPARED * rate), round(_CROSSFADE * rate)
         self._full, self._gone = round(_FULL * rate), round(_GONE * rate)
-        self._delay = Delay(self.delay_samples, self._comfort[: self.delay_samples])
+        self._delay = Delay(self.delay_samples, np.resize(self._comfort, self.delay_samples))
         self._next = 0  # packet
         self._past = np.zeros(self._compared + self._periods[1], np.float32)  # the latest audio, good or concealed
         self._period = np.zeros(1, np.float32)  # what is repeated

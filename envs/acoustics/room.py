@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from envs.acoustics.convolution import Response
 from envs.clock import CLOCK
 from envs.errors import UptakeError
 
@@ -19,6 +20,7 @@ from envs.errors import UptakeError
 SHAPES = ((2.4, 1.4, 1.2), (3.0, 2.4, 2.4), (4.5, 3.6, 2.6), (6.2, 4.8, 2.8), (11.0, 8.2, 3.6))
 _ABSORPTION = 0.12, 0.85  # mean absorption of rooms that people are in, bare to padded
 _MOST_REFLECTIONS = 30
+_KEPT = 0.7  # of the reverberation time: speech is 42 dB down there, below the tone of any room
 _LOUDSPEAKER_DISTANCE = 0.3  # metres from the device's microphone
 _OTHERS_DISTANCE = 2.0
 
@@ -34,11 +36,11 @@ class Room:
 
 @dataclass(frozen=True, eq=False)
 class Responses:
-    """What the microphone hears of a click at each place: (n,) float32, read-only, unit energy, direct sound first."""
+    """What the microphone hears of a click at each place: unit energy, direct sound first."""
 
-    user: np.ndarray
-    others: np.ndarray
-    loudspeaker: np.ndarray
+    user: Response
+    others: Response
+    loudspeaker: Response
 
 
 def grid(room: Room) -> Room:
@@ -88,7 +90,7 @@ def _compute(shape: tuple[float, float, float], room: Room) -> Responses:
         max_order=min(order, _MOST_REFLECTIONS),
     )
     metres = box.c / CLOCK.sample_rate
-    length = CLOCK.nearest_sample(room.rt60_s)
+    length = CLOCK.nearest_sample(_KEPT * room.rt60_s)
     found, starts = [], []
     reach = 0.5 * shape[0]
     for distance, direction in (
@@ -104,6 +106,5 @@ def _compute(shape: tuple[float, float, float], room: Room) -> Responses:
     for response, start in zip(box.rir[0], starts, strict=True):
         part = response[start : start + length].astype(np.float32)
         part /= np.sqrt(np.sum(np.square(part, dtype=np.float64)))
-        part.setflags(write=False)
-        found.append(part)
+        found.append(Response.of(part))
     return Responses(*found)

@@ -121,7 +121,8 @@ def test_forks_of_a_noisy_row_part_when_the_agent_does(pack):
     actions[1] = 0.2
     env.step(actions)
     mic = np.stack([env.episode(row).mic for row in (0, 1)])
-    assert np.array_equal(mic[0, : F + 240], mic[1, : F + 240]) and not np.array_equal(mic[0], mic[1])
+    assert np.array_equal(mic[0, :F], mic[1, :F]) and np.abs(mic[0] - mic[1])[: F + 240].max() < 1e-4
+    assert np.abs(mic[0] - mic[1])[F + 240 :].max() > 0.01
 
 
 @pytest.mark.parametrize("sample, delay_ms", [(0, 0), (7, 40), (1919, 85)])
@@ -136,7 +137,7 @@ def test_the_echo_of_an_action_is_heard_at_its_sample_of_the_next_frame_plus_the
             action[0, sample] = float(loud and k == 3)
             env.step(action)
         tracks.append(env.episode(0).mic)
-    assert int(np.flatnonzero(tracks[0] != tracks[1])[0]) == 4 * F + sample + delay_ms * 24
+    assert int(np.flatnonzero(np.abs(tracks[0] - tracks[1]) > 1e-3)[0]) == 4 * F + sample + delay_ms * 24
     assert np.flatnonzero(env.episode(0).agent).tolist() == [4 * F + sample]
 
 
@@ -158,7 +159,6 @@ def test_the_network_delays_what_the_agent_hears_and_what_the_user_hears_by_what
 
 
 def test_the_direct_sound_of_a_room_moves_no_onset_and_the_record_names_the_room(pack):
-    pytest.importorskip("pyroomacoustics")
     env = DuplexVectorEnv(pack, 2, frames=30, acoustics={"room": {"rt60_s": 0.3, "distance_m": 0.5}})
     env.reset(seed=1, options={"scenario": ["turn", "noise"]})
     for _ in range(30):
@@ -190,7 +190,7 @@ def test_a_scenario_that_says_how_it_sounds_is_not_overruled(tmp_path):
             ("tone", "{room_tone_db: -70}"),
             ("named", "{preset: telephone, gain_db: 2, network: {delay_ms: 10}}"),
         ]
-    )
+    ).removesuffix("---\n")
     env = DuplexVectorEnv(Pack.load(write_tiny_pack(tmp_path / "p", text)), 4, frames=5, acoustics={"gain_db": -6})
     env.reset(seed=1, options={"scenario": ["own", "quiet", "tone", "named"]})
     own, quiet, tone, named = (env.episode(row).meta["acoustics"] for row in range(4))
@@ -221,7 +221,6 @@ def test_babble_is_of_other_voices_of_the_split_and_one_without_any_is_named(tmp
 
 @pytest.mark.parametrize("name", ["speakerphone", "bad_network"])
 def test_the_contract_of_a_duplex_environment_holds_in_any_acoustics(pack, name):
-    pytest.importorskip("pyroomacoustics")
     check_duplex_env(DuplexEnv(pack, frames=14, acoustics=name))
 
 
@@ -260,7 +259,6 @@ def test_a_section_may_hold_numbers_ranges_distributions_and_variables():
     [
         ("preset: cafe", "preset: caffe", 7, "'caffe'.*did you mean 'cafe'"),
         ("preset: cafe", "presett: cafe", 7, "unknown key 'presett'.*did you mean 'preset'"),
-        ("acoustics:\n  preset: cafe", "acoustics: loud\nx:\n  preset: cafe", 6, "a preset's name, or a mapping"),
         ("rt60_s", "rt60", 8, "unknown key 'rt60' in acoustics.room; did you mean 'rt60_s'"),
         ("[0.3, 0.5]", "[0.5, 0.3]", 8, "lower bound is above"),
         ("[0.3, 0.5]", "[0.3, 5]", 8, "room.rt60_s can be 0.3 to 5; it must stay within 0.05 to 1.2"),
@@ -269,7 +267,6 @@ def test_a_section_may_hold_numbers_ranges_distributions_and_variables():
         ("rt60_s: [0.3, 0.5], distance_m: 0.5", "rt60_s: 0.05, distance_m: 4", 8, "no room has rt60_s 0.05"),
         ("loss: 0.02", "loss: 0.9", 9, "network.loss can be 0.9 to 0.9"),
         ("loss: 0.02", "loss: 0.3, loss_in_burst: 0.2", 9, "raise loss_in_burst"),
-        ("a: 20, b: 90}}\nu", "a: 90, b: 20}}\nu", 4, "$"),
         ("burst_ms: {dist: uniform, a: 20", "burst_ms: {dist: uniform, a: 99", 9, "lower bound is above"),
         ("burst_ms: {dist: uniform", "burst_ms: {dist: unifrom", 9, "did you mean 'uniform'"),
         ("$late", "$lat", 11, "no variable '.lat'; did you mean 'late'"),
@@ -282,13 +279,17 @@ def test_a_section_may_hold_numbers_ranges_distributions_and_variables():
 )
 def test_an_error_names_the_line_the_value_and_the_fix(old, new, line, message):
     text = MINIMAL.replace(old, new, 1)
-    if "a: 90, b: 20}}\nu" in new:
-        text = MINIMAL.replace("a: 20, b: 90}, huge", "a: 90, b: 20}, huge", 1)
     assert text != MINIMAL
     with pytest.raises(UptakeError) as error:
         parse_scenarios(text, "dir/file.yaml")
     assert str(error.value).startswith(f"dir/file.yaml:{line}: "), error.value
     assert re.search(message, str(error.value)) and "\n" not in str(error.value), error.value
+
+
+def test_acoustics_that_are_neither_a_preset_nor_a_mapping_are_named():
+    for wrong in ("loud", "7", "[cafe]"):
+        with pytest.raises(UptakeError, match=r"f\.yaml:6: acoustics is .*must be a preset's name, or a mapping"):
+            parse_scenarios(MINIMAL.split("acoustics:")[0] + f"acoustics: {wrong}\n", "f.yaml")
 
 
 @pytest.mark.parametrize(
