@@ -17,7 +17,7 @@ import numpy as np
 
 from envs.acoustics.bursts import render_bursts
 from envs.acoustics.conditions import Conditions
-from envs.acoustics.convolution import Convolution, convolve
+from envs.acoustics.convolution import Convolution, convolve, partition
 from envs.acoustics.drift import ClockDrift
 from envs.acoustics.echo import EchoPath, synthetic_path
 from envs.acoustics.fork import Block, fork
@@ -60,7 +60,9 @@ class Chain:
             self._room = Convolution(rooms.user)
         if conditions.echo is not None:
             tail = synthetic_path(conditions.echo.tail_ms, seeds.rng("room", "echo"), clock)
-            self._echo = EchoPath(conditions.echo, tail if rooms is None else rooms.loudspeaker, clock)
+            self._echo = EchoPath(
+                conditions.echo, partition(tail, clock.frame) if rooms is None else rooms.loudspeaker, clock
+            )
         self._channel = self._connect(conditions, seeds, samples, clock)
         self._background = self._surround(conditions, seeds, others, samples, clock)
 
@@ -113,7 +115,7 @@ class Chain:
         if conditions.speaker is not None:
             sound, spans = render_speaker(conditions.speaker, others, samples, seeds.rng("noise", "speaker"), clock)
             self.truth["speaker"]["spans"] = [list(span) for span in spans]
-            sounds.append(sound if self._around is None else convolve(sound, self._around.samples)[:samples])
+            sounds.append(sound if self._around is None else convolve(sound, self._around)[:samples])
         return functools.reduce(np.add, sounds) if sounds else None
 
     def take_background(self) -> np.ndarray | None:
@@ -123,7 +125,7 @@ class Chain:
 
     def place(self, pcm: np.ndarray) -> np.ndarray:
         """A sound of somebody or something else (n,) int16, as it arrives from across the room: (m,) int16."""
-        return pcm if self._around is None else to_pcm16(convolve(from_pcm16(pcm), self._around.samples))
+        return pcm if self._around is None else to_pcm16(convolve(from_pcm16(pcm), self._around))
 
     # -- every frame ---------------------------------------------------------------------------------------------------
 

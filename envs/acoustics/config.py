@@ -13,7 +13,7 @@ child of one of the conversation's streams (`noise`, `room`, `channel`), so that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Acoustics:
 def presets() -> Mapping[str, Acoustics]:
     """The presets that ship with the package, by name."""
     (document,) = located_yaml.read(PRESETS.read_text(encoding="utf-8"), str(PRESETS))
-    return {name: _parse(document, spec, (name,), {}) for name, spec in document.data.items()}
+    return {name: replace(_parse(document, spec, (name,), {}), preset=name) for name, spec in document.data.items()}
 
 
 def find_acoustics(what: str | Path | Mapping[str, Any] | Acoustics | None) -> Acoustics:
@@ -130,7 +130,7 @@ def _parse(document: Document, spec: Any, where: located_yaml.Path, variables: M
                 for key, value in given.items()
             }
     _check_together(document, sections, where, variables)
-    return Acoustics(base.preset or spec.get("preset", ""), sections)
+    return Acoustics(base.preset, sections)
 
 
 def _quantity(

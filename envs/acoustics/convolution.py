@@ -6,41 +6,31 @@ and the spectra of the latest frames are kept, so a long room costs one FFT pair
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from envs.clock import CLOCK
 
 
-@dataclass(frozen=True, eq=False)
-class Response:
-    """An impulse response made ready; nothing in it changes, so that many conversations can share it."""
+def partition(response: np.ndarray, frame: int = CLOCK.frame) -> np.ndarray:
+    """An impulse response (n,) made ready for `Convolution`: the spectra of its parts, (P, F + 1) complex64, read-only.
 
-    samples: np.ndarray
-    """(n,) float32."""
-    spectra: np.ndarray
-    """(P, F + 1) complex64, one row for each part of F samples."""
-
-    @classmethod
-    def of(cls, samples: np.ndarray, frame: int = CLOCK.frame) -> Response:
-        """Cut a response (n,) into parts of one frame."""
-        parts = max(1, -(-len(samples) // frame))
-        padded = np.zeros((parts, 2 * frame), np.float32)
-        padded[:, :frame] = np.pad(samples, (0, parts * frame - len(samples))).reshape(parts, frame)
-        ready = cls(samples.astype(np.float32), np.fft.rfft(padded))
-        ready.samples.setflags(write=False)
-        ready.spectra.setflags(write=False)
-        return ready
+    Nothing in it changes, so that many conversations can share it.
+    """
+    parts = max(1, -(-len(response) // frame))
+    padded = np.zeros((parts, 2 * frame), np.float32)
+    padded[:, :frame] = np.pad(response, (0, parts * frame - len(response))).reshape(parts, frame)
+    spectra = np.fft.rfft(padded)
+    spectra.setflags(write=False)
+    return spectra
 
 
 class Convolution:
     """``np.convolve(stream, response)``, one frame at a time."""
 
-    def __init__(self, response: Response) -> None:
-        """The block takes and gives frames of the length for which the response was cut."""
-        parts, bins = response.spectra.shape
-        self._response = response.spectra
+    def __init__(self, response: np.ndarray) -> None:
+        """`response` (P, F + 1) complex64 comes from `partition`; the block takes and gives (F,) float32."""
+        parts, bins = response.shape
+        self._response = response
         self._frame = bins - 1
         self._past = np.zeros((parts, bins), np.complex64)  # spectra of the latest inputs, a ring
         self._slot = 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.acoustics.convolution import Convolution, Delay, Response
+from envs.acoustics.convolution import Convolution, Delay
 from envs.clock import CLOCK, Clock
 
 _AUDIBLE = 10.0 ** (-50.0 / 20.0)  # RMS of a frame: below it a canceller has nothing to learn from
@@ -37,20 +37,20 @@ class Echo:
     """Time constant of its convergence, in seconds of agent speech."""
 
 
-def synthetic_path(tail_ms: float, rng: np.random.Generator, clock: Clock = CLOCK) -> Response:
-    """A response of unit energy: the direct sound at sample 0, and noise that decays by 60 dB."""
+def synthetic_path(tail_ms: float, rng: np.random.Generator, clock: Clock = CLOCK) -> np.ndarray:
+    """A response (n,) of unit energy: the direct sound at sample 0, and noise that decays by 60 dB."""
     length = max(1, round(tail_ms * clock.sample_rate / 1000.0))
     noise = rng.standard_normal(length) * 10.0 ** (-3.0 * np.arange(length) / length)
     tail = noise * np.sqrt(0.5 / max(np.sum(np.square(noise)), 1e-12))
     tail[0] = math.sqrt(0.5)  # half of the energy comes straight
-    return Response.of(tail / np.sqrt(np.sum(np.square(tail))), clock.frame)
+    return tail / np.sqrt(np.sum(np.square(tail)))
 
 
 class EchoPath:
     """Played audio in, echo in the microphone out; causal, `delay_samples` late."""
 
-    def __init__(self, echo: Echo, response: Response, clock: Clock = CLOCK) -> None:
-        """`response` has unit energy and its direct sound at sample 0."""
+    def __init__(self, echo: Echo, response: np.ndarray, clock: Clock = CLOCK) -> None:
+        """`response` comes from `partition`; it has unit energy and its direct sound at sample 0."""
         self.delay_samples = round(echo.delay_ms * clock.sample_rate / 1000.0)
         self._echo = echo
         self._frame_seconds = clock.frame_seconds

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from envs.acoustics.convolution import Response
+from envs.acoustics.convolution import partition
 from envs.clock import CLOCK
 from envs.errors import UptakeError
 
@@ -36,11 +36,14 @@ class Room:
 
 @dataclass(frozen=True, eq=False)
 class Responses:
-    """What the microphone hears of a click at each place: unit energy, direct sound first."""
+    """What the microphone hears of a click at each place: unit energy, direct sound first; read-only."""
 
-    user: Response
-    others: Response
-    loudspeaker: Response
+    user: np.ndarray
+    """Spectra for `Convolution`."""
+    others: np.ndarray
+    """(n,) float32."""
+    loudspeaker: np.ndarray
+    """Spectra for `Convolution`."""
 
 
 def grid(room: Room) -> Room:
@@ -106,5 +109,7 @@ def _compute(shape: tuple[float, float, float], room: Room) -> Responses:
     for response, start in zip(box.rir[0], starts, strict=True):
         part = response[start : start + length].astype(np.float32)
         part /= np.sqrt(np.sum(np.square(part, dtype=np.float64)))
-        found.append(Response.of(part))
-    return Responses(*found)
+        part.setflags(write=False)
+        found.append(part)
+    user, others, loudspeaker = found
+    return Responses(partition(user), others, partition(loudspeaker))

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from envs.acoustics.convolution import Convolution, Response
+from envs.acoustics.convolution import Convolution, partition
 from envs.clock import CLOCK, Clock
 from envs.episode import from_pcm16, to_pcm16
 from envs.errors import UptakeError
@@ -60,9 +60,9 @@ class TelephoneLine:
         if rest or clock.frame % self._ratio:
             raise UptakeError(f"telephone: {clock.sample_rate} Hz in frames of {clock.frame} is no multiple of 8 kHz")
         low, high = (_lowpass(cutoff, _BAND_TAPS, clock.sample_rate) for cutoff in _BAND)
-        self._band = Convolution(Response.of(high - low, clock.frame))
+        self._band = Convolution(partition(high - low, clock.frame))
         up = _lowpass(_BAND[1] + 300.0, _UP_TAPS, clock.sample_rate) * self._ratio
-        self._up = Convolution(Response.of(up, clock.frame))
+        self._up = Convolution(partition(up, clock.frame))
         self._codec = telephone.codec
 
     def process(self, frame: np.ndarray) -> np.ndarray:

@@ -212,7 +212,18 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 
 def test_acoustics_that_do_not_exist_are_named_and_those_that_do_are_in_the_record(uptake: Command, pack: Path) -> None:
-    play = ("rollout", "silent", "--pack", str(pack), "--scenario", "turn", "--frames", "12", "--out", str(pack / "out"))
+    play = (
+        "rollout",
+        "silent",
+        "--pack",
+        str(pack),
+        "--scenario",
+        "turn",
+        "--frames",
+        "12",
+        "--out",
+        str(pack / "out"),
+    )
     assert "no acoustics 'telefone'" in uptake.refused(*play, "--acoustics", "telefone")
     street = pack / "street.yaml"
     street.write_text("noise:\n  snr: 3\n")
