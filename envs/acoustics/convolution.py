@@ -34,7 +34,7 @@ class Convolution:
         self._frame = bins - 1
         self._past = np.zeros((parts, bins), np.complex64)  # spectra of the latest inputs, a ring
         self._slot = 0
-        self._block = np.zeros(2 * self._frame, np.float32)  # the previous input and the current one
+        self._before = np.zeros(self._frame, np.float32)  # the previous input
         self._silent = parts + 1  # frames of silence up to now; after P + 1 of them nothing rings any more
 
     def process(self, frame: np.ndarray) -> np.ndarray:
@@ -43,11 +43,10 @@ class Convolution:
         self._silent = 0 if frame.any() else self._silent + 1
         if self._silent > parts:  # the tail is over: exact zeros, and the ring need not turn for them
             if self._silent == parts + 1:
-                self._past[:], self._block[:] = 0, 0
+                self._past[:], self._before[:] = 0, 0
             return np.zeros(size, np.float32)
-        self._block[:size] = self._block[size:]
-        self._block[size:] = frame
-        self._past[self._slot] = np.fft.rfft(self._block)
+        self._past[self._slot] = np.fft.rfft(np.concatenate([self._before, frame]))
+        self._before[:] = frame
         total = self._response[0] * self._past[self._slot]
         for part in range(1, parts):
             total += self._response[part] * self._past[self._slot - part]
