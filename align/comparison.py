@@ -135,6 +135,7 @@ def single(evaluation: Evaluation, resamples: int = 2000, seed: int = 0) -> dict
         "variants": evaluation.variants,
         "frames": evaluation.frames,
         "seed": evaluation.seed,
+        "acoustics": evaluation.acoustics,
         "rows": [
             {
                 "measure": name,

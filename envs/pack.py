@@ -162,6 +162,14 @@ class Pack:
         """All clips, or those of one kind, in order of their ids."""
         return [self._clips[name] for name in sorted(self._clips) if kind in (None, self._clips[name].kind)]
 
+    def other_voices(self, split: str, voice: str) -> list[Clip]:
+        """The spoken clips of a split's users that are not in this voice, in order of their ids."""
+        return [
+            clip
+            for clip in self.clips()
+            if clip.words and clip.kind not in AGENT_KINDS and clip.split in (split, "all") and clip.voice != voice
+        ]
+
     def answers(self, content: Sequence[str]) -> list[Clip]:
         """The agent clips that answer what any of these words asks for, the best fit first; none for no words.
 

@@ -42,6 +42,9 @@ Compat = Annotated[
         help="A published evaluator such as `fdb_v1`, or `all`; `fdb_v1:BUG,BUG` adds a column with these on."
     ),
 ]
+Acoustics = Annotated[
+    str, typer.Option(help="How it sounds where a scenario does not say: a preset such as `cafe`, or a YAML file.")
+]
 
 
 @app.command()
@@ -66,6 +69,7 @@ def evaluate(
     frames: Annotated[int, typer.Option(min=1, help="Length of a conversation in frames of 80 ms.")] = 150,
     seed: Annotated[int, typer.Option(min=0)] = 1234,
     batch: Annotated[int, typer.Option(min=1, help="Conversations played side by side.")] = 32,
+    acoustics: Acoustics = "clean",
     asr: Annotated[bool, typer.Option("--asr", help="Judge the words that speech recognition hears.")] = False,
     out: Out = None,
     episodes: Annotated[Path | None, typer.Option(help="Store every conversation in this new folder.")] = None,
@@ -82,6 +86,7 @@ def evaluate(
         frames=frames,
         seed=seed,
         batch=batch,
+        acoustics=acoustics,
         asr=asr,
         out=out,
         episodes=episodes,
@@ -122,11 +127,12 @@ def rollout(
     variant: Annotated[int, typer.Option(min=0)] = 0,
     frames: Annotated[int, typer.Option(min=1, help="Length of the conversation in frames of 80 ms.")] = 150,
     seed: Annotated[int, typer.Option(min=0)] = 1234,
+    acoustics: Acoustics = "clean",
 ) -> None:
     """Play one conversation and write it: the record, a timeline picture, and stereo audio to listen to."""
     from launch.evaluate import run_rollout
 
-    run_rollout(policy, pack, scenario, variant=variant, frames=frames, seed=seed, out=out)
+    run_rollout(policy, pack, scenario, variant=variant, frames=frames, seed=seed, acoustics=acoustics, out=out)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from align.policies.base import DuplexPolicy
 from align.policies.moshi.policy import MoshiPolicy
 from align.report import number, stereo, timeline_png
 from align.stored import Store
+from envs.acoustics.config import find_acoustics
 from envs.episode import Episode, write_flac
 from envs.event import Word
 from envs.pack import Pack
@@ -42,6 +43,7 @@ def run_evaluation(
     frames: int,
     seed: int,
     batch: int,
+    acoustics: str,
     asr: bool,
     out: Path | None,
     episodes: Path | None = None,
@@ -55,6 +57,7 @@ def run_evaluation(
     error rate against the agent's text is shown, and what the policy's codec alone does to speech.
     """
     console = console or make_console()
+    find_acoustics(acoustics)  # a mistake in it costs nothing yet
     grader = Grader(parse_compat(compat))
     store = Store(episodes) if episodes is not None else None
     listener = Listener() if asr else None
@@ -76,6 +79,7 @@ def run_evaluation(
             seed=seed,
             frames=frames,
             batch=batch,
+            acoustics=acoustics,
             transcribe=listener,
             watch=watch,
             on_done=advance,
@@ -107,16 +111,18 @@ def run_rollout(
     variant: int,
     frames: int,
     seed: int,
+    acoustics: str,
     out: Path,
     console: Console | None = None,
 ) -> None:
-    """Play one conversation; write its record, `timeline.png` and `stereo.flac` (left the user, right the agent)."""
+    """Play one conversation; write its record, `timeline.png`, and `stereo.flac` with what it hears on the left."""
     console = console or make_console()
+    find_acoustics(acoustics)
     pack = Pack.load(pack_path)
     split = pack.scenario(scenario).split
-    episode = play(
-        find_system(policy), pack, [(scenario, variant)], split=split, seed=seed, frames=frames
-    )[0]  # fmt: skip
+    (episode,) = play(
+        find_system(policy), pack, [(scenario, variant)], split=split, seed=seed, frames=frames, acoustics=acoustics
+    )
     episode.save(out)
     (out / "timeline.png").write_bytes(timeline_png(episode)[0])
     write_flac(out / "stereo.flac", stereo(episode), episode.clock.sample_rate)

@@ -209,3 +209,25 @@ def test_a_bug_keeps_its_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         errors.guarded(bug)
+
+
+def test_acoustics_that_do_not_exist_are_named_and_those_that_do_are_in_the_record(uptake: Command, pack: Path) -> None:
+    play = (
+        "rollout",
+        "silent",
+        "--pack",
+        str(pack),
+        "--scenario",
+        "turn",
+        "--frames",
+        "12",
+        "--out",
+        str(pack / "out"),
+    )
+    assert "no acoustics 'telefone'" in uptake.refused(*play, "--acoustics", "telefone")
+    street = pack / "street.yaml"
+    street.write_text("noise:\n  snr: 3\n")
+    assert "street.yaml:2: unknown key 'snr' in noise" in uptake.refused(*play, "--acoustics", str(street))
+    assert uptake(*play, "--acoustics", "telephone")[0] == 0
+    record = json.loads((pack / "out" / "meta.json").read_text())["meta"]["acoustics"]
+    assert record["preset"] == "telephone" and record["uplink_samples"] > 0

@@ -21,6 +21,14 @@ def _log_frequency(sample_rate: int) -> np.ndarray:
     return np.log(np.maximum(frequency, _LOWEST_HZ) / _LOWEST_HZ).astype(np.float32)
 
 
+def coloured_bed(slope: float, noise: np.random.Generator, sample_rate: int) -> np.ndarray:
+    """Noise (65536,) float32 that can be repeated without a seam; its power falls as 1/f^slope above 60 Hz."""
+    shape = np.exp(_log_frequency(sample_rate) * np.float32(-slope / 2))
+    spectrum = noise.standard_normal(2 * shape.size, dtype=np.float32).view(np.complex64) * shape
+    spectrum[0] = 0
+    return np.fft.irfft(spectrum, _PERIOD)
+
+
 def room_tone(
     samples: int, level_db: float, noise: np.random.Generator, room: np.random.Generator, clock: Clock = CLOCK
 ) -> np.ndarray:
@@ -29,9 +37,6 @@ def room_tone(
     Its power falls as 1/f^a above 60 Hz; `room` draws a in [0.5, 1.5], `noise` draws the noise itself.
     """
     slope = float(room.uniform(0.5, 1.5))
-    shape = np.exp(_log_frequency(clock.sample_rate) * np.float32(-slope / 2))
-    spectrum = noise.standard_normal(2 * shape.size, dtype=np.float32).view(np.complex64) * shape
-    spectrum[0] = 0
-    bed = np.fft.irfft(spectrum, _PERIOD)  # float32
+    bed = coloured_bed(slope, noise, clock.sample_rate)
     bed *= np.float32(10.0 ** (level_db / 20.0) / np.sqrt(np.mean(np.square(bed, dtype=np.float64))))
     return np.resize(to_pcm16(bed), samples)
