@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from align.policies.moshi.config import MoshiConfig
+from align.policies.moshi.config import MoshiConfig, gated_width
 
 ZERO = -1
 """Code that embeds to zero and is masked as a target."""
@@ -67,8 +67,7 @@ class Gating(nn.Module):
 
     def __init__(self, dim: int, feedforward: int) -> None:
         super().__init__()
-        # Two thirds keep the parameter count of an ungated block; at exactly four times the layout has 21/8.
-        hidden = 21 * dim // 8 if feedforward == 4 * dim else 2 * feedforward // 3
+        hidden = gated_width(dim, feedforward)
         self.linear_in = nn.Linear(dim, 2 * hidden, bias=False)
         self.linear_out = nn.Linear(hidden, dim, bias=False)
 
