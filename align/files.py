@@ -1,4 +1,4 @@
-"""Reading and writing the files of a checkpoint: every fault is one line that names the file, and nothing is unpickled."""
+"""The files of a checkpoint, read and written: every fault is one line that names the file; nothing is unpickled."""
 
 from __future__ import annotations
 

@@ -30,6 +30,8 @@ Policy = Annotated[
     str, typer.Argument(help="`pocket`, a checkpoint folder, a run folder, or a scripted agent such as `vad_700`.")
 ]
 
+CheckpointArgument = Annotated[str, typer.Argument(help="`pocket`, a checkpoint folder or a run folder.")]
+
 
 @app.command()
 def train(
@@ -94,11 +96,35 @@ def view(
 
 
 @app.command()
-def doctor() -> None:
-    """Check this machine and this installation."""
-    from launch.doctor import run_doctor
+def export(
+    policy: CheckpointArgument,
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    format: Annotated[str, typer.Option(help="kyutai, kyutai-lora, hf or personaplex: who is to read it.")] = "kyutai",
+    base: Annotated[
+        str | None, typer.Option(help="The checkpoint that was trained; kyutai-lora and personaplex need it.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Write a policy in the layout that another program reads; any of them is read, too."""
+    from launch.export import run_export
 
-    raise typer.Exit(0 if run_doctor() else 1)
+    run_export(policy, format, out, base, dtype)
+
+
+@app.command()
+def doctor(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="`pocket`, a checkpoint folder or a run folder; left out: this machine.")
+    ] = None,
+) -> None:
+    """Check this machine and this installation, or a checkpoint."""
+    if checkpoint is None:
+        from launch.doctor import run_doctor
+
+        raise typer.Exit(0 if run_doctor() else 1)
+    from launch.checkup import run_checkup
+
+    raise typer.Exit(0 if run_checkup(checkpoint) else 1)
 
 
 @pack_app.command("check")

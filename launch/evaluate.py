@@ -22,6 +22,7 @@ from align.hearing import Listener, codec_floor
 from align.policies.base import DuplexPolicy
 from align.policies.moshi.policy import MoshiPolicy
 from align.report import change, number, stereo, timeline_png
+from align.rollout import check_context
 from envs.episode import Episode, write_flac
 from envs.event import Word
 from envs.pack import Pack
@@ -29,9 +30,13 @@ from launch.terminal import counting, make_console, single_table
 from rewards.chance import Answer, answer_accuracy, find_answers
 
 
-def find_system(name: str) -> DuplexPolicy | Scripted:
-    """A scripted agent by name, else a policy by name or path."""
-    return BASELINES[name] if name in BASELINES else load_policy(name)
+def find_system(name: str, frames: int) -> DuplexPolicy | Scripted:
+    """A scripted agent by name, else a policy by name or path, which must remember as many `frames`."""
+    if name in BASELINES:
+        return BASELINES[name]
+    policy = load_policy(name)
+    check_context(policy.spec, frames, "--frames")
+    return policy
 
 
 def run_evaluation(
@@ -55,7 +60,7 @@ def run_evaluation(
     console = console or make_console()
     listener = Listener() if asr else None
     pack = Pack.load(pack_path)
-    system = find_system(policy)
+    system = find_system(policy, frames)
     answers: dict[str, list[Answer]] = {}
 
     def watch(key: Key, episode: Episode, words: Sequence[Word] | None) -> None:
@@ -119,7 +124,7 @@ def run_rollout(
     pack = Pack.load(pack_path)
     split = pack.scenario(scenario).split
     episode = play(
-        find_system(policy), pack, [(scenario, variant)], split=split, seed=seed, frames=frames
+        find_system(policy, frames), pack, [(scenario, variant)], split=split, seed=seed, frames=frames
     )[0]  # fmt: skip
     episode.save(out)
     (out / "timeline.png").write_bytes(timeline_png(episode)[0])

@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers.models.mimi.configuration_mimi import MimiConfig
 from transformers.models.mimi.modeling_mimi import MimiConvTranspose1d, MimiModel
 
+from align.codecs import RELEASED_MIMI as MIMI
 from align.codecs.mimi import MimiCodec
 from align.files import one_line, read_json, read_tensors, write_json, write_tensors
 from align.rotary import to_halves, to_neighbours
 from envs.errors import UptakeError
 
-MIMI = "tokenizer-e351c8d8-checkpoint125.safetensors"
 MIMI_CONFIG = "mimi.json"
 
 RELEASED: dict[str, Any] = {
@@ -222,8 +222,8 @@ def _to_kyutai(config: MimiConfig) -> dict[str, Any]:
             f"{config.codebook_dim} (of {width}), upsample_groups={config.upsample_groups} (of {dim}); `moshi` only "
             "knows them equal: keep the codec that the checkpoint was released with"
         )
-    rope = config.rope_parameters or {}
-    period = rope["rope_theta"]
+    rope: Any = config.rope_parameters
+    period = float(rope["rope_theta"])
     sizes = {
         "seanet": {
             "dimension": dim,
@@ -251,7 +251,7 @@ def _to_kyutai(config: MimiConfig) -> dict[str, Any]:
             "num_layers": config.num_hidden_layers,
             "layer_scale": config.layer_scale_initial_scale,
             "context": config.sliding_window,
-            "max_period": int(period) if float(period).is_integer() else period,
+            "max_period": int(period) if period.is_integer() else period,
             "dim_feedforward": config.intermediate_size,
             "input_dimension": dim,
             "output_dimensions": [dim],

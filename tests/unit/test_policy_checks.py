@@ -108,7 +108,7 @@ class ScoresPrompts(MoshiPolicy):
 
 
 class ExportsAnother(MoshiPolicy):
-    def export(self, path, format="moshi", dtype=torch.bfloat16):
+    def export(self, path, format="kyutai", dtype=torch.bfloat16):
         super().export(path, format, dtype)
 
 

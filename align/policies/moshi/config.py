@@ -158,6 +158,16 @@ class MoshiConfig:
         return max(self.delays)
 
     @property
+    def feedforward(self) -> int:
+        """Nominal width of the temporal transformer's gated blocks."""
+        return int(self.hidden_scale * self.dim)
+
+    @property
+    def depth_feedforward(self) -> int:
+        """Nominal width of the depth transformer's gated blocks."""
+        return self.depformer_dim_feedforward or int(self.hidden_scale * self.depformer_dim)
+
+    @property
     def depth_weights(self) -> tuple[int, ...]:
         """Index of the depth transformer's weights for each codebook."""
         if not self.depformer_weights_per_step:

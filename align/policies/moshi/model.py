@@ -151,18 +151,16 @@ class MoshiModel(nn.Module):
         self.emb = nn.ModuleList(Embedding(c.card + 1, c.dim) for _ in range(c.n_q))
         self.text_emb = Embedding(c.text_card + 1, c.dim)
         self.text_linear = nn.Linear(c.dim, c.text_card, bias=False)
-        feedforward = int(c.hidden_scale * c.dim)
-        self.transformer = Stack([Layer(c.dim, c.num_heads, feedforward) for _ in range(c.num_layers)])
+        self.transformer = Stack([Layer(c.dim, c.num_heads, c.feedforward) for _ in range(c.num_layers)])
         self.out_norm = RMSNorm(c.dim)
         width = c.depformer_dim
         self.depformer_in = nn.ModuleList(nn.Linear(c.dim, width, bias=False) for _ in range(max(c.depth_inputs) + 1))
         # The last codebook is never an input of the depth transformer.
         self.depformer_emb = nn.ModuleList(Embedding(c.card + 1, width) for _ in range(c.dep_q - 1))
         self.depformer_text_emb = Embedding(c.text_card + 1, width)
-        feedforward = c.depformer_dim_feedforward or int(c.hidden_scale * width)
         weights = max(c.depth_weights) + 1 if c.depformer_weights_per_step else None
         self.depformer = Stack(
-            [Layer(width, c.depformer_num_heads, feedforward, weights) for _ in range(c.depformer_num_layers)]
+            [Layer(width, c.depformer_num_heads, c.depth_feedforward, weights) for _ in range(c.depformer_num_layers)]
         )
         self.linears = nn.ModuleList(nn.Linear(width, c.card, bias=False) for _ in range(c.dep_q))
 
