@@ -149,8 +149,8 @@ def check_context(spec: DuplexSpec, frames: int, what: str) -> None:
         seconds = spec.frame / spec.sample_rate
         raise UptakeError(
             f"{what} = {frames}: the policy looks back {spec.context} frames ({spec.context * seconds:.1f} s), an "
-            f"episode has {frames} ({frames * seconds:.1f} s); set it to {spec.context} or less, or give a checkpoint with a "
-            "longer context"
+            f"episode has {frames} ({frames * seconds:.1f} s); set it to {spec.context} or less, or give a "
+            "checkpoint with a longer context"
         )
 
 

@@ -112,11 +112,11 @@ def _add(model: MoshiModel, adapter: dict[str, Tensor], scaling: float, path: Pa
 
 def _factors(before: Tensor, now: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """A (r, in) and B (out, r) with before + B A equal to now, up to the rounding of `now`."""
-    change = now - before
-    # What adding an adapter to weights of this precision rounds off: half a unit in the last place of each.
+    change = now.double() - before.double()
+    # Adding an adapter to the weights rounded each of them by at most half of this.
     rounding = torch.finfo(now.dtype).eps * now.norm().item()
-    if change.norm() <= rounding and not change.any():
-        return change.new_zeros(0, change.shape[1]), change.new_zeros(change.shape[0], 0)
+    if not change.any():
+        return now.new_zeros(0, now.shape[1]), now.new_zeros(now.shape[0], 0)
     limit = min(change.shape) // 2
     tried = 4
     while tried < limit:
@@ -124,12 +124,12 @@ def _factors(before: Tensor, now: Tensor, name: str) -> tuple[Tensor, Tensor]:
         with torch.random.fork_rng(devices=[]):  # the subspace is found with random vectors
             torch.manual_seed(0)
             u, s, v = torch.svd_lowrank(change, q=tried, niter=4)
-        missed = max(change.norm().square().item() - s.square().sum().item(), 0.0) ** 0.5
-        left = (missed**2 + s.square().flip(0).cumsum(0).flip(0)).sqrt()  # of dropping directions from here on
+        missed = (change - (u * s) @ v.T).norm()
+        left = (missed.square() + s.square().flip(0).cumsum(0).flip(0)).sqrt()  # of dropping directions from here on
         rank = int((left > rounding).sum())
         if missed <= rounding and rank < tried:
             root = s[:rank].sqrt()
-            return (v[:, :rank] * root).T, u[:, :rank] * root
+            return (v[:, :rank] * root).T.to(now.dtype), (u[:, :rank] * root).to(now.dtype)
     raise UptakeError(
         f"{name}: changed in more than {limit} of its {min(change.shape)} dimensions, which no small adapter holds; "
         "the policy was not trained with LoRA, or --base is another model: use --format kyutai"
