@@ -56,9 +56,9 @@ def read_shapes(path: Path) -> dict[str, Size]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, whole or not at all. Views of one another are copied apart."""
-    apart = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
-    write_whole(path, lambda partial: save_file(apart, partial, {"format": "pt"}))
+    """Write a safetensors file, whole or not at all."""
+    alone = {name: _alone(tensor.detach().to("cpu").contiguous()) for name, tensor in tensors.items()}
+    write_whole(path, lambda partial: save_file(alone, partial, {"format": "pt"}))
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -82,3 +82,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def _present(path: Path) -> None:
     if not path.is_file():
         raise UptakeError(f"{path}: missing")
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor, copied if it is a part of another: safetensors refuses shared memory."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

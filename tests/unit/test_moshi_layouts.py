@@ -453,8 +453,113 @@ def test_a_codec_that_is_not_mimi_is_not_exported_to_transformers(tmp_path):
 def refused(folder: Path, *words: str) -> None:
     """Loading ends in one line that has the words."""
     with pytest.raises(UptakeError) as caught:
-        load_checkpoint(
-            folder, None if (folder / "tokenizer-e351c8d8-checkpoint125.safetensors").exists() else _codec()
-        )
+        load_checkpoint(folder, _codec())
     told = str(caught.value)
     assert "\n" not in told and all(word in told for word in words), told
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    MoshiPolicy(MoshiModel(config(card=CARD)), _codec(), tokenizer()).export(tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+@pytest.mark.parametrize(
+    "name, whose",
+    [
+        ("depth_decoder.lm_heads.weight", "transformers' MoshiForConditionalGeneration"),
+        ("base_model.model.text_linear.lora_A.default.weight", "a PEFT adapter"),
+        ("text_linear.lora_A.weight", "a LoRA adapter"),
+        ("text_linear.weight_scb", "a quantised release"),
+        ("depformer.slices.0.linear_in.weight", "moshi-mlx"),
+        ("quantizer.rvq_first.input_proj.weight", "Mimi, a codec"),
+    ],
+)
+def test_weights_of_another_layout_are_called_by_its_name(folder, name, whose):
+    path = folder / "model.safetensors"
+    save_file({name: torch.zeros(2)}, path)
+    refused(folder, f"{path}: found weights of {whose}", name, "expected those of `moshi`")
+    (folder / "config.json").unlink()
+    refused(folder, f"{path}: found weights of {whose}")
+
+
+def test_weights_without_a_config_that_are_no_moshi_or_of_no_released_size_are_refused(folder):
+    path = folder / "model.safetensors"
+    (folder / "config.json").write_text("{}")
+    refused(folder, f"{path}: 16 audio streams", "widths 32 and 16", "add its config.json")
+    save_file({"model.layers.0.weight": torch.zeros(2)}, path)
+    refused(folder, f"{path}: no tensor 'text_emb.weight': found model.layers.0.weight")
+
+
+def test_another_transformers_model_is_called_by_its_type(folder):
+    (folder / "config.json").write_text('{"model_type": "llama", "hidden_size": 64, "architectures": ["Llama"]}')
+    refused(folder, "config.json: found a transformers model of type 'llama'", "expected a Moshi-class checkpoint")
+
+
+def test_weights_that_lie_on_the_hub_are_refused_by_name(folder):
+    values = json.loads((folder / "config.json").read_text()) | {"moshi_name": "hf://kyutai/moshika/model.safetensors"}
+    (folder / "config.json").write_text(json.dumps(values))
+    refused(folder, "config.json: names hf://kyutai/moshika/model.safetensors", "download it")
+
+
+def test_a_config_that_is_not_json_is_refused_with_its_line(folder):
+    (folder / "config.json").write_text('{\n"dim": 32,\n')
+    refused(folder, "config.json:3: not JSON")
+    (folder / "config.json").write_text("[1]")
+    refused(folder, "config.json: expected an object of settings, found list")
+    (folder / "config.json").write_bytes(b"\xff\xfe")
+    refused(folder, "config.json: not JSON")
+
+
+def test_nothing_is_unpickled(folder, tmp_path):
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "exploded",))
+
+    names = ("model.safetensors", "tokenizer_spm.model", "config.json")
+    for name in names:
+        whole = (folder / name).read_bytes()
+        torch.save(Bomb(), folder / name)
+        refused(folder, name)
+        (folder / name).write_bytes(whole)
+    torch.save(Bomb(), folder / "model.pt")
+    (folder / "model.safetensors").unlink()
+    refused(folder, "model.pt may be pickled and is never opened")
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.fixture
+def transformers_folder(exported, tmp_path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(exported[1], tmp_path / "hf"))
+
+
+def test_a_damaged_transformers_folder_is_refused_by_name(transformers_folder):
+    path = transformers_folder / "model.safetensors"
+    whole = {name: value.clone() for name, value in load_file(path).items()}  # not mapped from the file to be damaged
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    refused(transformers_folder, f"{path}: truncated")
+    save_file({name: value for name, value in whole.items() if "lm_heads" not in name}, path, {"format": "pt"})
+    refused(transformers_folder, "1 tensors missing", "depth_decoder.lm_heads.weight")
+    save_file(whole | {"speaker.weight": torch.zeros(2)}, path, {"format": "pt"})
+    refused(transformers_folder, "1 tensors unknown", "speaker.weight")
+    save_file(whole | {"depth_decoder.lm_heads.weight": torch.zeros(2, 2)}, path, {"format": "pt"})
+    refused(transformers_folder, "transformers cannot load it")
+    path.unlink()
+    (transformers_folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    refused(transformers_folder, "no *.safetensors", "never opened")
+
+
+def test_a_transformers_folder_without_a_fitting_tokenizer_is_refused(transformers_folder):
+    (transformers_folder / "tokenizer_spm.model").unlink()
+    path = transformers_folder / "tokenizer.json"
+    values = json.loads(path.read_text())
+    values["model"]["vocab"] = {"<unk>": 0, "a": 1}
+    path.write_text(json.dumps(values | {"added_tokens": []}))
+    refused(transformers_folder, f"{path}: found 2 pieces, expected 40")
+    path.write_text('{"model": {"type": "WordPiece"}}')
+    refused(transformers_folder, f"{path}: not a tokenizer made from sentencepiece")
+    path.unlink()
+    refused(transformers_folder, "no tokenizer")

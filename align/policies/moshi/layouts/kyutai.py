@@ -8,6 +8,7 @@ tokenizer-….safetensors  Mimi; or codec.safetensors, the pocket codec; or mimi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def model_config(folder: Path, values: Mapping[str, Any]) -> MoshiConfig:
     """The model's shape, from config.json or, where that says nothing, from the weights."""
-    if "dim" not in values:
+    if not values.keys() & {field.name for field in dataclasses.fields(MoshiConfig)}:
         return config_of_weights(weights_path(folder, values), values)
     try:
         return MoshiConfig.from_dict(values)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import re
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from sentencepiece import SentencePieceProcessor as Tokenizer
@@ -26,21 +25,61 @@ _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # and its piece types
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Write tokenizer.json and what belongs to it for transformers, and the sentencepiece model itself."""
+    from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer as Fast
     from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import MoshiConverter
 
-    path = folder / kyutai.TOKENIZER
-    write_whole(path, lambda partial: partial.write_bytes(tokenizer.serialized_model_proto()))
-    named = {"unk_token": tokenizer.unk_id(), "bos_token": tokenizer.bos_id(), "eos_token": tokenizer.eos_id()}
-    special = {name: tokenizer.id_to_piece(token) for name, token in named.items() if token >= 0}
-    if tokenizer.pad_id() >= 0:
-        special["pad_token"] = tokenizer.id_to_piece(tokenizer.pad_id())
-    converter = MoshiConverter(str(path))
-    converter.original_tokenizer = SimpleNamespace(vocab_file=str(path))  # where it looks for the merges of a BPE
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=converter.converted(), clean_up_tokenization_spaces=False, **special
+    write_whole(folder / kyutai.TOKENIZER, lambda path: path.write_bytes(tokenizer.serialized_model_proto()))
+    proto = _protocol().ModelProto.FromString(tokenizer.serialized_model_proto())
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    trainer = proto.trainer_spec
+    fallback, unknown = trainer.byte_fallback, tokenizer.unk_id()
+    model: Any
+    if trainer.model_type == _UNIGRAM:
+        model = models.Unigram(pieces, unk_id=unknown, byte_fallback=fallback)
+    elif trainer.model_type == _BPE:
+        vocabulary = {piece: index for index, (piece, _) in enumerate(pieces)}
+        model = models.BPE(
+            vocabulary, _merges(pieces), unk_token=pieces[unknown][0], fuse_unk=True, byte_fallback=fallback
+        )
+    else:
+        raise UptakeError(
+            f"export to hf: a sentencepiece model of type {trainer.model_type}; only unigram and BPE exist"
+        )
+    fast = Fast(model)
+    control = [piece.piece for piece in proto.pieces if piece.type == _CONTROL]
+    fast.add_special_tokens([AddedToken(piece, normalized=False, special=True) for piece in control])
+    space, charsmap = "\u2581", proto.normalizer_spec.precompiled_charsmap
+    steps: list[Any] = [normalizers.Precompiled(charsmap)] if charsmap else []
+    fast.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", space)])
+    fast.pre_tokenizer = pre_tokenizers.Metaspace(space, prepend_scheme="first", split=False)
+    fast.decoder = decoders.Sequence(
+        [decoders.Replace(space, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    fast.save_pretrained(folder)
+    roles = {"unk_token": unknown, "bos_token": tokenizer.bos_id(), "eos_token": tokenizer.eos_id()}
+    roles["pad_token"] = tokenizer.pad_id()
+    special = {role: tokenizer.id_to_piece(token) for role, token in roles.items() if token >= 0}
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=fast, clean_up_tokenization_spaces=False, **special)
+    wrapped.save_pretrained(folder)
+
+
+def _merges(pieces: list[tuple[str, float]]) -> list[tuple[str, str]]:
+    """Pairs in the order in which a BPE of sentencepiece merges them: by the score of what they make."""
+    known = {piece for piece, _ in pieces}
+    made = [
+        (score, piece[:cut], piece[cut:])
+        for piece, score in pieces
+        for cut in range(1, len(piece))
+        if piece[:cut] in known and piece[cut:] in known
+    ]
+    return [(left, right) for _, left, right in sorted(made, key=lambda merge: -merge[0])]
+
+
+def _protocol() -> Any:
+    """sentencepiece's protocol buffers; their classes are made when they are imported."""
+    import sentencepiece.sentencepiece_model_pb2 as generated
+
+    return generated
 
 
 def load_tokenizer(folder: Path, pieces: int) -> Tokenizer:
@@ -66,9 +105,6 @@ def load_tokenizer(folder: Path, pieces: int) -> Tokenizer:
 
 def _sentencepiece(values: dict[str, Any]) -> bytes:
     """A serialised sentencepiece model with the pieces, scores and types of a tokenizer.json."""
-    import sentencepiece.sentencepiece_model_pb2 as generated
-
-    sp: Any = generated  # its classes are made when it is imported
     model = values["model"]
     kind = {"Unigram": _UNIGRAM, "BPE": _BPE}[model["type"]]
     if kind == _UNIGRAM:
@@ -82,7 +118,7 @@ def _sentencepiece(values: dict[str, Any]) -> bytes:
         pieces = [(piece, merged.get(piece, last)) for piece, _ in by_id]
         unknown = model["unk_token"]
     special = {token["id"]: token["content"] for token in values.get("added_tokens", ()) if token["special"]}
-    proto = sp.ModelProto()
+    proto = _protocol().ModelProto()
     for index, (piece, score) in enumerate(pieces):
         entry = proto.pieces.add(piece=piece, score=score, type=_NORMAL)
         if piece == unknown:
