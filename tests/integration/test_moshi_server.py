@@ -23,7 +23,7 @@ aiohttp = pytest.importorskip("aiohttp")
 sphn = pytest.importorskip("sphn")
 
 FRAME, RATE = 1920, 24_000
-PATIENCE = 300.0
+PATIENCE = 1800.0
 """Seconds until a server that does not answer counts as dead; nothing is measured by it."""
 
 #: Its warm-up waits for a GPU whether there is one or not (moshi 0.2.13, server.py), which is an error on a CPU.

@@ -44,7 +44,7 @@ def config_of_weights(path: Path, values: Mapping[str, Any]) -> MoshiConfig:
     shapes = read_shapes(path)
     check_layout(shapes, path)
     try:
-        return _config_of_shapes(shapes, {key: value for key, value in values.items() if key.endswith("_name")})
+        return config_of_shapes(shapes, {key: value for key, value in values.items() if key.endswith("_name")})
     except KeyError as error:
         raise UptakeError(
             f"{path}: no tensor {error}: found {', '.join(sorted(shapes)[:3]) or 'none'}, expected those of `moshi`; "
@@ -54,7 +54,9 @@ def config_of_weights(path: Path, values: Mapping[str, Any]) -> MoshiConfig:
         raise UptakeError(f"{path}: {error}; the sizes are not those of a release: add its config.json") from error
 
 
-def _config_of_shapes(shapes: Mapping[str, Size], extra: dict[str, Any]) -> MoshiConfig:
+def config_of_shapes(shapes: Mapping[str, Size], extra: dict[str, Any]) -> MoshiConfig:
+    """The released shape with these sizes; KeyError without a needed tensor, UptakeError if there is no such shape."""
+
     def count(pattern: str) -> int:
         return sum(re.fullmatch(pattern, name) is not None for name in shapes)
 
