@@ -35,7 +35,7 @@ def run_checkup(name: str, console: Console | None = None) -> bool:
     for label, text in (
         ("layout", LAYOUT_NAMES[layout]),
         ("streams", _streams(policy.model.config)),
-        ("temporal transformer", _temporal(policy.model)),
+        ("temporal transformer", _temporal(policy.model, policy.spec.frame / policy.spec.sample_rate)),
         ("depth transformer", _depth(policy.model)),
         ("embeddings and heads", _millions(_count(policy.model) - _count(policy.model, "transformer.", "depformer."))),
         ("parameters", _millions(_count(policy.model))),
@@ -62,11 +62,11 @@ def _streams(c: MoshiConfig) -> str:
     )
 
 
-def _temporal(model: MoshiModel) -> str:
+def _temporal(model: MoshiModel, seconds: float) -> str:
     c = model.config
     return (
         f"{_millions(_count(model, 'transformer.'))}: {c.num_layers} layers of {c.dim}, {c.num_heads} heads, looks "
-        f"back {c.context} frames ({c.context * 0.08:.0f} s)"
+        f"back {c.context} frames ({c.context * seconds:.0f} s)"
     )
 
 
