@@ -227,14 +227,14 @@ BASELINES: Mapping[str, Scripted] = {
 """Scripted agents by the name that a configuration gives them."""
 
 
-def load_policy(name: str) -> DuplexPolicy:
-    """A policy by name or path.
+def find_folder(name: str) -> Path:
+    """The checkpoint folder that a name or path means.
 
     Args:
         name: `pocket`, which ships with the package; a checkpoint folder; or a run folder, for the policy it trained.
 
     Raises:
-        UptakeError: no such checkpoint, or one that is incomplete or damaged.
+        UptakeError: there is no such folder.
     """
     folder = Path(name)
     if name == "pocket" and not folder.is_dir():
@@ -243,7 +243,16 @@ def load_policy(name: str) -> DuplexPolicy:
         folder = folder / "policy"
     if not folder.is_dir():
         raise UptakeError(f"no checkpoint '{name}': not a folder; give `pocket`, a checkpoint folder or a run folder")
-    policy = MoshiPolicy.load(folder)
+    return folder
+
+
+def load_policy(name: str) -> DuplexPolicy:
+    """The policy that a name or path means (see `find_folder`), on this rank's GPU if there is one.
+
+    Raises:
+        UptakeError: no such checkpoint, or one that is incomplete or damaged.
+    """
+    policy = MoshiPolicy.load(find_folder(name))
     if torch.cuda.is_available():
         policy.model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
     return cast(DuplexPolicy, policy)

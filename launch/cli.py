@@ -46,6 +46,8 @@ Acoustics = Annotated[
     str, typer.Option(help="How it sounds where a scenario does not say: a preset such as `cafe`, or a YAML file.")
 ]
 
+CheckpointArgument = Annotated[str, typer.Argument(help="`pocket`, a checkpoint folder or a run folder.")]
+
 
 @app.command()
 def train(
@@ -210,11 +212,35 @@ def audit(
 
 
 @app.command()
-def doctor() -> None:
-    """Check this machine and this installation."""
-    from launch.doctor import run_doctor
+def export(
+    policy: CheckpointArgument,
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    format: Annotated[str, typer.Option(help="kyutai, kyutai-lora, hf or personaplex: who is to read it.")] = "kyutai",
+    base: Annotated[
+        str | None, typer.Option(help="The checkpoint that was trained; kyutai-lora and personaplex need it.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Write a policy in the layout that another program reads; any of them is read, too."""
+    from launch.export import run_export
 
-    raise typer.Exit(0 if run_doctor() else 1)
+    run_export(policy, format, out, base, dtype)
+
+
+@app.command()
+def doctor(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="`pocket`, a checkpoint folder or a run folder; left out: this machine.")
+    ] = None,
+) -> None:
+    """Check this machine and this installation, or a checkpoint."""
+    if checkpoint is None:
+        from launch.doctor import run_doctor
+
+        raise typer.Exit(0 if run_doctor() else 1)
+    from launch.checkup import run_checkup
+
+    raise typer.Exit(0 if run_checkup(checkpoint) else 1)
 
 
 @new_app.command("reward")

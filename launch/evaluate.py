@@ -20,6 +20,7 @@ from align.hearing import Listener, codec_floor
 from align.policies.base import DuplexPolicy
 from align.policies.moshi.policy import MoshiPolicy
 from align.report import number, stereo, timeline_png
+from align.rollout import check_context
 from align.stored import Store
 from envs.acoustics.config import find_acoustics
 from envs.episode import Episode, write_flac
@@ -29,9 +30,13 @@ from launch.grading import Grader, parse_compat, print_result
 from launch.terminal import counting, make_console
 
 
-def find_system(name: str) -> DuplexPolicy | Scripted:
-    """A scripted agent by name, else a policy by name or path."""
-    return BASELINES[name] if name in BASELINES else load_policy(name)
+def find_system(name: str, frames: int) -> DuplexPolicy | Scripted:
+    """A scripted agent by name, else a policy by name or path, which must remember as many `frames`."""
+    if name in BASELINES:
+        return BASELINES[name]
+    policy = load_policy(name)
+    check_context(policy.spec, frames, "--frames")
+    return policy
 
 
 def run_evaluation(
@@ -62,7 +67,7 @@ def run_evaluation(
     store = Store(episodes) if episodes is not None else None
     listener = Listener() if asr else None
     pack = Pack.load(pack_path)
-    system = find_system(policy)
+    system = find_system(policy, frames)
 
     def watch(key: Key, episode: Episode, words: Sequence[Word] | None) -> None:
         grader.add(key, episode, words)
@@ -120,9 +125,8 @@ def run_rollout(
     find_acoustics(acoustics)
     pack = Pack.load(pack_path)
     split = pack.scenario(scenario).split
-    (episode,) = play(
-        find_system(policy), pack, [(scenario, variant)], split=split, seed=seed, frames=frames, acoustics=acoustics
-    )
+    system = find_system(policy, frames)
+    (episode,) = play(system, pack, [(scenario, variant)], split=split, seed=seed, frames=frames, acoustics=acoustics)
     episode.save(out)
     (out / "timeline.png").write_bytes(timeline_png(episode)[0])
     write_flac(out / "stereo.flac", stereo(episode), episode.clock.sample_rate)

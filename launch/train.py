@@ -36,6 +36,7 @@ from align.memory import peak_memory
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
 from align.report import save_conversation, write_report
+from align.rollout import check_context
 from align.trainers import grpo, ppo
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError, nearest
@@ -157,7 +158,10 @@ def prepare(config: TrainConfig) -> Job:
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")
-    return Job(config, pack, scenarios, load_policy(config.policy), composition)
+    policy = load_policy(config.policy)
+    check_context(policy.spec, config.algorithm.frames, f"{config.algorithm.section}.frames")
+    check_context(policy.spec, config.evaluation.frames, "evaluation.frames")
+    return Job(config, pack, scenarios, policy, composition)
 
 
 def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:

@@ -103,7 +103,7 @@ class ToyPolicy:
         logp = log_probs.gather(-1, trajectory.codes[:, 0].unsqueeze(-1)).squeeze(-1)
         return Scores(logp, -(log_probs.exp() * log_probs).sum(-1), log_probs if full else None, hidden)
 
-    def export(self, path: str | Path, format: str = "moshi") -> None:
+    def export(self, path: str | Path, format: str = "kyutai") -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self.model.state_dict().items()}, Path(path) / "model.safetensors")
 

@@ -124,7 +124,7 @@ class DuplexPolicy(Protocol):
     def score(self, trajectory: Trajectory, full: bool = False) -> Scores:
         """Teacher-forced scores, differentiable; `full` also returns the (B, T, V) log-probs."""
 
-    def export(self, path: str | Path, format: str = "moshi") -> None:
+    def export(self, path: str | Path, format: str = "kyutai") -> None:
         """Write a folder that the policy can be loaded from."""
 
 

@@ -69,6 +69,18 @@ def _same(ours: Sequence[Step], theirs: Sequence[Step], row: int, other: int, wh
         assert difference <= TOLERANCE, f"{what}: log-prob differs by {difference:.2g} in call {n}"
 
 
+def streaming_difference(policy: DuplexPolicy, frames: int = 24) -> tuple[float, int]:
+    """Largest difference in nats between the sampler's log-probs and the scorer's, and of how many actions."""
+    _open(policy, [1, 2, 3])
+    play(policy, noise_user(policy, 3, frames))
+    trajectory = policy.trajectory()
+    assert trajectory.valid.any(), "no action of the rollout is valid"
+    with torch.no_grad():
+        scores = policy.score(trajectory)
+    difference = (scores.logp - trajectory.sampler_logp)[trajectory.valid].abs().max().item()
+    return difference, int(trajectory.valid.sum())
+
+
 def check_streaming_equals_scoring(policy: DuplexPolicy, frames: int = 24) -> None:
     """What the sampler said about its actions is what teacher forcing says, temperature and top-k included."""
     _open(policy, [1, 2, 3])

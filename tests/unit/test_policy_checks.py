@@ -124,7 +124,7 @@ class ForgetsItsActions(MoshiPolicy):
 
 
 class ExportsAnother(MoshiPolicy):
-    def export(self, path, format="moshi", dtype=torch.bfloat16):
+    def export(self, path, format="kyutai", dtype=torch.bfloat16):
         super().export(path, format, dtype)
 
 

@@ -259,11 +259,15 @@ class MoshiPolicy:
             hidden=hidden,
         )
 
-    def export(self, path: str | Path, format: str = "moshi", dtype: torch.dtype = torch.float32) -> None:
-        """Write the checkpoint folder `path`, the weights as `dtype`. Format "moshi": the published layout."""
-        if format != "moshi":
-            raise UptakeError(f"export: unknown format {format!r}; known: moshi")
-        save_checkpoint(path, self.model, self.codec, self.tokenizer, dtype)
+    def export(
+        self,
+        path: str | Path,
+        format: str = "kyutai",
+        dtype: torch.dtype = torch.float32,
+        base: str | Path | None = None,
+    ) -> None:
+        """Write the checkpoint folder `path`, the weights as `dtype`; see `checkpoint.save_checkpoint`."""
+        save_checkpoint(path, self.model, self.codec, self.tokenizer, dtype, format, base)
 
 
 def _piece(tokenizer: Tokenizer, token: int, silent: frozenset[int]) -> str | bytes:
