@@ -48,9 +48,9 @@ def run_evaluation(
     frames: int,
     seed: int,
     batch: int,
-    acoustics: str,
     asr: bool,
     out: Path | None,
+    acoustics: str = "clean",
     episodes: Path | None = None,
     compat: Sequence[str] = (),
     console: Console | None = None,
@@ -116,8 +116,8 @@ def run_rollout(
     variant: int,
     frames: int,
     seed: int,
-    acoustics: str,
     out: Path,
+    acoustics: str = "clean",
     console: Console | None = None,
 ) -> None:
     """Play one conversation; write its record, `timeline.png`, and `stereo.flac` with what it hears on the left."""

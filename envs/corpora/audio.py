@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,7 +128,7 @@ def opened(path: Path) -> Iterator[soundfile.SoundFile]:
             raise Rejected("compressed_sphere", f"{path}: run sph2pipe -f wav on it")
         if not head:
             raise Rejected("empty", f"{path}: no bytes")
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(os.fsencode(path))  # a name need not be text
     except soundfile.SoundFileError as error:
         raise Rejected("unreadable", f"{path}: {_text(error)}") from error
     except OSError as error:

@@ -243,7 +243,7 @@ class Judge:
             reraise=True,
         )
         try:
-            found = await retrying(self._once, question)
+            found: dict[str, Any] = await retrying(self._once, question)
         except Fault as fault:
             if fault.kind != "breaker_open" and self._breaker.failed():
                 log.warning(

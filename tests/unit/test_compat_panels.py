@@ -302,6 +302,7 @@ def test_every_switch_changes_a_figure_somewhere() -> None:
         ([], events),
         ([], events[:1]),
         ([(3.4, 6.3)], events[:3]),
+        ([(2.6, 3.4)], events[:1]),
         ([(2.6, 3.5), (7.0, 8.0)], events[:1]),
         ([(2.6, 2.9), (4.45, 5.0)], events[:3]),
         ([(0.6, 27.0)], events),

@@ -17,6 +17,7 @@ from align.judging import check_axes, judge
 from align.policies.base import DuplexSpec, Trajectory
 from align.rollout import Rollout
 from align.tally import Tally
+from align.trainers.grpo_config import GrpoConfig
 from envs.errors import UptakeError
 from envs.pack import Pack
 from launch.judge import open_judge
@@ -130,4 +131,4 @@ def test_training_is_refused_before_a_checkpoint_is_loaded(monkeypatch: pytest.M
 
     monkeypatch.setattr("launch.train.load_policy", load)
     with pytest.raises(UptakeError, match="nothing applies to"):
-        prepare(TrainConfig(rewards={"pause_handling": 1.0}))
+        prepare(TrainConfig(rewards={"pause_handling": 1.0}, grpo=GrpoConfig()))

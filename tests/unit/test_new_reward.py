@@ -78,7 +78,7 @@ def test_nothing_that_is_there_is_overwritten(tmp_path, there):
 
 def test_a_path_in_a_configuration_or_in_an_override_is_a_reward(tmp_path):
     run_new_reward("calm", tmp_path, Console(quiet=True))
-    (tmp_path / "mine.yaml").write_text("rewards:\n  ./calm.py:calm: 2.0\n  quality: 1.0\n")
+    (tmp_path / "mine.yaml").write_text("rewards:\n  ./calm.py:calm: 2.0\n  quality: 1.0\ngrpo: {iterations: 2}\n")
     assert Composition(load_config("mine.yaml").rewards).weights == {"calm": 2.0, "quality": 1.0}
     overridden = load_config("quickstart", ["rewards.calm.py:calm=0.5"]).rewards
     assert Composition(overridden).weights["calm"] == 0.5
