@@ -33,29 +33,31 @@ SITUATIONS = (
     "side_talk",
 )
 
+_SAME = {"correction": "barge_in"}  # "no, I meant the train" is met as "but what about the train?" is
+
 
 @dataclass(frozen=True)
 class Untidiness:
     """How often, and by how much, the human agent in the data falls short."""
 
-    answers_into_pause: float = 0.5
+    answers_into_pause: float = 0.8
     """Share of pauses longer than `hasty_after` in which it starts to answer."""
     hasty_after: float = 0.25
     """Seconds of silence after which a hasty agent answers."""
-    late: float = 0.4
+    late: float = 0.6
     """Share of answers that are late; the others follow Normal(0.3, 0.25)."""
     late_by: tuple[float, float] = (1.0, 2.6)
     """Seconds, uniform."""
-    no_answer: float = 0.06
-    """Share of turns that get none."""
-    backchannels: float = 0.35
+    backchannels: float = 0.5
     """Share of opportunities that get one."""
     talks_on: float = 0.35
     """Share of interruptions that the agent talks through."""
     stops_after: tuple[float, float] = (0.3, 1.8)
     """Seconds from the start of an interruption, uniform."""
-    false_stops: float = 0.25
+    false_stops: float = 0.7
     """Share of user backchannels (or side talk, or coughs) at which it stops."""
+    false_stops_after: tuple[float, float] = (0.3, 0.7)
+    """Seconds from their start, uniform."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Composer:
                 self.backchannels.append(clip)
             elif clip.split == split:  # ids of user clips are kind/topic/name
                 kind, self.topics[clip.id], _ = clip.id.split("/")
-                self.clips.setdefault(kind, []).append(clip)
+                self.clips.setdefault(_SAME.get(kind, kind), []).append(clip)
         for clip in (c for clips in self.clips.values() for c in clips):
             for word in (w for w in clip.words if w.offset - w.onset > CLOCK.frame):
                 about = next((t for t in self.answers if word.text.lower().startswith(t)), None)
@@ -271,7 +273,7 @@ class Composer:
         cut = onset + int(rng.uniform(0.7, 2.0) * CLOCK.sample_rate)
         stop = None
         if rng.random() < self.u.false_stops:
-            stop = cut + int(rng.uniform(0.3, 1.0) * CLOCK.sample_rate)
+            stop = cut + int(rng.uniform(*self.u.false_stops_after) * CLOCK.sample_rate)
         c.speak(self._reply(rng, question.topic), onset, stop)
         c.hear(audio, words, cut)
 
@@ -286,8 +288,6 @@ class Composer:
         return cut, over if talks_on else min(over, stop)
 
     def _answer(self, c: Conversation, rng: np.random.Generator, topic: str, end: int) -> int:
-        if rng.random() < self.u.no_answer:
-            return end
         return c.speak(self._reply(rng, topic), self._onset(rng, end))
 
     def _onset(self, rng: np.random.Generator, end: int) -> int:

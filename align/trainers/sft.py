@@ -44,7 +44,7 @@ from align.memory import keep_memory
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.model import MoshiModel
 from align.streams import EPAD, PAD, align, encode, text_stream
-from envs.acoustics.room_tone import room_tone
+from envs.acoustics import room_tone
 from envs.clock import CLOCK
 from envs.conversations import Composer, Conversation
 from envs.episode import from_pcm16
@@ -66,7 +66,7 @@ class SftConfig:
 
     listen_steps: int = 800
     answer_steps: int = 500
-    talk_steps: int = 300
+    talk_steps: int = 400
     batch: int = 32
     learning_rate: float = 2e-3
     warmup: int = 60
@@ -238,7 +238,7 @@ def fit(model: MoshiModel, shards: Path, config: SftConfig, stage: str, log: Pat
     drawn = batches(shards / "train" / stage, config.batch, generator)
     for step, (examples, index) in zip(range(steps), drawn, strict=False):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
-            losses = _losses(model, examples, index, config, stage, generator)
+            losses, *_ = _forward(model, examples, index, config, stage, generator)
         loss = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -257,14 +257,15 @@ def fit(model: MoshiModel, shards: Path, config: SftConfig, stage: str, log: Pat
     save_file(model.state_dict(), save)
 
 
-def _losses(
+def _forward(
     model: MoshiModel,
     examples: Examples,
     index: torch.Tensor,
     config: SftConfig,
     stage: str,
     generator: torch.Generator,
-) -> dict[str, torch.Tensor]:
+) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Losses by name, the text (B, T) that they ask for and its logits (B, T, V)."""
     codes = examples.codes[index].long()  # (B, K, T)
     text = examples.listen[index].long() if stage == "listen" else codes[:, 0]
     if stage == "listen":
@@ -278,7 +279,7 @@ def _losses(
         chosen = torch.rand(share.shape, generator=generator) < share  # (B, T)
         scores = model.depth_scores(hidden, codes, chosen)
         losses["audio"] = audio_loss(scores.logits, scores.targets, scores.mask, config.first_codebook_weight)
-    return losses
+    return losses, text, logits
 
 
 @torch.no_grad()
@@ -286,10 +287,7 @@ def evaluate(model: MoshiModel, held: Examples, config: SftConfig, stage: str) -
     """Losses on conversations of the dev split, and how often the words that come are the likeliest ones."""
     generator = torch.Generator().manual_seed(1)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
-        losses = _losses(model, held, torch.arange(len(held.codes)), config, stage, generator)
-        text = held.listen.long() if stage == "listen" else held.codes[:, 0].long()
-        codes = torch.cat([text[:, None], held.codes[:, 1:].long()], dim=1)
-        _, logits = model.text_forward(codes)
+        losses, text, logits = _forward(model, held, torch.arange(len(held.codes)), config, stage, generator)
     words = (text != PAD) & (text != 0)
     right = logits.argmax(-1) == text
     shares = {"dev_words": right[words].float().mean(), "dev_onsets": right[words & _begins(text)].float().mean()}

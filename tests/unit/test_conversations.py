@@ -10,7 +10,6 @@ from envs.pack import Pack
 TIDY = Untidiness(
     answers_into_pause=0.0,
     late=0.0,
-    no_answer=0.0,
     backchannels=1.0,
     talks_on=0.0,
     stops_after=(0.3, 0.31),
