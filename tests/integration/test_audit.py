@@ -60,7 +60,8 @@ def test_a_reward_with_a_hole_fails_with_status_1_and_names_attack_term_and_dist
     (written,) = tmp_path.glob("*loud.json")
     assert json.loads(written.read_text())["audits"][f"{file}:loud"]["attacks"]["always_talking"]["gap"] == 0.0
     config = tmp_path / "mine.yaml"
-    config.write_text(f"rewards: {{{file}:loud: 1.0, pause_handling: 1.0, turn_taking: 1.0, quality: 3.0}}\n")
+    terms = f"{{{file}:loud: 1.0, pause_handling: 1.0, turn_taking: 1.0, quality: 3.0}}"
+    config.write_text(f"rewards: {terms}\ngrpo: {{iterations: 2}}\n")
     status, output = run(str(config), *few)
     assert status == 0, output
     assert run(str(config), f"rewards.{file}:loud=90", *few)[0] == 1
