@@ -36,8 +36,9 @@ from envs.event import Event, Word
 from envs.pack import Pack
 from envs.scenario import Scenario
 from envs.seeding import crc
-from envs.users.plan import bind
-from envs.users.script import Cue, ScriptDriver
+from envs.users.drivers import Users, bind
+from envs.users.script import Cue
+from envs.users.turn_models import Heard
 
 SIMULATOR_VERSION = 1
 """Raised whenever the same seed would give other audio or other events."""
@@ -92,7 +93,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._end = np.zeros(num_envs, np.int64)  # frames in the episode once it has ended, else 0
         self._terminated = np.zeros(num_envs, bool)
         self._heard = OnlineActivity(num_envs)
-        self._driver = ScriptDriver(num_envs)
+        self._driver = Users(num_envs)
         self._run_seed: int | None = None
         self._rows = np.arange(num_envs)
 
@@ -143,7 +144,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._frame += 1
         self._agent[self._rows, self._frame] = to_pcm16(audio)
         self._heard.update(audio)
-        self._mix(self._driver.advance((self._frame + 1) * self.clock.frame, self._heard))
+        self._mix(self._driver.advance(Heard((self._frame + 1) * self.clock.frame, self._heard, audio)))
 
         for row in np.flatnonzero(~self._terminated):
             done_at = self._driver.done_at(int(row))
@@ -172,6 +173,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             ended = "script" if self._terminated[row] else "frames"
         meta = {
             "scenario": plan.scenario.id,
+            "driver": plan.scenario.driver,
             "split": plan.scenario.split,
             "tags": list(plan.scenario.tags),
             "twin": plan.scenario.twin,

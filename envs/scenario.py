@@ -14,6 +14,9 @@
       - {event: ask, agent: responds, within: {full: 0.7, zero: 2.0}, content: [weather, sunny]}
     terminate: {after_script_s: 4.0}
 
+`user.driver` may also be `reactive` (a `persona` in place of the script, `envs.users.persona`) or `replay` (a
+`recording`, `envs.recording`). Their events follow from what happens, so that `expect` then names types of events.
+
 A file may hold several documents (``---`` between them). The grammar is `json_schema()`, published as package data in
 ``scenario.schema.json``; what a grammar cannot say (references, order) is checked here. Every error names file and
 line. Clips are looked up when a pack binds its scenarios (`envs.pack`).
@@ -23,7 +26,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,18 +35,20 @@ import numpy as np
 
 from envs import located_yaml
 from envs.errors import UptakeError, nearest
-from envs.event import Expect
+from envs.event import EVENT_TYPES, Expect
 from envs.located_yaml import Document
+from envs.recording import Recording
+from envs.users.laws import load_laws
+from envs.users.persona import INTENTS, TURNS, Persona, ReactiveUser, Value
+from envs.users.turn_models import turn_model
 
 SCHEMA = "duplex.scenario/1"
 DEFAULT_ROOM_TONE_DB = -62.0
 DEFAULT_TIMEOUT = 6.0
 DEFAULT_AFTER_SCRIPT = 3.0
 DEFAULT_MAX = 60.0
-
-Value = float | str
-"""A number, or ``$name`` of a variable."""
-
+REPLAY_TYPES = ("A1", "A3", "B1", "B7", "C1", "D1")
+"""What is found in a recording (`envs.users.replay`)."""
 
 @dataclass(frozen=True)
 class Var:
@@ -134,9 +139,11 @@ class Scenario:
 
     id: str
     split: str
-    script: tuple[ScriptItem, ...]
+    script: tuple[ScriptItem, ...] = ()
+    user: ReactiveUser | Recording | None = None
+    """Who speaks when there is no script."""
     expects: tuple[tuple[str, Expect], ...] = ()
-    """(event name, expectation): the name is ITEM, ITEM.pause, ITEM.pauseN or ITEM.turn."""
+    """(event name, expectation): the name is ITEM, ITEM.pause, ITEM.pauseN or ITEM.turn; without a script, a type."""
     tags: tuple[str, ...] = ()
     twin: str | None = None
     seed_group: str = ""
@@ -146,6 +153,24 @@ class Scenario:
     room_tone_db: Value = DEFAULT_ROOM_TONE_DB
     source: str = ""
     line: int = 1
+
+    @property
+    def driver(self) -> str:
+        """`script`, `reactive` or `replay`."""
+        return "reactive" if isinstance(self.user, ReactiveUser) else "replay" if self.user else "script"
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Codes of what it is about: its tags that are types of events, else all that can happen in it."""
+        tagged = tuple(tag for tag in self.tags if tag in EVENT_TYPES)
+        if tagged:
+            return tagged
+        if isinstance(self.user, ReactiveUser):
+            return self.user.persona.types()
+        if self.user is not None:
+            return REPLAY_TYPES
+        found = [code for item in self.script for code in (item.pause_type if item.pauses else "", item.type)]
+        return tuple(dict.fromkeys(code for code in found if code))
 
     def error(self, message: str, line: int | None = None) -> UptakeError:
         """An error about this scenario that starts with ``file:line``."""
@@ -178,7 +203,7 @@ def load_scenarios(path: str | Path) -> list[Scenario]:
 
 def parse_scenarios(text: str, source: str = "scenario") -> list[Scenario]:
     """Parse the text of a scenario file; `source` names it in errors."""
-    scenarios = [_scenario(document) for document in located_yaml.read(text, source)]
+    scenarios = [one for document in located_yaml.read(text, source) for one in _by_split(_scenario(document))]
     seen: dict[str, Scenario] = {}
     for scenario in scenarios:
         if scenario.id in seen:
@@ -187,16 +212,28 @@ def parse_scenarios(text: str, source: str = "scenario") -> list[Scenario]:
     return scenarios
 
 
+def _by_split(scenario: Scenario) -> list[Scenario]:
+    """One scenario a split: a list of splits gives ids such as ID/train, and twins that stay in their split."""
+    splits = scenario.split.split()
+    if len(splits) == 1:
+        return [scenario]
+    return [
+        replace(scenario, id=f"{scenario.id}/{split}", split=split, twin=scenario.twin and f"{scenario.twin}/{split}")
+        for split in splits
+    ]
+
+
 def _scenario(document: Document) -> Scenario:
     located_yaml.check(document, json_schema())
     data = document.data
     variables = {name: _var(document, name, spec) for name, spec in data.get("vars", {}).items()}
+    user = _user(document, data["user"], variables)
     items: list[ScriptItem] = []
-    for i, spec in enumerate(data["user"]["script"]):
+    for i, spec in enumerate(data["user"].get("script", ())):
         items.append(_item(document, spec, ("user", "script", i), items, variables))
     room = data.get("acoustics", {}).get("room_tone_db", DEFAULT_ROOM_TONE_DB)
     _known_variable(document, room, variables, ("acoustics", "room_tone_db"))
-    names = _event_names(items)
+    names = _event_names(items) if user is None else list(EVENT_TYPES)
     expects = []
     for i, spec in enumerate(data.get("expect", [])):
         where = ("expect", i)
@@ -210,8 +247,9 @@ def _scenario(document: Document) -> Scenario:
         expects.append((spec["event"], Expect(spec["agent"], within, tuple(spec.get("content", ())))))
     return Scenario(
         id=data["id"],
-        split=data["split"],
+        split=data["split"] if isinstance(data["split"], str) else " ".join(data["split"]),
         script=tuple(items),
+        user=user,
         expects=tuple(expects),
         tags=tuple(data.get("tags", ())),
         twin=data.get("twin"),
@@ -223,6 +261,66 @@ def _scenario(document: Document) -> Scenario:
         source=document.source,
         line=document.line(("id",)),
     )
+
+
+_BELONGS = {"script": ("script",), "reactive": ("persona", "laws", "turn_model"), "replay": ("recording",)}
+
+
+def _user(
+    document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]
+) -> ReactiveUser | Recording | None:
+    """Who speaks; None for a script."""
+    driver = spec.get("driver", "script")
+    for key in spec:
+        if key not in (*_BELONGS[driver], "driver"):
+            takes = ", ".join(_BELONGS[driver])
+            raise document.error(f"user: {key!r} does not belong to the {driver} driver; it takes {takes}", ("user", key))
+    if driver == "reactive":
+        return _reactive(document, spec, variables)
+    if _BELONGS[driver][0] not in spec:
+        raise document.error(f"user has no {_BELONGS[driver][0]!r}; add it", ("user",))
+    return _recording(document, spec["recording"]) if driver == "replay" else None
+
+
+def _reactive(document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]) -> ReactiveUser:
+    where = ("user", "persona")
+    persona = dict(spec.get("persona", {}))
+    for key, value in persona.items():
+        if isinstance(value, str):
+            _known_variable(document, value, variables, (*where, key))
+    for key, known in (("says", TURNS), ("intents", INTENTS)):
+        weights = persona.get(key, {"": 1.0})
+        for name in weights:
+            if name and name not in known:
+                raise document.error(f"persona.{key}: no {name!r}{nearest(name, known)}", (*where, key, name))
+        if not sum(weights.values()) > 0:
+            raise document.error(f"persona.{key} has no weight above 0; give one", (*where, key))
+        if key in persona:
+            persona[key] = {name: float(weight) for name, weight in weights.items() if weight > 0}
+    user = ReactiveUser(Persona(**persona), str(spec.get("laws", "human")), str(spec.get("turn_model", "energy")))
+    if user.laws != "human":
+        user = replace(user, laws=str(Path(document.source).parent / user.laws))
+    for check, key in ((lambda: load_laws(user.laws), "laws"), (lambda: turn_model(user.turn_model), "turn_model")):
+        try:
+            check()
+        except UptakeError as error:
+            raise document.error(str(error), ("user", key)) from error
+    return user
+
+
+def _recording(document: Document, spec: Mapping[str, Any]) -> Recording:
+    where = ("user", "recording")
+    folder = Path(document.source).parent
+    start = _seconds(document, spec.get("from", 0.0), {}, (*where, "from"))
+    stop = _seconds(document, spec["to"], {}, (*where, "to")) if "to" in spec else None
+    assert not isinstance(start, str) and not isinstance(stop, str)  # there are no variables here
+    words = folder / spec["words"] if "words" in spec else None
+    recording = Recording(folder / spec["file"], int(spec.get("channel", 0)), words, start, stop)
+    try:
+        recording.check()
+    except UptakeError as error:
+        raise document.error(str(error), (*where, "file")) from error
+    return recording
 
 
 def _var(document: Document, name: str, spec: Mapping[str, Any]) -> Var:
