@@ -64,7 +64,7 @@ class Clip:
 
     @property
     def said_as(self) -> str:
-        """What kind of utterance it is: its kind, or for one of kind `user` what its id begins with (`question/...`)."""
+        """What kind of utterance it is: its kind, or for kind `user` what its id begins with (`question/...`)."""
         return self.id.partition("/")[0] if self.kind == "user" else self.kind
 
     @property

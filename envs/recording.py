@@ -124,7 +124,9 @@ def _read_words(path: Path, start: float, samples: int) -> tuple[Word, ...]:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UptakeError(f"{path}: entry {number} is {entry!r:.60}; expected [text, onset, offset]") from error
         if not 0 <= onset < offset < np.inf or onset < last:
-            raise UptakeError(f"{path}: entry {number} lasts from {onset:g} s to {offset:g} s; sort and correct the times")
+            raise UptakeError(
+                f"{path}: entry {number} lasts from {onset:g} s to {offset:g} s; sort and correct the times"
+            )
         last = onset
         first, end = (CLOCK.nearest_sample(t - start) for t in (onset, offset))
         if first >= 0 and end <= samples:

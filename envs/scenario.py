@@ -50,6 +50,7 @@ DEFAULT_MAX = 60.0
 REPLAY_TYPES = ("A1", "A3", "B1", "B7", "C1", "D1")
 """What is found in a recording (`envs.users.replay`)."""
 
+
 @dataclass(frozen=True)
 class Var:
     """A domain-randomised quantity."""
@@ -266,15 +267,15 @@ def _scenario(document: Document) -> Scenario:
 _BELONGS = {"script": ("script",), "reactive": ("persona", "laws", "turn_model"), "replay": ("recording",)}
 
 
-def _user(
-    document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]
-) -> ReactiveUser | Recording | None:
+def _user(document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]) -> ReactiveUser | Recording | None:
     """Who speaks; None for a script."""
     driver = spec.get("driver", "script")
     for key in spec:
         if key not in (*_BELONGS[driver], "driver"):
             takes = ", ".join(_BELONGS[driver])
-            raise document.error(f"user: {key!r} does not belong to the {driver} driver; it takes {takes}", ("user", key))
+            raise document.error(
+                f"user: {key!r} does not belong to the {driver} driver; it takes {takes}", ("user", key)
+            )
     if driver == "reactive":
         return _reactive(document, spec, variables)
     if _BELONGS[driver][0] not in spec:

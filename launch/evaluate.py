@@ -39,6 +39,7 @@ def run_evaluation(
     pack_path: str,
     split: str,
     *,
+    users: str = "",
     variants: int,
     frames: int,
     seed: int,
@@ -49,12 +50,13 @@ def run_evaluation(
 ) -> None:
     """Measure one policy or scripted agent on a split; print the figures, and write them if `out` is given.
 
-    Answers are set against chance (`rewards.chance`). With `asr`, words are those that speech recognition hears; their
-    error rate against the agent's text is shown, and what the policy's codec alone does to speech.
+    `users` names other scenarios than the pack's own. Answers are set against chance (`rewards.chance`). With `asr`,
+    words are those that speech recognition hears; their error rate against the agent's text is shown, and what the
+    policy's codec alone does to speech.
     """
     console = console or make_console()
     listener = Listener() if asr else None
-    pack = Pack.load(pack_path)
+    pack = Pack.load(pack_path, users)
     system = find_system(policy)
     answers: dict[str, list[Answer]] = {}
 
@@ -108,6 +110,7 @@ def run_rollout(
     pack_path: str,
     scenario: str,
     *,
+    users: str = "",
     variant: int,
     frames: int,
     seed: int,
@@ -116,7 +119,7 @@ def run_rollout(
 ) -> None:
     """Play one conversation; write its record, `timeline.png` and `stereo.flac` (left the user, right the agent)."""
     console = console or make_console()
-    pack = Pack.load(pack_path)
+    pack = Pack.load(pack_path, users)
     split = pack.scenario(scenario).split
     episode = play(
         find_system(policy), pack, [(scenario, variant)], split=split, seed=seed, frames=frames

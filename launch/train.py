@@ -137,7 +137,7 @@ def prepare(config: TrainConfig) -> Job:
         if name not in BASELINES:
             raise UptakeError(f"evaluation.baselines: no scripted agent '{name}'{nearest(name, BASELINES)}")
     composition = Composition({term: weight for term, weight in config.rewards.items() if weight})
-    pack = Pack.load(config.pack)
+    pack = Pack.load(config.pack, config.users)
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")

@@ -6,6 +6,7 @@ decides when something is said, and the same utterance sounds the same whenever 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
@@ -106,6 +107,7 @@ class Character:
     longest: int
     clock: Clock
     _made: dict[Utterance, Speech] = field(default_factory=dict, repr=False)
+    _drawn: dict[tuple[str | int, ...], float] = field(default_factory=dict, repr=False)
 
     def number(self, name: str) -> float:
         """A number of the persona."""
@@ -113,12 +115,16 @@ class Character:
 
     def chance(self, name: str, *which: int) -> float:
         """A uniform draw in [0, 1) for a decision of this name."""
-        return float(self.seeds.rng("user", name, *which).random())
+        key = (name, *which)
+        if key not in self._drawn:
+            self._drawn[key] = float(self.seeds.rng("user", name, *which).random())
+        return self._drawn[key]
 
     def draw(self, law: str, *which: str | int, at_least: int | None = None, scale: float = 1.0) -> int:
         """A draw from a law times `scale`, in samples; from the law given that it is at least so many samples."""
-        least = -np.inf if at_least is None else self.clock.seconds(at_least) / scale
-        return self.clock.nearest_sample(scale * self.laws[law].draw(self.seeds, *which, at_least=float(least)))
+        least = -math.inf if at_least is None else self.clock.seconds(at_least) / scale
+        u, pair = self.chance(law, *which), self.chance("dyad " + law)
+        return self.clock.nearest_sample(scale * self.laws[law].at(u, pair, least))
 
     def intent(self, index: int) -> Intent:
         """Why it interrupts for the n-th time."""
@@ -181,7 +187,9 @@ class Character:
             if said.what == "hm":
                 options = [clip for clip in options if _head(clip) <= self.clock.samples(_LONGEST_HEAD)]
             if options:
-                return options[int(self.seeds.rng("user", "clip", said.what, said.index, *which).integers(len(options)))]
+                return options[
+                    int(self.seeds.rng("user", "clip", said.what, said.index, *which).integers(len(options)))
+                ]
         raise self.scenario.error(f"no clip of kind {' or '.join(kinds)} for {said.what!r} in pack {self.pack.name!r}")
 
     def _said(self, item: ScriptItem, clip: Clip, gaps: Sequence[int] = (), gain_db: float = 0.0) -> Speech:
@@ -202,21 +210,22 @@ def bind_reactive(pack: Pack, scenario: Scenario, run_seed: int, variant: int, c
     seeds = Seeds(run_seed, scenario.seed_group, variant)
     values = {name: var.draw(seeds.rng("vars", name)) for name, var in scenario.vars.items()}
     persona = scenario.user.persona
-    numbers = {
-        f.name: values[value[1:]]
-        for f in fields(persona)
-        if isinstance(value := getattr(persona, f.name), str)
-    }
+    numbers = {f.name: values[value[1:]] for f in fields(persona) if isinstance(value := getattr(persona, f.name), str)}
     persona = replace(persona, **numbers)
     clips, voice = _cast(pack.spoken(scenario.split), persona, seeds)
-    agenda = []
+    agenda: list[tuple[str, Clip]] = []
+    kinds = {name: next(kind for kind in TURNS[name].kinds if clips.get(kind)) for name in persona.says}
     left: dict[str, list[Clip]] = {}
     for i in range(max(1, round(float(persona.turns)))):
-        name = _weighted(persona.says, float(seeds.rng("user", "says", i).random()))
-        kind = next(kind for kind in TURNS[name].kinds if clips.get(kind))
-        options = left.get(kind) or list(clips[kind])  # nothing is said twice while something is left
+        # Nothing is said twice while there is something else to say.
+        fresh = {
+            name: weight
+            for name, weight in persona.says.items()
+            if left.setdefault(kinds[name], list(clips[kinds[name]]))
+        }
+        name = _weighted(fresh or persona.says, float(seeds.rng("user", "says", i).random()))
+        options = left[kinds[name]] or list(clips[kinds[name]])
         agenda.append((name, options.pop(int(seeds.rng("user", "turn", i).integers(len(options))))))
-        left[kind] = options
     tone = scenario.room_tone_db
     return Character(
         pack=pack,

@@ -1,7 +1,7 @@
 """Laws of timing: what distribution a gap, a pause or an overlap of the reactive user comes from, as data.
 
     laws = load_laws("human")                    # laws.yaml beside this file, or the path of another one
-    laws["fto"].draw(seeds, 3)                   # seconds; the same for the same conversation and number
+    laws["fto"].at(0.5)                          # seconds: the median
 
 A law is a distribution over all conversations. `dyad` is the share of its variance (on the scale where it is normal)
 that two people keep through their conversation: fast pairs stay fast (Cavalcanti and Skantze 2025, arXiv 2505.24736).
@@ -20,16 +20,20 @@ from typing import Any
 from envs import located_yaml
 from envs.errors import UptakeError, nearest
 from envs.located_yaml import Document
-from envs.seeding import Seeds
 
 SCHEMA = "duplex.laws/1"
 BUILTIN = Path(__file__).with_name("laws.yaml")
 NAMES = ("fto", "pause", "overlap", "backchannel_lag", "interval", "opening", "entry", "patience")
 """Every law that a reactive user needs."""
 
-_PARAMETERS = {"normal": ("mean", "sd"), "lognormal": ("median", "sigma"), "uniform": ("a", "b"), "exponential": ("mean",)}
+_PARAMETERS = {
+    "normal": ("mean", "sd"),
+    "lognormal": ("median", "sigma"),
+    "uniform": ("a", "b"),
+    "exponential": ("mean",),
+}
 _NORMAL = NormalDist()
-_EDGE = 1e-12  # quantiles of exactly 0 and 1 are infinite
+_EDGE = 1e-12
 
 _NUMBER = {"type": "number", "minimum": -1e6, "maximum": 1e6}
 _FILE: dict[str, Any] = {
@@ -74,7 +78,7 @@ class Law:
 
     def quantile(self, p: float) -> float:
         """The value below which a share `p` in [0, 1] of all draws lies, clipped."""
-        p = min(max(p, _EDGE), 1.0 - _EDGE)
+        p = _open(p)
         if self.dist == "uniform":
             value = self.params[0] + p * (self.params[1] - self.params[0])
         elif self.dist == "exponential":
@@ -96,29 +100,27 @@ class Law:
             return _NORMAL.cdf((value - first) / last)
         return _NORMAL.cdf(math.log(value / first) / last) if value > 0 else 0.0
 
-    def draw(self, seeds: Seeds, *which: str | int, at_least: float = -math.inf) -> float:
-        """One draw.
+    def at(self, own: float, pair: float = 0.5, at_least: float = -math.inf) -> float:
+        """The value that two uniform draws in [0, 1) stand for.
 
         Args:
-            seeds: the conversation: it fixes what the two people keep throughout.
-            which: names the draw, so that the same one is the same whatever else was drawn before.
-            at_least: the draw is from the law given that it is at least this; the clip still holds.
+            own: of this occasion.
+            pair: of the two people, the same throughout their conversation.
+            at_least: the value is from the law given that it is at least this; the clip still holds.
         """
-        own = float(seeds.rng("user", self.name, *which).random())
-        if self.dyad <= 0.0:
-            low = self.below(at_least)
-            return self.quantile(low + own * (1.0 - low))
-        pair = self.pair(seeds)
         between, within = math.sqrt(self.dyad), math.sqrt(1.0 - self.dyad)
-        share = min(max(self.below(at_least), _EDGE), 1.0 - _EDGE)
-        low = _NORMAL.cdf((_NORMAL.inv_cdf(share) - between * pair) / within)
-        u = min(max(low + own * (1.0 - low), _EDGE), 1.0 - _EDGE)
-        value = self.quantile(_NORMAL.cdf(between * pair + within * _NORMAL.inv_cdf(u)))
+        shift = between * _NORMAL.inv_cdf(_open(pair))
+        low = 0.0
+        if at_least > -math.inf:
+            low = _NORMAL.cdf((_NORMAL.inv_cdf(_open(self.below(at_least))) - shift) / within)
+        own = _open(low + own * (1.0 - low))
+        value = self.quantile(_NORMAL.cdf(shift + within * _NORMAL.inv_cdf(own)) if self.dyad else own)
         return min(max(value, at_least), self.clip[1])
 
-    def pair(self, seeds: Seeds) -> float:
-        """What this pair of speakers keeps: a standard normal draw of the conversation."""
-        return _NORMAL.inv_cdf(min(max(float(seeds.rng("user", "dyad", self.name).random()), _EDGE), 1.0 - _EDGE))
+
+def _open(p: float) -> float:
+    """Inside (0, 1): quantiles of exactly 0 and 1 are infinite."""
+    return min(max(p, _EDGE), 1.0 - _EDGE)
 
 
 @cache
@@ -148,13 +150,14 @@ def _law(document: Document, name: str, spec: Mapping[str, Any]) -> Law:
     wanted = _PARAMETERS[spec["dist"]]
     for key in spec:
         if key not in (*wanted, "dist", "clip", "dyad", "source"):
-            raise document.error(f"law {name!r} ({spec['dist']}) has {key!r}; it takes {', '.join(wanted)}", (*where, key))
+            raise document.error(
+                f"law {name!r} ({spec['dist']}) has {key!r}; it takes {', '.join(wanted)}", (*where, key)
+            )
     for key in wanted:
         if key not in spec:
             raise document.error(f"law {name!r} ({spec['dist']}) needs {key!r}", where)
-        if key in ("sd", "sigma", "median") or spec["dist"] == "exponential":
-            if spec[key] <= 0:
-                raise document.error(f"law {name!r}: {key} is {spec[key]}; it must be above 0", (*where, key))
+        if (key in ("sd", "sigma", "median") or spec["dist"] == "exponential") and spec[key] <= 0:
+            raise document.error(f"law {name!r}: {key} is {spec[key]}; it must be above 0", (*where, key))
     low, high = (float(bound) for bound in spec.get("clip", (-math.inf, math.inf)))
     if low > high or (spec["dist"] == "uniform" and spec["a"] > spec["b"]):
         raise document.error(f"law {name!r}: the lower bound is above the upper one; swap them", where)

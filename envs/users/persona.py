@@ -79,7 +79,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     HELLO: (HELLO,),
     BYE: (BYE,),
 }
-"""Everything else that it says, and the kinds that it is taken from (of a barge-in, only the "yeah" before its pause)."""
+"""Everything else that it says, and the kinds that it is taken from: of a barge-in, only the "yeah" before a pause."""
 
 _ANSWER = Expect("responds", {"full": 0.7, "zero": 2.0})
 _STOP = Expect("stops", {"full": 0.5, "zero": 1.5})
@@ -90,7 +90,7 @@ EXPECTS: Mapping[str, tuple[Expect, ...]] = {
     "B1": (Expect("silent"),),
     "B4": (Expect("silent"),),
     "B7": (Expect("backchannels"),),
-    **{code: (_STOP, _ANSWER) for code in ("C1", "C2", "C4", "C5", "C6", "C9", "C10")},
+    **dict.fromkeys(("C1", "C2", "C4", "C5", "C6", "C9", "C10"), (_STOP, _ANSWER)),
     "C3": (_STOP,),
     "C7": (_GO_ON,),
     "D1": (_GO_ON,),

@@ -352,11 +352,15 @@ def _murmur(character: Character, state: State, ear: Ear) -> None:
         state.aside_next = state.listened + _after(character, "aside", asides + 1, rate, 0)
         state.counts, state.hm_at = (hms, asides + 1, coughs, hellos), _NEVER
         return
-    if 0 <= state.cough_next < end and not occupied:
-        said = _say(character, state, ear, Utterance("cough", coughs, turn=turn), max(state.cough_next, ear.now))
-        state.cough_next = said.stop + _after(character, "cough", coughs + 1, character.number("coughs_per_min"), 0)
+    if 0 <= state.cough_next < end:
+        at, rate = ear.now, character.number("coughs_per_min")
+        held = occupied or state.cough_next < ear.now  # it fell into speech: nobody saves a cough up for later
+        if not held:
+            at = _say(character, state, ear, Utterance("cough", coughs, turn=turn), state.cough_next).stop
+        state.cough_next = at + _after(character, "cough", coughs + 1, rate, 0)
         state.counts = (hms, asides, coughs + 1, hellos)
-        return
+        if not held:
+            return
     if state.pending or occupied or not 0 <= state.hm_next <= state.listened:
         return
     dip = ear.now - ear.offset

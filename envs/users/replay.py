@@ -13,6 +13,8 @@ What happens is read from who spoke when (`envs.recording`):
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from envs.clock import CLOCK, Clock
 from envs.episode import to_pcm16
 from envs.event import Event, Word
@@ -100,7 +102,7 @@ def find_events(recording: Recording, scenario: Scenario) -> tuple[Event, ...]:
             event(f"{name}.turn", code, on, off)
         else:
             event(name, code, on, off)
-        for i, ((_, start), (stop, _)) in enumerate(zip(units[:-1], units[1:], strict=True)):
+        for i, ((_, start), (stop, _)) in enumerate(pairwise(units)):
             if stop - start >= SHORTEST_PAUSE:
                 event(f"{name}.pause{i}", "B1", start, stop)
     return tuple(sorted(found, key=lambda e: (e.onset, e.id)))
