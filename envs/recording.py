@@ -2,7 +2,7 @@
 
     user:
       driver: replay
-      recording: {file: call.flac, channel: 0, words: call.json, from: 12.5s, to: 40s}
+      recording: {file: call.flac, channel: 0, words: call.json, from: 12.5, to: 40}
 
 `words` is a JSON list of `[text, onset, offset]` in seconds of the file, one entry a word or a whole segment. Without
 it, speech is where the channel's energy says so (`envs.activity`), and nobody knows what was said.

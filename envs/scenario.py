@@ -38,9 +38,8 @@ from envs.errors import UptakeError, nearest
 from envs.event import EVENT_TYPES, Expect
 from envs.located_yaml import Document
 from envs.recording import Recording
-from envs.users.laws import load_laws
-from envs.users.persona import INTENTS, TURNS, Persona, ReactiveUser, Value
-from envs.users.turn_models import turn_model
+from envs.users.declared import read_user
+from envs.users.persona import ReactiveUser, Value
 
 SCHEMA = "duplex.scenario/1"
 DEFAULT_ROOM_TONE_DB = -62.0
@@ -228,7 +227,7 @@ def _scenario(document: Document) -> Scenario:
     located_yaml.check(document, json_schema())
     data = document.data
     variables = {name: _var(document, name, spec) for name, spec in data.get("vars", {}).items()}
-    user = _user(document, data["user"], variables)
+    user = read_user(document, data["user"], variables)
     items: list[ScriptItem] = []
     for i, spec in enumerate(data["user"].get("script", ())):
         items.append(_item(document, spec, ("user", "script", i), items, variables))
@@ -262,66 +261,6 @@ def _scenario(document: Document) -> Scenario:
         source=document.source,
         line=document.line(("id",)),
     )
-
-
-_BELONGS = {"script": ("script",), "reactive": ("persona", "laws", "turn_model"), "replay": ("recording",)}
-
-
-def _user(document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]) -> ReactiveUser | Recording | None:
-    """Who speaks; None for a script."""
-    driver = spec.get("driver", "script")
-    for key in spec:
-        if key not in (*_BELONGS[driver], "driver"):
-            takes = ", ".join(_BELONGS[driver])
-            raise document.error(
-                f"user: {key!r} does not belong to the {driver} driver; it takes {takes}", ("user", key)
-            )
-    if driver == "reactive":
-        return _reactive(document, spec, variables)
-    if _BELONGS[driver][0] not in spec:
-        raise document.error(f"user has no {_BELONGS[driver][0]!r}; add it", ("user",))
-    return _recording(document, spec["recording"]) if driver == "replay" else None
-
-
-def _reactive(document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]) -> ReactiveUser:
-    where = ("user", "persona")
-    persona = dict(spec.get("persona", {}))
-    for key, value in persona.items():
-        if isinstance(value, str):
-            _known_variable(document, value, variables, (*where, key))
-    for key, known in (("says", TURNS), ("intents", INTENTS)):
-        weights = persona.get(key, {"": 1.0})
-        for name in weights:
-            if name and name not in known:
-                raise document.error(f"persona.{key}: no {name!r}{nearest(name, known)}", (*where, key, name))
-        if not sum(weights.values()) > 0:
-            raise document.error(f"persona.{key} has no weight above 0; give one", (*where, key))
-        if key in persona:
-            persona[key] = {name: float(weight) for name, weight in weights.items() if weight > 0}
-    user = ReactiveUser(Persona(**persona), str(spec.get("laws", "human")), str(spec.get("turn_model", "energy")))
-    if user.laws != "human":
-        user = replace(user, laws=str(Path(document.source).parent / user.laws))
-    for check, key in ((lambda: load_laws(user.laws), "laws"), (lambda: turn_model(user.turn_model), "turn_model")):
-        try:
-            check()
-        except UptakeError as error:
-            raise document.error(str(error), ("user", key)) from error
-    return user
-
-
-def _recording(document: Document, spec: Mapping[str, Any]) -> Recording:
-    where = ("user", "recording")
-    folder = Path(document.source).parent
-    start = _seconds(document, spec.get("from", 0.0), {}, (*where, "from"))
-    stop = _seconds(document, spec["to"], {}, (*where, "to")) if "to" in spec else None
-    assert not isinstance(start, str) and not isinstance(stop, str)  # there are no variables here
-    words = folder / spec["words"] if "words" in spec else None
-    recording = Recording(folder / spec["file"], int(spec.get("channel", 0)), words, start, stop)
-    try:
-        recording.check()
-    except UptakeError as error:
-        raise document.error(str(error), (*where, "file")) from error
-    return recording
 
 
 def _var(document: Document, name: str, spec: Mapping[str, Any]) -> Var:

@@ -1,6 +1,6 @@
 """Bind a reactive scenario to the clips of a pack: one voice, what it wants to say, and each utterance as audio.
 
-Everything here is a function of (scenario, seeds, name of the utterance): the state machine (`envs.users.reactive`)
+Everything here is a function of (scenario, seeds, name of the utterance): the state machine (`envs.users.behaviour`)
 decides when something is said, and the same utterance sounds the same whenever that is.
 """
 
@@ -42,6 +42,7 @@ LOUDER_DB = 3.0
 _HOLDING = ("pause", "dictation")
 _ASIDES = {"hm": ("D1", BACKCHANNEL), "cough": ("D3", COUGH), "aside": ("D5", ASIDE), "hello": ("A1", HELLO)}
 _ASIDES |= {"bye": ("A8", BYE)}
+_MOST_TURNS = 100
 _LONGEST_HEAD = 1.0  # seconds; a longer "yeah" would take a turn
 
 
@@ -50,7 +51,7 @@ class Utterance(NamedTuple):
 
     what: str
     """`turn`, `cut` (a barge-in), `hm`, `cough`, `aside` (to somebody else), `hello` or `bye`."""
-    index: int
+    number: int
     """How many of these there were before."""
     attempt: int = 0
     """How often it was begun before."""
@@ -62,7 +63,7 @@ class Utterance(NamedTuple):
     @property
     def id(self) -> str:
         """Id of its event."""
-        return f"{self.what}{self.index}" + (f"-{self.attempt}" if self.attempt else "")
+        return f"{self.what}{self.number}" + (f"-{self.attempt}" if self.attempt else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,9 +114,9 @@ class Character:
         """A number of the persona."""
         return float(getattr(self.persona, name))
 
-    def chance(self, name: str, *which: int) -> float:
+    def chance(self, name: str, *which: str | int) -> float:
         """A uniform draw in [0, 1) for a decision of this name."""
-        key = (name, *which)
+        key: tuple[str | int, ...] = (name, *which)
         if key not in self._drawn:
             self._drawn[key] = float(self.seeds.rng("user", name, *which).random())
         return self._drawn[key]
@@ -142,10 +143,11 @@ class Character:
         return self._made[utterance]
 
     def _turn(self, said: Utterance) -> Speech:
-        name, clip = self.agenda[said.index]
+        name, clip = self.agenda[said.number]
         kind = TURNS[name]
         if said.over:
-            item = ScriptItem(said.id, "C1", Trigger(), anchors=_sem(clip))
+            # A turn all the same, or an agent that never stops would meet no turn that it could fail to answer.
+            item = ScriptItem(said.id, "C1", Trigger(), anchors=_sem(clip), turn=kind.turn or kind.type)
             return self._said(item, clip, gain_db=LOUDER_DB * said.attempt)
         item = ScriptItem(said.id, kind.type, Trigger(), pause_type=kind.pause_type, turn=kind.turn)
         if kind.type == "B7":
@@ -153,14 +155,14 @@ class Character:
             return self._said(replace(item, opportunities=bars), clip)
         if name not in _HOLDING or not clip.pauses:
             return self._said(item, clip)
-        if self.chance("holds", said.index) >= self.number("holds"):
+        if self.chance("holds", said.number) >= self.number("holds"):
             return self._said(replace(item, until=Cut(at_pause=0)), clip)
-        gaps = [self.draw("pause", said.index, i) for i in range(len(clip.pauses))]
+        gaps = [self.draw("pause", said.number, i) for i in range(len(clip.pauses))]
         pauses = tuple(Pause(Cut(at_pause=i), self.clock.seconds(gap)) for i, gap in enumerate(gaps))
         return self._said(replace(item, pauses=pauses), clip, gaps)
 
     def _cut(self, said: Utterance) -> Speech:
-        intent = self.intent(said.index)
+        intent = self.intent(said.number)
         clip = self._pick(intent.kinds, said, said.attempt if intent.rounds > 1 else 0)
         # An attempt is one only if it fails, and insistence shows only when it is repeated: both begin as C1.
         first = intent.gives_up_s is not None or (intent.repeats and not said.attempt)
@@ -188,7 +190,7 @@ class Character:
                 options = [clip for clip in options if _head(clip) <= self.clock.samples(_LONGEST_HEAD)]
             if options:
                 return options[
-                    int(self.seeds.rng("user", "clip", said.what, said.index, *which).integers(len(options)))
+                    int(self.seeds.rng("user", "clip", said.what, said.number, *which).integers(len(options)))
                 ]
         raise self.scenario.error(f"no clip of kind {' or '.join(kinds)} for {said.what!r} in pack {self.pack.name!r}")
 
@@ -211,12 +213,12 @@ def bind_reactive(pack: Pack, scenario: Scenario, run_seed: int, variant: int, c
     values = {name: var.draw(seeds.rng("vars", name)) for name, var in scenario.vars.items()}
     persona = scenario.user.persona
     numbers = {f.name: values[value[1:]] for f in fields(persona) if isinstance(value := getattr(persona, f.name), str)}
-    persona = replace(persona, **numbers)
+    persona = replace(persona, **numbers)  # type: ignore[arg-type]
     clips, voice = _cast(pack.spoken(scenario.split), persona, seeds)
     agenda: list[tuple[str, Clip]] = []
     kinds = {name: next(kind for kind in TURNS[name].kinds if clips.get(kind)) for name in persona.says}
     left: dict[str, list[Clip]] = {}
-    for i in range(max(1, round(float(persona.turns)))):
+    for i in range(min(max(1, round(float(persona.turns))), _MOST_TURNS)):
         # Nothing is said twice while there is something else to say.
         fresh = {
             name: weight

@@ -1,6 +1,6 @@
 """Every row of a batch has a user; which driver makes it speak is its scenario's choice.
 
-A driver is any object with the methods of `Driver`; adding one takes a line in `DRIVERS` and one in `bind`.
+A driver is any object with the methods of `Driver`; adding one takes a line in `DRIVERS` and one in `_BIND`.
 """
 
 from __future__ import annotations
@@ -86,10 +86,16 @@ DRIVERS: Mapping[str, Callable[[int], Driver]] = {
 }
 
 
+_BIND: Mapping[str, Callable[[Pack, Scenario, int, int, Clock], Plan]] = {
+    "script": script_plan.bind,
+    "reactive": bind_reactive,
+    "replay": bind_replay,
+}
+
+
 def bind(pack: Pack, scenario: Scenario, run_seed: int, variant: int, clock: Clock = CLOCK) -> Plan:
     """Draw everything random of a scenario. The same arguments give the same plan everywhere."""
-    make = {"reactive": bind_reactive, "replay": bind_replay}.get(scenario.driver, script_plan.bind)
-    return make(pack, scenario, run_seed, variant, clock)
+    return _BIND[scenario.driver](pack, scenario, run_seed, variant, clock)
 
 
 class Users:

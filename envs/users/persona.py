@@ -116,7 +116,7 @@ class Persona:
     """Silence after its turn that it bears."""
     tries: Value = 2
     """How often it asks again (then "hello?") before it hangs up."""
-    listens_s: Value = 10.0
+    listens_s: Value = 6.0
     """How long it waits for an agent that talks without an end before it speaks over it."""
     yields: Value = 0.7
     """Probability of giving way when the agent speaks over its turn."""

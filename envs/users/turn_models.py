@@ -74,10 +74,9 @@ class EnergyTurns:
         self._over = self.SHIFT / (self.SHIFT + (1.0 - self.SHIFT) * longer)  # by hops of silence
 
     def update(self, heard: Heard, user: np.ndarray) -> np.ndarray:
-        """(B,) probability; 1 while the agent has said nothing yet."""
+        """(B,) probability."""
         hops = (heard.now - heard.activity.offset) // DEFAULT.hop
-        over = self._over[np.clip(hops, 0, len(self._over) - 1)]
-        return np.where(heard.activity.offset < 0, 1.0, over)
+        return self._over[np.clip(hops, 0, len(self._over) - 1)]
 
     def reset(self, rows: np.ndarray) -> None:
         """Nothing is kept beyond the activity that is heard."""
