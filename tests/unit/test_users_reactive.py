@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from envs import agents
@@ -47,7 +47,9 @@ SETS = "".join(
         scenario("story", f"turns: 1, says: {{story: 1}}, {QUIET}"),
         scenario("yields", f"yields: 1, says: {{story: 1}}, {QUIET}"),
         scenario("stays", f"yields: 0, says: {{story: 1}}, {QUIET}"),
-        scenario("nods", "says: {question: 1}, barges_in: 0, backchannels_per_min: 20, side_talk_per_min: 0"),
+        scenario(
+            "nods", "says: {question: 1}, barges_in: 0, backchannels_per_min: 20, side_talk_per_min: 0, listens_s: 20"
+        ),
         scenario("comes-in", "says: {question: 1}, barges_in: 1, backchannels_per_min: 0", "seed_group: over\n"),
         scenario(
             "agrees",
@@ -135,7 +137,7 @@ def test_a_fork_goes_on_identically_and_a_restored_state_too(pack):
 
 def test_a_row_that_is_reset_leaves_the_others_alone_whatever_drives_it(pack):
     env = DuplexVectorEnv(pack, 2, frames=60)
-    env.reset(seed=5, options={"scenario": ["asks", "asks"]})
+    env.reset(seed=3, options={"scenario": ["asks", "asks"]})
     for _ in range(20):
         env.step(np.zeros((2, F), np.float32))
     options = {"scenario": ["asks", "script"], "variant": 0, "reset_mask": np.array([False, True])}
@@ -181,7 +183,7 @@ def test_twins_share_every_sample_up_to_the_decision(pack, one, other):
 
 
 def test_it_asks_waits_for_the_answer_asks_the_next_thing_and_leaves(pack):
-    episode = talk(pack, "asks", [(2.2, 4.2), (7.2, 9.2)])
+    episode = talk(pack, "asks", [(2.2, 4.2), (7.2, 9.2)], frames=190)
     assert ids(episode) == ["turn0", "turn1", "bye0"]
     assert [event.type for event in episode.events] == ["A1", "A1", "A8"]
     first, second = episode.events[:2]
@@ -225,8 +227,8 @@ def test_it_gives_way_to_an_agent_that_takes_its_turn_and_not_to_a_backchannel(p
     late = first.offset - CLOCK.samples(2.5)
     assert first.type == "B7" and not first.text.endswith("home") and CLOCK.samples(1.0) < late < CLOCK.samples(2.6)
     assert np.abs(broken.user[first.offset + 120 : CLOCK.samples(4.9)]).max() == 0
-    assert "turn0-1" in ids(talk(pack, "yields", [(2.5, 5.0)], frames=90))  # and tells it afterwards
-    assert talk(pack, "stays", [(2.5, 5.0)], frames=60).events[0].text.endswith("home")
+    assert "turn0-1" in ids(talk(pack, "yields", [(2.5, 5.0)], frames=150))  # and tells it afterwards
+    assert talk(pack, "stays", [(2.5, 5.0)], frames=90).events[0].text.endswith("home")
 
 
 def test_two_who_start_at_once_collide_and_the_user_gives_way_at_once(pack):
@@ -326,7 +328,8 @@ agent_speech = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+# Without the phase that explains a failure: it traces every line, and takes longer than all examples.
+@settings(max_examples=25, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink))
 @given(pattern=agent_speech, repeats=st.booleans(), variant=st.integers(0, 1000), seed=st.integers(0, 3))
 def test_whatever_the_agent_does_the_user_keeps_to_its_rules(pack, pattern, repeats, variant, seed):
     frames = [speaks for speaks, length in pattern for _ in range(length)]
