@@ -1,4 +1,4 @@
-"""Steps a second of 64 reactive users on one core, in whole conversations with agents that give them work to do.
+"""Steps a second (of CPU time) of 64 reactive users on one core, in whole conversations with agents that busy them.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_reactive.py
 
