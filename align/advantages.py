@@ -1,4 +1,4 @@
-"""Advantages from groups of rewarded conversations. Pure functions; imports torch only.
+"""Advantages of rewarded conversations, against a group or a value function. Pure functions; imports torch only.
 
 A **group** is G conversations that start from the same state. A **credit** is one judgement of one of them: which
 term, about which event, how good, and which frames earned it. Two decisions are made here and nowhere else:
@@ -12,6 +12,9 @@ Every term is normalised on its own before terms are added (GDPO, arXiv 2601.052
 that a term in seconds does not drown one in {0, 1}. A value of None does not apply: it is in no mean and earns
 nothing. A comparison without variance gives exactly zero. The deviation is unbiased and EPS is added to it (TRL's
 convention; verl adds 1e-6).
+
+Without groups (PPO), `frame_rewards` puts each judgement on the clock and `gae` compares what came with what a value
+function expected.
 """
 
 from __future__ import annotations
@@ -47,6 +50,8 @@ class Credit:
     start: int
     stop: int
     """Frames [start, stop) whose actions earned the judgement."""
+    final: int = -1
+    """Frame of the last action that the judgement could still depend on; -1 if it depends on none."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,59 @@ def frame_advantages(
         for item, advantage in zip(items, advantages, strict=True):
             out[item.row, item.start : item.stop] += item.weight * advantage
     return Advantages(out.float(), len(comparisons), zero_variance)
+
+
+def frame_rewards(credits: Sequence[Credit], mask: Tensor) -> Tensor:
+    """Rewards in time: each judgement, times its weight, in the one frame in which it became final.
+
+    That is the frame of the last action that the judge could hear (`Credit.final`), or the last one before it that the
+    policy chose itself. In an earlier frame (the event, the start of the credit window) the reward would stand before
+    actions that can still change it, and no estimator credits an action for a reward of its past; spread over the
+    window, it would say who earned it, which is what the value function is there to learn.
+
+    Args:
+        credits: judgements; those that do not apply, or that no own action precedes, reward nothing.
+        mask: (B, T) bool, the frames in which the policy chose.
+
+    Returns:
+        (B, T) float64 on the CPU.
+    """
+    frames = mask.shape[1]
+    index = torch.where(mask.cpu(), torch.arange(frames), -1)
+    latest = index.cummax(-1).values.tolist()  # (B, T): the last chosen frame up to here, -1 if there was none
+    rewards = torch.zeros(mask.shape, dtype=torch.float64)
+    for item in credits:
+        if item.value is None or item.final < 0:
+            continue
+        at = latest[item.row][min(item.final, frames - 1)]
+        if at >= 0:
+            rewards[item.row, at] += item.weight * item.value
+    return rewards
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates (arXiv 1506.02438) of conversations of one length with holes in them.
+
+    Only frames inside the mask are steps: delta_t = r_t + gamma V_t' - V_t and A_t = delta_t + gamma lam A_t', with t'
+    the next frame inside the mask, and V = A = 0 after the last one: a conversation that is over earns nothing more.
+
+    Args:
+        rewards, values: (B, T); whatever stands outside the mask is ignored, NaN included.
+        mask: (B, T) bool.
+        gamma, lam: discount, and how far to trust rewards over values, both in [0, 1].
+
+    Returns:
+        advantages and returns (advantage + value), (B, T) each in the dtype of `values`; zero outside the mask.
+    """
+    advantages = torch.zeros_like(values)
+    ahead_value, ahead_advantage = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])  # (B,)
+    for t in reversed(range(values.shape[1])):
+        here = mask[:, t]
+        advantage = rewards[:, t] + gamma * ahead_value - values[:, t] + gamma * lam * ahead_advantage
+        advantages[:, t] = torch.where(here, advantage, 0.0)
+        ahead_value = torch.where(here, values[:, t], ahead_value)
+        ahead_advantage = torch.where(here, advantage, ahead_advantage)
+    return advantages, torch.where(mask, advantages + values, 0.0)
 
 
 def _per_term(credits: Sequence[Credit], frames: int) -> list[Credit]:

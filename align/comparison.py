@@ -9,8 +9,10 @@ from typing import Any
 
 from align.evaluation import VERSION, Evaluation
 from envs.errors import UptakeError
+from envs.event import EVENT_TYPES
+from rewards.aggregate import by_type
 from rewards.bootstrap import Comparison, bootstrap, paired_bootstrap
-from rewards.measures import MEASURES
+from rewards.measures import MEASURES, TIMINGS, Measure
 
 LABELS: Mapping[str, str] = {
     "paired_score": "paired score",
@@ -24,8 +26,11 @@ LABELS: Mapping[str, str] = {
     "bc_f1": "backchannel F1",
     "bc_random_f1": "– random control",
     "bc_control_f1": "– best blind control",
+    "bc_above_control": "– above that control",
     "bc_precision": "backchannel precision",
+    "bc_control_precision": "– best blind control, precision",
     "bc_recall": "backchannel recall",
+    "bc_control_recall": "– best blind control, recall",
     "bc_per_minute": "backchannels a minute",
     "bc_takeover": "monologue takeovers",
     "stopped": "stops when interrupted",
@@ -130,6 +135,7 @@ def single(evaluation: Evaluation, resamples: int = 2000, seed: int = 0) -> dict
         "variants": evaluation.variants,
         "frames": evaluation.frames,
         "seed": evaluation.seed,
+        "acoustics": evaluation.acoustics,
         "rows": [
             {
                 "measure": name,
@@ -142,12 +148,23 @@ def single(evaluation: Evaluation, resamples: int = 2000, seed: int = 0) -> dict
             for name, one in found.items()
             if name in LABELS
         ],
+        "by_type": [
+            {"type": kind, "event": EVENT_TYPES[kind], "timing": name, "text": TIMINGS[name], **quantiles}
+            for (kind, name), quantiles in by_type(
+                [one for rows in evaluation.scenarios.values() for one in rows]
+            ).items()
+        ],
     }
 
 
 def unit_of(name: str) -> str:
     """How a measure is printed: `%`, `s`, or as a bare number."""
-    return {"share": "%", "s": "s"}.get(MEASURES[name].unit, "")
+    return unit_of_measure(MEASURES[name])
+
+
+def unit_of_measure(measure: Measure) -> str:
+    """How a measure is printed: `%`, `s`, or as a bare number."""
+    return {"share": "%", "s": "s"}.get(measure.unit, "")
 
 
 def _row(name: str, found: Comparison, cases: int | None) -> dict[str, Any]:
@@ -185,7 +202,7 @@ def _cases(evaluation: Evaluation) -> dict[str, int]:
 
 
 def _counts(name: str, value: Sequence[float]) -> bool:
-    return bool(value) if name.endswith("_s") else value[1] > 0
+    return bool(value) if name.endswith("_s") or "/" in name else value[1] > 0
 
 
 def plain(value: float) -> float | None:

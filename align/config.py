@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -22,10 +22,14 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from align.trainers.grpo import GrpoConfig
+from align.trainers.grpo_config import GrpoConfig
+from align.trainers.ppo_config import PpoConfig
 from envs import located_yaml
 from envs.errors import UptakeError, nearest
+from rewards.judge.config import JudgeConfig
 
+ALGORITHMS: dict[str, type[GrpoConfig] | type[PpoConfig]] = {"grpo": GrpoConfig, "ppo": PpoConfig}
+"""Sections of which a configuration has exactly one: it says what is trained with."""
 KeyPath = tuple[str, ...]  # a dotted key, split: the names of rewards may hold dots
 
 
@@ -89,7 +93,12 @@ class TrainConfig:
     """Seeds the training: rollouts, batches, sampling."""
     rewards: dict[str, float] = field(default_factory=dict)
     """Reward term -> weight; 0 leaves it out. A term is a registered name, or `path/to/file.py:name`."""
-    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    """The language model that the terms which ask one are put to."""
+    grpo: GrpoConfig | None = None
+    """Train with GRPO; or"""
+    ppo: PpoConfig | None = None
+    """with PPO. Exactly one of the two is given."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
@@ -97,6 +106,13 @@ class TrainConfig:
     def folder(self) -> Path:
         """The run folder."""
         return Path(self.runs) / self.name
+
+    @property
+    def algorithm(self) -> GrpoConfig | PpoConfig:
+        """The section that is given."""
+        found = self.grpo or self.ppo
+        assert found is not None  # load_config sees to it
+        return found
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -111,11 +127,16 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig
     """
     source, text = _read(name_or_path)
     tree, lines = _parse(text, source)
-    _check_keys(tree, TrainConfig, source, lines)
+    given = [name for name in ALGORITHMS if tree.get(name) is not None]
+    # What another algorithm calls something helps nobody who has chosen one.
+    hidden = [name for name in ALGORITHMS if given and name not in given]
+    _check_keys(tree, TrainConfig, source, lines, hidden)
     settings = [_Setting(path, value, _at(source, lines, path)) for path, value in _leaves(tree, TrainConfig)]
     for override in overrides:
-        settings.append(_parse_override(override))
+        settings.append(_parse_override(override, hidden))
     config = OmegaConf.structured(TrainConfig)
+    algorithm = _algorithm(given, settings, source, lines)
+    config[algorithm] = OmegaConf.structured(ALGORITHMS[algorithm])
     for setting in settings:
         node: Any = config
         for part in setting.path[:-1]:
@@ -129,6 +150,21 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig
     result: TrainConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     _check_values(result, settings)
     return result
+
+
+def _algorithm(given: Sequence[str], settings: Sequence[_Setting], source: str, lines: Mapping[KeyPath, int]) -> str:
+    """The one section of `ALGORITHMS` that file and overrides speak of."""
+    places = {name: _at(source, lines, (name,)) for name in given}
+    for setting in settings:
+        if setting.path[0] in ALGORITHMS:
+            places.setdefault(setting.path[0], setting.where)
+    if len(places) > 1:
+        (first, where), (second, other) = places.items()
+        raise UptakeError(f"{other}: '{second}' next to '{first}' of {where}: a run is trained with one; keep one")
+    if not places:
+        known = "' nor '".join(ALGORITHMS)
+        raise UptakeError(f"{source}: neither '{known}': give one of these sections, it says what is trained with")
+    return next(iter(places))
 
 
 def save_config(config: TrainConfig, path: Path) -> None:
@@ -181,7 +217,7 @@ def _parse(text: str, source: str) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     return tree, {tuple(str(part) for part in path): line for path, line in documents[0].lines.items()}
 
 
-def _parse_override(override: str) -> _Setting:
+def _parse_override(override: str, hidden: Collection[str]) -> _Setting:
     key, equals, text = override.partition("=")
     key = key.strip()
     where = f"override '{override}'"
@@ -203,7 +239,7 @@ def _parse_override(override: str) -> _Setting:
             fields = _fields(kind)  # type: ignore[arg-type]
             if part not in fields:
                 prefix = "".join(f"{name}." for name in path)
-                raise UptakeError(f"{where}: unknown key '{prefix}{part}'{_nearest_key(part, prefix, fields)}")
+                raise UptakeError(f"{where}: unknown key '{prefix}{part}'{_nearest_key(part, prefix, fields, hidden)}")
             kind = fields[part]
         elif get_origin(kind) is not dict:
             raise UptakeError(f"{where}: '{'.'.join(path)}' has no keys below it")
@@ -214,14 +250,17 @@ def _parse_override(override: str) -> _Setting:
 
 
 def _fields(schema: type) -> dict[str, Any]:
+    """Names and types; an optional section counts as a section."""
     hints = get_type_hints(schema)
-    return {f.name: hints[f.name] for f in dataclasses.fields(schema)}
+    return {f.name: ALGORITHMS.get(f.name, hints[f.name]) for f in dataclasses.fields(schema)}
 
 
-def _known(schema: type, prefix: str = "") -> list[str]:
-    """Every dotted key of a schema."""
+def _known(schema: type, prefix: str = "", hidden: Collection[str] = ()) -> list[str]:
+    """Every dotted key of a schema but those of the hidden sections."""
     keys = []
     for name, kind in _fields(schema).items():
+        if name in hidden:
+            continue
         keys.append(prefix + name)
         if dataclasses.is_dataclass(kind):
             keys += _known(kind, f"{prefix}{name}.")  # type: ignore[arg-type]
@@ -229,25 +268,32 @@ def _known(schema: type, prefix: str = "") -> list[str]:
 
 
 def _check_keys(
-    tree: dict[str, Any], schema: type, where: str, lines: dict[KeyPath, int], prefix: KeyPath = ()
+    tree: dict[str, Any],
+    schema: type,
+    where: str,
+    lines: dict[KeyPath, int],
+    hidden: Collection[str],
+    prefix: KeyPath = (),
 ) -> None:
     fields = _fields(schema)
     for name, value in tree.items():
         path = (*prefix, str(name))
         at, key = _at(where, lines, path), ".".join(path)
         if name not in fields:
-            hint = _nearest_key(str(name), "".join(f"{part}." for part in prefix), fields)
+            hint = _nearest_key(str(name), "".join(f"{part}." for part in prefix), fields, hidden)
             raise UptakeError(f"{at}: unknown key '{key}'{hint}")
         kind = fields[name]
+        if value is None and name in ALGORITHMS:  # as a written configuration says that it is not this one
+            continue
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
                 raise UptakeError(f"{at}: '{key}' is a section of keys, found {value!r}")
-            _check_keys(value, kind, where, lines, path)  # type: ignore[arg-type]
+            _check_keys(value, kind, where, lines, hidden, path)  # type: ignore[arg-type]
 
 
-def _nearest_key(name: str, prefix: str, siblings: Mapping[str, Any]) -> str:
+def _nearest_key(name: str, prefix: str, siblings: Mapping[str, Any], hidden: Collection[str]) -> str:
     """The nearest key: an exact match in another section, an abbreviation (lr), a misspelling here or elsewhere."""
-    leaves = {known.rpartition(".")[2]: known for known in reversed(_known(TrainConfig))}
+    leaves = {known.rpartition(".")[2]: known for known in reversed(_known(TrainConfig, hidden=hidden))}
     if name in leaves:
         return f"; did you mean '{leaves[name]}'?"
     for sibling in siblings:
@@ -267,6 +313,8 @@ def _leaves(tree: dict[str, Any], schema: type, prefix: KeyPath = ()) -> Iterato
     fields = _fields(schema)
     for name, value in tree.items():
         kind = fields[name]
+        if value is None and name in ALGORITHMS:
+            continue
         if dataclasses.is_dataclass(kind):
             yield from _leaves(value, kind, (*prefix, name))  # type: ignore[arg-type]
         elif get_origin(kind) is dict and isinstance(value, dict):
@@ -287,8 +335,11 @@ def _type(path: KeyPath) -> Any:
 
 
 def _plain(setting: _Setting) -> Any:
-    """The value, with what YAML 1.1 takes for text (`1e-4`, which lacks its point) read as the number that it is."""
-    if isinstance(setting.value, str) and _type(setting.path) in (float, float | None):
+    """The value, with what YAML 1.1 takes for text (`1e-4`, which lacks its point) read as the number that it is.
+
+    A whole number where any number is expected becomes one, or OmegaConf would warn of it.
+    """
+    if type(setting.value) in (str, int) and _type(setting.path) in (float, float | None):
         with contextlib.suppress(ValueError):
             return float(setting.value)
     return setting.value
@@ -331,6 +382,6 @@ def _check_values(config: TrainConfig, settings: Sequence[_Setting]) -> None:
     check(("name",), lambda n: bool(n) and Path(n).name == n, "must be one folder name, without '/'")
     for term in config.rewards:
         check(("rewards", term), math.isfinite, "a weight must be finite")
-    for name, kind in _fields(GrpoConfig).items():
+    for name, kind in _fields(type(config.algorithm)).items():
         if kind is float:
-            check(("grpo", name), math.isfinite, "must be finite")
+            check((config.algorithm.section, name), math.isfinite, "must be finite")

@@ -44,7 +44,7 @@ def by_axis(scenarios: Iterable[Any]) -> dict[str, list[str]]:
     """Scenario ids by axis, sorted, from `envs.scenario.Scenario`s; axes without a scenario are absent."""
     found: dict[str, list[str]] = {}
     for scenario in scenarios:
-        types = set(scenario.types)
+        types = set(scenario.about)
         for axis, codes in AXES.items():
             if types & set(codes):
                 found.setdefault(axis, []).append(scenario.id)

@@ -19,7 +19,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -41,6 +41,8 @@ class EngineConfig:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
     weight_decay: float = 0.0
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
+    """Start of a parameter's name -> factor of its learning rate."""
     timeout: float = 1800.0
 
 
@@ -57,9 +59,13 @@ class Engine:
         self.module = module
         self._trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self._trainable:
-            raise UptakeError("nothing to train: every parameter of the policy is frozen; check grpo.frozen")
+            raise UptakeError("nothing to train: every parameter of the policy is frozen; check `frozen`")
+        groups: dict[float, list[Tensor]] = {}
+        for name, parameter in self._trainable.items():
+            factor = next((f for start, f in config.rate_factors.items() if name.startswith(start)), 1.0)
+            groups.setdefault(factor, []).append(parameter)
         optimizer = torch.optim.AdamW(
-            list(self._trainable.values()),
+            [{"params": parameters, "factor": factor} for factor, parameters in groups.items()],
             lr=config.learning_rate,
             betas=(config.adam_beta1, config.adam_beta2),
             weight_decay=config.weight_decay,
@@ -94,7 +100,7 @@ class Engine:
             Norm of the gradient before clipping; NaN if there was no update.
         """
         for group in self._base_optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["factor"]
         norm = _norm(self._gradients())
         # DeepSpeed checks this only for some stages and precisions, and stage 3 then tells the norm of the step before.
         if not self.all_true(bool(norm.isfinite())):
@@ -334,11 +340,11 @@ def add_lora(model: nn.Module, targets: str, r: int, alpha: int) -> None:
     try:
         pattern = re.compile(targets)
     except re.error as error:
-        raise UptakeError(f"grpo.lora_target_modules = '{targets}' is no regular expression: {error}") from error
+        raise UptakeError(f"lora_target_modules = '{targets}' is no regular expression: {error}") from error
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     chosen = [name for name in linear if pattern.fullmatch(name)]
     if not chosen:
-        raise UptakeError(f"grpo.lora_target_modules = '{targets}' matches no linear layer; one is '{linear[0]}'")
+        raise UptakeError(f"lora_target_modules = '{targets}' matches no linear layer; one is '{linear[0]}'")
     model.requires_grad_(False)
     inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=chosen, lora_dropout=0.0), model)
 

@@ -72,6 +72,8 @@ class Evaluation:
     """Scenario id -> contributions of variant 0, 1, ..."""
     seconds: float = 0.0
     """Wall-clock time."""
+    acoustics: str = "clean"
+    """How it sounded where a scenario did not say."""
     examples: list[Example] = field(default_factory=list)
     kept: dict[Key, Episode] = field(default_factory=dict)
     """Conversations that were asked for; not saved with the figures."""
@@ -118,6 +120,7 @@ def evaluate(
     seed: int = 1234,
     frames: int = 150,
     batch: int = 32,
+    acoustics: str = "clean",
     keep: Sequence[Example] = (),
     transcribe: Callable[[Episode], Sequence[Word]] | None = None,
     watch: Callable[[Key, Episode, Sequence[Word] | None], None] = lambda key, episode, words: None,
@@ -130,6 +133,7 @@ def evaluate(
         seed: of the users and of the policy's sampling.
         frames: length of every conversation.
         batch: conversations side by side; changes the speed and no scripted agent's figure.
+        acoustics: how scenarios sound that say nothing about it: a preset's name or a YAML file.
         keep: conversations whose record is kept in `kept`.
         transcribe: gives the words to judge in place of the agent's own text, from its sound (`align.hearing`).
         watch: called with every conversation and what `transcribe` gave for it.
@@ -148,7 +152,8 @@ def evaluate(
     kept: dict[Key, Episode] = {}
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
-        for key, episode in zip(part, play(system, pack, part, split=split, seed=seed, frames=frames), strict=True):
+        played = play(system, pack, part, split=split, seed=seed, frames=frames, acoustics=acoustics)
+        for key, episode in zip(part, played, strict=True):
             words = transcribe(episode) if transcribe else None
             found[key[0]].append(measure(episode, words))
             watch(key, episode, words)
@@ -157,15 +162,22 @@ def evaluate(
         on_done(len(part))
     return Evaluation(
         name=name, split=split, variants=variants, frames=frames, seed=seed, pack=pack.name, pack_hash=pack.hash,
-        scenarios=found, seconds=time.perf_counter() - started, examples=list(keep), kept=kept,
+        scenarios=found, seconds=time.perf_counter() - started, acoustics=acoustics, examples=list(keep), kept=kept,
     )  # fmt: skip
 
 
 def play(
-    system: DuplexPolicy | Scripted, pack: Pack, keys: Sequence[Key], *, split: str, seed: int, frames: int
+    system: DuplexPolicy | Scripted,
+    pack: Pack,
+    keys: Sequence[Key],
+    *,
+    split: str,
+    seed: int,
+    frames: int,
+    acoustics: str = "clean",
 ) -> list[Episode]:
     """Play conversations side by side and return their records, in the order of `keys`."""
-    env = DuplexVectorEnv(pack, len(keys), split=split, frames=frames)
+    env = DuplexVectorEnv(pack, len(keys), split=split, frames=frames, acoustics=acoustics)
     scenarios, variants = [scenario for scenario, _ in keys], [variant for _, variant in keys]
     if callable(system):
         return agents.converse(env, system(env), seed, {"scenario": scenarios, "variant": variants})
@@ -215,14 +227,14 @@ BASELINES: Mapping[str, Scripted] = {
 """Scripted agents by the name that a configuration gives them."""
 
 
-def load_policy(name: str) -> DuplexPolicy:
-    """A policy by name or path.
+def find_folder(name: str) -> Path:
+    """The checkpoint folder that a name or path means.
 
     Args:
         name: `pocket`, which ships with the package; a checkpoint folder; or a run folder, for the policy it trained.
 
     Raises:
-        UptakeError: no such checkpoint, or one that is incomplete or damaged.
+        UptakeError: there is no such folder.
     """
     folder = Path(name)
     if name == "pocket" and not folder.is_dir():
@@ -231,7 +243,16 @@ def load_policy(name: str) -> DuplexPolicy:
         folder = folder / "policy"
     if not folder.is_dir():
         raise UptakeError(f"no checkpoint '{name}': not a folder; give `pocket`, a checkpoint folder or a run folder")
-    policy = MoshiPolicy.load(folder)
+    return folder
+
+
+def load_policy(name: str) -> DuplexPolicy:
+    """The policy that a name or path means (see `find_folder`), on this rank's GPU if there is one.
+
+    Raises:
+        UptakeError: no such checkpoint, or one that is incomplete or damaged.
+    """
+    policy = MoshiPolicy.load(find_folder(name))
     if torch.cuda.is_available():
         policy.model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
     return cast(DuplexPolicy, policy)
@@ -239,7 +260,7 @@ def load_policy(name: str) -> DuplexPolicy:
 
 def _title(scenario: Scenario) -> str:
     """What a scenario is about, in words: its tags that are event types, else its items."""
-    text = ", then ".join(EVENT_TYPES[code] for code in scenario.types)
+    text = ", then ".join(EVENT_TYPES[code] for code in scenario.about)
     return text[:1].upper() + text[1:]
 
 

@@ -108,6 +108,8 @@ def normal(text: str) -> str:
 
 def word_errors(meant: str, heard: str) -> tuple[int, int]:
     """Substitutions, deletions and insertions from one text to another, and the words of the first."""
+    if find_spec("jiwer") is None:
+        raise UptakeError("word error rates need jiwer; run: pip install 'uptake[asr]'")
     import jiwer
 
     wanted = normal(meant)

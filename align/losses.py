@@ -66,6 +66,29 @@ def policy_loss(
     return -torch.minimum(ratio * advantages, clipped * advantages).masked_fill(~mask, 0.0)
 
 
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float | None) -> Tensor:
+    """Half the squared error of the value function per frame, clipped as in PPO's reference implementation.
+
+    Args:
+        values: (B, T) predictions being trained.
+        old_values: (B, T) predictions at the start of the iteration; no gradient flows into them.
+        returns: (B, T) what they should have been.
+        mask: (B, T) bool.
+        clip: a prediction is not rewarded for moving further than this from the old one; None: it is.
+
+    Returns:
+        (B, T), the larger of the plain and the clipped error; zero on masked frames. Source: the form of TRL and verl
+        (openai/baselines `ppo2`).
+    """
+    values, returns = values.masked_fill(~mask, 0.0), returns.detach().masked_fill(~mask, 0.0)
+    error = (values - returns).square()
+    if clip is not None:
+        old = old_values.detach().masked_fill(~mask, 0.0)
+        near = old + (values - old).clamp(-clip, clip)
+        error = torch.maximum(error, (near - returns).square())
+    return 0.5 * error
+
+
 def exact_kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:
     """KL(policy || reference) per frame, summed over the whole vocabulary: sum of p log(p / q) - p + q.
 

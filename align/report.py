@@ -34,7 +34,7 @@ MARKS = {
 }
 SIDES = ("before", "after")
 # Curves in this order first; whatever else a trainer logs under these prefixes follows.
-CURVES = ("reward", "axis/", "rewards/", "kl", "entropy", "clip_ratio/", "grad_norm", "sampling/")
+CURVES = ("reward", "axis/", "rewards/", "kl", "entropy", "clip_ratio/", "value/", "grad_norm", "sampling/")
 
 
 def write_report(run: Path) -> Path:

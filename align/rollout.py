@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from envs.episode import Episode
+from envs.errors import UptakeError
 from envs.event import Word
 
 if TYPE_CHECKING:
@@ -113,8 +114,9 @@ def collect(
     episodes = [
         env.episode(row, transcript=transcript([p[row] for p in pieces], spec.frame, lag)) for row in range(rows)
     ]
-    for episode in episodes:
+    for episode, seed in zip(episodes, seeds, strict=True):
         episode.meta["text_stream"] = True  # no words then means that it said none
+        episode.meta["policy_seed"] = int(seed)
     groups = [row // group_size for row in range(rows)]
     return Rollout(trajectory, episodes, groups, time.perf_counter() - started)
 
@@ -137,6 +139,20 @@ def stepping_threads(policy: DuplexPolicy) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def check_context(spec: DuplexSpec, frames: int, what: str) -> None:
+    """Raise UptakeError if a policy would forget the beginning of an episode of `frames`, which `what` sets.
+
+    Such a policy can be streamed and scored, but it is judged by what it does about things that it cannot remember.
+    """
+    if frames > spec.context:
+        seconds = spec.frame / spec.sample_rate
+        raise UptakeError(
+            f"{what} = {frames}: the policy looks back {spec.context} frames ({spec.context * seconds:.1f} s), an "
+            f"episode has {frames} ({frames * seconds:.1f} s); set it to {spec.context} or less, or give a "
+            "checkpoint with a longer context"
+        )
 
 
 def heard_after(spec: DuplexSpec) -> int:

@@ -86,17 +86,20 @@ def activity(audio: np.ndarray, config: ActivityConfig = DEFAULT) -> np.ndarray:
     """
     if audio.ndim != 1:
         raise UptakeError(f"activity: audio has shape {audio.shape}; give one track (N,)")
-    if not audio.size:
-        return np.zeros((0, 2), np.int64)
-    hops = np.flatnonzero(active_hops(levels(audio, config.hop), config))
+    return segments(levels(audio, config.hop), audio.size, config)
+
+
+def segments(power: np.ndarray, samples: int, config: ActivityConfig = DEFAULT) -> np.ndarray:
+    """`activity` of a track whose hop powers are known, for recordings too long to hold: (n,) powers -> (m, 2)."""
+    hops = np.flatnonzero(active_hops(power, config)) if power.size else np.zeros(0, np.int64)
     if not hops.size:
         return np.zeros((0, 2), np.int64)
     breaks = np.flatnonzero(np.diff(hops) - 1 >= config.gap_hops) + 1
     first = np.concatenate([[0], breaks])
     after = np.concatenate([breaks, [hops.size]])
     keep = after - first >= config.length_hops  # voiced hops, not the span: two clicks are not a word
-    segments = np.stack([hops[first[keep]], hops[after[keep] - 1] + 1], axis=1).astype(np.int64) * config.hop
-    return np.minimum(segments, audio.size)
+    found = np.stack([hops[first[keep]], hops[after[keep] - 1] + 1], axis=1).astype(np.int64) * config.hop
+    return np.minimum(found, samples)
 
 
 class OnlineActivity:

@@ -56,9 +56,27 @@ def converse(
     return ended
 
 
+class Sound(Protocol):
+    """What can be said: a clip of a pack, or whatever has sound and words."""
+
+    @property
+    def audio(self) -> np.ndarray:
+        """(samples,) float32."""
+
+    @property
+    def samples(self) -> int:
+        """Length."""
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """In samples of the sound."""
+
+
 @dataclass
 class _Utterance:
-    clip: Clip
+    """Something said in a row, or about to be."""
+
+    clip: Sound
     origin: int
     """Sample of the episode at which sample 0 of the clip lies; what lies before `start` is not heard."""
     start: int
@@ -117,7 +135,7 @@ class ScriptedAgent:
     def decide(self, row: int, now: int) -> None:
         """Call `say` and `hush`; the frame about to be played begins at `now`."""
 
-    def say(self, row: int, clip: Clip, onset: int, stop: int | None = None) -> None:
+    def say(self, row: int, clip: Sound, onset: int, stop: int | None = None) -> None:
         """Speak a clip so that its first word begins at `onset` (not before the frame about to be played)."""
         now = int(self.now[row])
         origin = max(onset, now) - (clip.words[0].onset if clip.words else 0)
@@ -132,6 +150,10 @@ class ScriptedAgent:
     def busy_until(self, row: int) -> int:
         """The sample at which the last utterance ends; 0 when there was none."""
         return max((said.stop for said in self._said[row]), default=0)
+
+    def said(self, row: int) -> list[tuple[Sound, int, int]]:
+        """What was said so far in a row, with the samples of the episode in which it sounds: (sound, start, stop)."""
+        return [(u.clip, u.start, u.stop) for u in self._said[row] if u.start < u.stop]
 
     def _need(self, clips: Sequence[Clip], kind: str) -> None:
         if not clips:
@@ -269,7 +291,7 @@ class Oracle(ScriptedAgent):
                         self.say(row, clip, place + CLOCK.samples(self.BACKCHANNEL))
             answered = event.type in TURN_TYPES or event.expected("responds") is not None
             if answered and self._due(row, now, f"{event.id}:answer", event.offset, self.ANSWER):
-                self.say(row, self._answer_to(event), event.offset + CLOCK.samples(self.ANSWER))
+                self.say(row, self._answer_to(row, event), event.offset + CLOCK.samples(self.ANSWER))
 
     def _due(self, row: int, now: int, name: str, anchor: int, delay: float) -> bool:
         if name in self._done[row] or anchor + CLOCK.samples(delay) >= now + CLOCK.frame:
@@ -277,7 +299,7 @@ class Oracle(ScriptedAgent):
         self._done[row].add(name)
         return True
 
-    def _answer_to(self, event: Event) -> Clip:
+    def _answer_to(self, row: int, event: Event) -> Sound:
         expect = event.expected("responds")
         fitting = self.env.pack.answers(expect.content) if expect else []
         return fitting[0] if fitting else self.clips[0]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from envs.acoustics.config import Acoustics
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
 from envs.errors import UptakeError
@@ -27,9 +28,10 @@ class DuplexEnv(gym.Env):
         split: str = "train",
         frames: int = 150,
         score: Callable[[Episode], float] | None = None,
+        acoustics: str | Path | Mapping[str, Any] | Acoustics | None = None,
     ) -> None:
         """As `DuplexVectorEnv`, for one conversation."""
-        self.vector = DuplexVectorEnv(pack, 1, split, frames, score)
+        self.vector = DuplexVectorEnv(pack, 1, split, frames, score, acoustics)
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space
 
@@ -66,4 +68,6 @@ class DuplexEnv(gym.Env):
 
 
 def _single(info: dict[str, Any]) -> dict[str, Any]:
-    return {key: value[0] if isinstance(value, np.ndarray) else value for key, value in info.items()}
+    """What a batch of one says about its only row."""
+    single = {key: value[0] if isinstance(value, np.ndarray) else value for key, value in info.items()}
+    return {key: _single(value) if isinstance(value, dict) else value for key, value in single.items()}

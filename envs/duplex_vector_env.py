@@ -18,7 +18,7 @@ slice, a copy and a look at the agent's energy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from envs.acoustics import room_tone
+from envs.acoustics.chain import Chain
+from envs.acoustics.config import Acoustics, find_acoustics
+from envs.acoustics.room_tone import room_tone
 from envs.activity import OnlineActivity
 from envs.clock import CLOCK
 from envs.episode import Episode, from_pcm16, to_pcm16
@@ -36,7 +38,7 @@ from envs.event import Event, Word
 from envs.pack import Pack
 from envs.scenario import Scenario
 from envs.seeding import crc
-from envs.users.drivers import Users, bind
+from envs.users.drivers import Plan, Users, bind
 from envs.users.script import Cue
 from envs.users.turn_models import Heard
 
@@ -57,6 +59,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         split: str = "train",
         frames: int = 150,
         score: Callable[[Episode], float] | None = None,
+        acoustics: str | Path | Mapping[str, Any] | Acoustics | None = None,
     ) -> None:
         """Make the environment.
 
@@ -66,6 +69,8 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             split: where scenarios are drawn from when `reset` does not name them.
             frames: steps after which every row is truncated.
             score: called once a row as its episode ends; what it returns is that step's reward.
+            acoustics: how scenarios sound that say nothing about it: a preset such as `cafe`, a YAML file, or a mapping
+                as under `acoustics:` of a scenario.
         """
         if num_envs < 1 or frames < 1:
             raise UptakeError(f"environment: num_envs={num_envs}, frames={frames}; both must be at least 1")
@@ -73,6 +78,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self.split = split
         self.frames = frames
         self.score = score
+        self.acoustics = find_acoustics(acoustics)
         self.clock = CLOCK
         self.num_envs = num_envs
         size = self.clock.frame
@@ -94,6 +100,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._terminated = np.zeros(num_envs, bool)
         self._heard = OnlineActivity(num_envs)
         self._driver = Users(num_envs)
+        self._chains: dict[int, Chain] = {}  # row -> what acoustics do to its sound; no entry where they are clean
         self._run_seed: int | None = None
         self._rows = np.arange(num_envs)
 
@@ -143,8 +150,9 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             raise UptakeError(f"step: row {spent[0]} {what}; call reset(options={{'reset_mask': mask}}) first")
         self._frame += 1
         self._agent[self._rows, self._frame] = to_pcm16(audio)
-        self._heard.update(audio)
-        self._mix(self._driver.advance(Heard((self._frame + 1) * self.clock.frame, self._heard, audio)))
+        heard = self._sound(audio) if self._chains else audio
+        self._heard.update(heard)
+        self._mix(self._driver.advance(Heard((self._frame + 1) * self.clock.frame, self._heard, heard)))
 
         for row in np.flatnonzero(~self._terminated):
             done_at = self._driver.done_at(int(row))
@@ -161,7 +169,11 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
     # -- conversations -------------------------------------------------------------------------------------------------
 
     def episode(self, row: int, transcript: Sequence[Word] = ()) -> Episode:
-        """The record of a row so far (to its end, if it has ended). `transcript` is the agent's own text, if any."""
+        """The record of a row so far (to its end, if it has ended). `transcript` is the agent's own text, if any.
+
+        Its events are those that are over; one that has begun and is not over stands in `meta["running"]`, so that a
+        reward knows of it (`EpisodeView.events`) now as it will later.
+        """
         self._check_row(row)
         plan = self._driver.plans[row]
         assert plan is not None
@@ -182,6 +194,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "vars": dict(plan.values),
             "voice": plan.voice,
             "room_tone_db": plan.room_tone_db,
+            "acoustics": self._chains[row].truth if row in self._chains else {},
             "pack": self.pack.name,
             "pack_hash": self.pack.hash,
             "simulator": SIMULATOR_VERSION,
@@ -189,6 +202,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "ended": ended,
             "skipped": self._driver.skipped(row),
             "unfinished": [event.id for event in events if event.offset > length],
+            "running": [event.to_json() for event in events if event.offset > length],
             "references": {event.id: texts for event in events if (texts := self._references(event))},
         }
         mic, user, agent = (from_pcm16(getattr(self, name)[row, :frames].reshape(-1)) for name in _TRACKS)
@@ -210,13 +224,20 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             getattr(self, name)[index] = getattr(self, name)[source]
         self._heard.fork(source, index)
         self._driver.fork(source, index.tolist())
+        chain = self._chains.get(source)
+        for row in index.tolist():
+            if chain is None:
+                self._chains.pop(row, None)
+            elif row != source:
+                self._chains[row] = chain.fork()
 
     def get_state(self) -> dict[str, Any]:
         """A copy of everything that `set_state` needs to continue exactly from here."""
         state = {name: getattr(self, name).copy() for name in (*_TRACKS, *_COUNTERS)}
         sampler = self._sampler.bit_generator.state if self._run_seed is not None else None
         more = {"heard": self._heard.get_state(), "driver": self._driver.get_state()}
-        return {**state, **more, "run_seed": self._run_seed, "sampler": sampler}
+        chains = {row: chain.fork() for row, chain in self._chains.items()}
+        return {**state, **more, "chains": chains, "run_seed": self._run_seed, "sampler": sampler}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from what `get_state` returned."""
@@ -229,6 +250,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             setattr(self, name, state[name].copy())
         self._heard.set_state(state["heard"])
         self._driver.set_state(state["driver"])
+        self._chains = {row: chain.fork() for row, chain in state["chains"].items()}
         self._run_seed = state["run_seed"]
         if state["sampler"] is not None:
             self._sampler = np.random.default_rng()
@@ -243,7 +265,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
 
     def _begin(self, row: int, scenario: Scenario, variant: int) -> None:
         assert self._run_seed is not None
-        plan = bind(self.pack, scenario, self._run_seed, variant, self.clock)
+        plan = bind(self.pack, scenario, self._run_seed, variant, self.clock, self.acoustics)
         tone = room_tone(self._scene[row].size, plan.room_tone_db, plan.seeds.rng("noise"), plan.seeds.rng("room"))
         self._scene[row] = tone.reshape(self._scene[row].shape)
         self._user[row] = 0
@@ -251,30 +273,76 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._frame[row] = 0
         self._end[row] = 0
         self._terminated[row] = False
+        self._chains.pop(row, None)
+        if not plan.conditions.clean:
+            self._surround(row, plan)
         self._mix(self._driver.reset(row, plan))
+        if row in self._chains:  # frame 0: the agent cannot have said anything yet
+            silence = np.zeros(self.clock.frame, np.float32)
+            _, self._scene[row, 0] = self._chains[row].step(silence, self._user[row, 0], self._scene[row, 0])
+
+    def _surround(self, row: int, plan: Plan) -> None:
+        """Give a row the chain of its conditions, and what sounds by itself there."""
+        scenario = plan.scenario
+        others = self.pack.other_voices(scenario.split, plan.voice) if plan.conditions.peopled else []
+        if plan.conditions.peopled and not others:
+            raise scenario.error(
+                f"acoustics: babble and speaker need {scenario.split} clips of another voice than {plan.voice!r}; "
+                "add some to the pack"
+            )
+        chain = Chain(plan.conditions, plan.seeds, others, self._scene[row].size, self.clock)
+        background = chain.take_background()
+        if background is not None:
+            scene = self._scene[row].reshape(-1)
+            scene[:] = to_pcm16(from_pcm16(scene) + background)
+        self._chains[row] = chain
+
+    def _sound(self, agent: np.ndarray) -> np.ndarray:
+        """Send a frame (B, F) on its way and write what the agents hear; returns what the users hear of it, (B, F)."""
+        heard = agent.copy()
+        for row, chain in self._chains.items():
+            frame = self._frame[row]
+            heard[row], self._scene[row, frame] = chain.step(
+                agent[row], self._user[row, frame], self._scene[row, frame]
+            )
+        return heard
 
     def _mix(self, cues: Iterable[Cue]) -> None:
         """Add what will be said to what will be heard."""
         for cue in cues:
-            targets = [self._scene[cue.row].reshape(-1)]
-            if cue.source == "user":
-                targets.append(self._user[cue.row].reshape(-1))
+            scene, user, pcm = self._scene[cue.row].reshape(-1), self._user[cue.row].reshape(-1), cue.pcm
+            targets = [scene] if cue.source != "user" else [scene, user]
+            if cue.row in self._chains:  # there the voice meets the surroundings only frame by frame
+                targets = [user] if cue.source == "user" else [scene]
+                pcm = pcm if cue.source == "user" else self._chains[cue.row].place(pcm)
             for track in targets:
-                part = track[cue.onset : cue.onset + len(cue.pcm)]
-                total = part.astype(np.int32) + cue.pcm[: len(part)]
+                part = track[cue.onset : cue.onset + len(pcm)]
+                total = part.astype(np.int32) + pcm[: len(part)]
                 part[:] = np.clip(total, -32768, 32767)
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {"mic": from_pcm16(self._scene[self._rows, np.maximum(self._frame, 0)])}
 
     def _info(self) -> dict[str, Any]:
-        ledger = {"frame_ms": 1000.0 * self.clock.frame_seconds, "codec_ms": 0.0, "compute_ms": 0.0, "network_ms": 0.0}
+        ledger = {
+            "frame_ms": 1000.0 * self.clock.frame_seconds,
+            "codec_ms": 0.0,
+            "compute_ms": 0.0,
+            "network_ms": self._network_ms(),
+        }
         return {
             "frame": self._frame.copy(),
             "t": (self._frame + 1) * self.clock.frame_seconds,
             "ended": self._end > 0,
             "latency_ledger": ledger,
         }
+
+    def _network_ms(self) -> np.ndarray:
+        """(B,) milliseconds there and back that acoustics add between the agent and the user."""
+        ms = np.zeros(self.num_envs)
+        for row, chain in self._chains.items():
+            ms[row] = 1000.0 * (chain.uplink_samples + chain.downlink_samples) / self.clock.sample_rate
+        return ms
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         audio = np.asarray(actions, np.float32)

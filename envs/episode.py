@@ -63,6 +63,12 @@ class Episode:
         return int(self.mic.shape[0])
 
     @property
+    def id(self) -> str:
+        """What a log names: scenario, variant and the policy's seed, as far as they are known."""
+        parts = [f"{name} {self.meta[name]}" for name in ("scenario", "variant", "policy_seed") if name in self.meta]
+        return ", ".join(parts) or "episode without a scenario"
+
+    @property
     def seconds(self) -> float:
         """The length in seconds."""
         return self.clock.seconds(self.samples)

@@ -131,11 +131,22 @@ def check(document: Document, schema: Mapping[str, Any]) -> None:
     _check(document, document.data, schema, schema, ())
 
 
+def check_part(document: Document, value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], path: Path) -> None:
+    """`check` for the value at a place in a document; `root` holds the schema's ``$defs``."""
+    _check(document, value, schema, root, path)
+
+
 def _check(document: Document, value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], path: Path) -> None:
     if "$ref" in schema:
-        schema = {**root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], **schema}
+        definition = root["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
+        # The definition says what a value may be, the place only what it is for: an error needs the former.
+        schema = {**definition, **schema, "description": definition.get("description", schema.get("description"))}
     name = ".".join(str(part) for part in path) or "the document"
     if "anyOf" in schema:
+        options = [root["$defs"][o["$ref"].rsplit("/", 1)[-1]] if "$ref" in o else o for o in schema["anyOf"]]
+        mappings = [option for option in options if option.get("type") == "object"]
+        if isinstance(value, dict) and len(mappings) == 1:  # what is wrong inside is a better answer than the choice
+            return _check(document, value, mappings[0], root, path)
         if not any(_agrees(document, value, option, root, path) for option in schema["anyOf"]):
             known = [word for option in schema["anyOf"] for word in option.get("enum", ())]
             hint = nearest(value, known) if known and isinstance(value, str) else ""
@@ -151,7 +162,7 @@ def _check(document: Document, value: Any, schema: Mapping[str, Any], root: Mapp
         _check_number(document, value, schema, name, path)
     elif kind == "string":
         if len(value) < schema.get("minLength", 0) or not re.fullmatch(schema.get("pattern", "(?s:.*)"), value):
-            wanted = schema.get("description", "text that is not empty")
+            wanted = schema.get("description") or "text that is not empty"
             raise document.error(f"{name} is {_show(value)}; it must be {wanted}", path)
     elif kind == "array":
         if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", _MAX_NODES):

@@ -131,7 +131,7 @@ class Pack:
 
     @classmethod
     def load(cls, path: str | Path, users: str | Path = "") -> Pack:
-        """Load a pack from a folder, or one that ships with the package by its name (``core``).
+        """Load a pack from a folder, or one that ships with the package by its name: `core`, wherever that is said.
 
         Args:
             path: the folder or name.
@@ -162,8 +162,8 @@ class Pack:
     @classmethod
     def _load(cls, path: str | Path) -> Pack:
         folder = Path(path)
-        if not folder.exists() and len(folder.parts) == 1 and (BUILTIN / folder / "pack.json").is_file():
-            folder = BUILTIN / folder
+        if isinstance(path, str) and len(folder.parts) == 1 and path == folder.name:  # a folder is ./core
+            folder = BUILTIN / folder if (BUILTIN / folder / "pack.json").is_file() else folder
         index = folder / "pack.json"
         if not index.is_file():
             names = [p.parent.name for p in BUILTIN.glob("*/pack.json")]
@@ -227,6 +227,14 @@ class Pack:
                         if topic := self._clips[item.clip].topic:
                             found.setdefault(f"*/{topic}", expect.content)
         return found
+
+    def other_voices(self, split: str, voice: str) -> list[Clip]:
+        """The spoken clips of a split's users that are not in this voice, in order of their ids."""
+        return [
+            clip
+            for clip in self.clips()
+            if clip.words and clip.kind not in AGENT_KINDS and clip.split in (split, "all") and clip.voice != voice
+        ]
 
     def answers(self, content: Sequence[str]) -> list[Clip]:
         """The agent clips that answer what any of these words asks for, the best fit first; none for no words.

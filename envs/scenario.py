@@ -12,6 +12,7 @@
     expect:
       - {event: ask.pause, agent: silent}
       - {event: ask, agent: responds, within: {full: 0.7, zero: 2.0}, content: [weather, sunny]}
+    acoustics: cafe                # or a mapping of effects (`envs.acoustics.config`)
     terminate: {after_script_s: 4.0}
 
 `user.driver` may also be `reactive` (a `persona` in place of the script, `envs.users.persona`) or `replay` (a
@@ -24,56 +25,31 @@ line. Clips are looked up when a pack binds its scenarios (`envs.pack`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from envs import located_yaml
+from envs.acoustics.config import Acoustics, parse_acoustics
 from envs.errors import UptakeError, nearest
 from envs.event import EVENT_TYPES, Expect
 from envs.located_yaml import Document
 from envs.recording import Recording
+from envs.schema import json_schema
 from envs.users.declared import read_user
-from envs.users.persona import ReactiveUser, Value
+from envs.users.persona import ReactiveUser
+from envs.variables import Value, Var, known_variable, parse_var
 
 SCHEMA = "duplex.scenario/1"
 DEFAULT_ROOM_TONE_DB = -62.0
 DEFAULT_TIMEOUT = 6.0
 DEFAULT_AFTER_SCRIPT = 3.0
 DEFAULT_MAX = 60.0
-REPLAY_TYPES = ("A1", "A3", "B1", "B7", "C1", "D1")
+REPLAY_TYPES = frozenset({"A1", "A3", "B1", "B7", "C1", "D1"})
 """What is found in a recording (`envs.users.replay`)."""
-
-
-@dataclass(frozen=True)
-class Var:
-    """A domain-randomised quantity."""
-
-    kind: str
-    """`lognormal` (median, sigma), `uniform` (a, b) or `choice` (the numbers)."""
-    params: tuple[float, ...]
-    clip: tuple[float, float] = (-np.inf, np.inf)
-
-    @property
-    def least(self) -> float:
-        """A lower bound of every draw."""
-        lowest = 0.0 if self.kind == "lognormal" else min(self.params)
-        return min(max(lowest, self.clip[0]), self.clip[1])
-
-    def draw(self, rng: np.random.Generator) -> float:
-        """One draw, clipped."""
-        if self.kind == "choice":
-            value = self.params[int(rng.integers(len(self.params)))]
-        elif self.kind == "uniform":
-            value = float(rng.uniform(self.params[0], self.params[1]))
-        else:
-            value = float(self.params[0] * np.exp(self.params[1] * rng.standard_normal()))
-        return float(np.clip(value, *self.clip))
 
 
 @dataclass(frozen=True)
@@ -151,6 +127,8 @@ class Scenario:
     max_seconds: float = DEFAULT_MAX
     after_script_s: float = DEFAULT_AFTER_SCRIPT
     room_tone_db: Value = DEFAULT_ROOM_TONE_DB
+    acoustics: Acoustics | None = None
+    """How it sounds; None where the scenario leaves that to the environment."""
     source: str = ""
     line: int = 1
 
@@ -160,15 +138,22 @@ class Scenario:
         return "reactive" if isinstance(self.user, ReactiveUser) else "replay" if self.user else "script"
 
     @property
-    def types(self) -> tuple[str, ...]:
-        """Codes of what it is about: its tags that are types of events, else all that can happen in it."""
-        tagged = tuple(tag for tag in self.tags if tag in EVENT_TYPES)
-        if tagged:
-            return tagged
+    def types(self) -> frozenset[str]:
+        """Types of the events that it may give rise to, as far as the user alone decides that."""
         if isinstance(self.user, ReactiveUser):
-            return self.user.persona.types()
+            return frozenset(self.user.persona.types())
         if self.user is not None:
             return REPLAY_TYPES
+        items = {item.type for item in self.script} | {item.turn for item in self.script if item.turn}
+        return frozenset(items | {item.pause_type for item in self.script if item.pauses})
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """Types of the events that it was made for: its tags that are such types, else all that are in it."""
+        if tagged := tuple(tag for tag in self.tags if tag in EVENT_TYPES):
+            return tagged
+        if self.user is not None:
+            return tuple(sorted(self.types))
         found = [code for item in self.script for code in (item.pause_type if item.pauses else "", item.type)]
         return tuple(dict.fromkeys(code for code in found if code))
 
@@ -180,12 +165,6 @@ class Scenario:
         """What is expected about the event with this id (``ask``, ``ask.pause1``, ...)."""
         family = event.rstrip("0123456789") if ".pause" in event else event
         return tuple(expect for name, expect in self.expects if name in (event, family))
-
-
-@cache
-def json_schema() -> dict[str, Any]:
-    """The published JSON Schema of ``duplex.scenario/1``."""
-    return json.loads((Path(__file__).parent / "scenario.schema.json").read_text())
 
 
 def load_scenarios(path: str | Path) -> list[Scenario]:
@@ -226,13 +205,12 @@ def _by_split(scenario: Scenario) -> list[Scenario]:
 def _scenario(document: Document) -> Scenario:
     located_yaml.check(document, json_schema())
     data = document.data
-    variables = {name: _var(document, name, spec) for name, spec in data.get("vars", {}).items()}
+    variables = {name: parse_var(document, name, spec, ("vars", name)) for name, spec in data.get("vars", {}).items()}
     user = read_user(document, data["user"], variables)
     items: list[ScriptItem] = []
     for i, spec in enumerate(data["user"].get("script", ())):
         items.append(_item(document, spec, ("user", "script", i), items, variables))
-    room = data.get("acoustics", {}).get("room_tone_db", DEFAULT_ROOM_TONE_DB)
-    _known_variable(document, room, variables, ("acoustics", "room_tone_db"))
+    acoustics, room = parse_acoustics(document, data.get("acoustics", {}), ("acoustics",), variables)
     names = _event_names(items) if user is None else list(EVENT_TYPES)
     expects = []
     for i, spec in enumerate(data.get("expect", [])):
@@ -257,26 +235,11 @@ def _scenario(document: Document) -> Scenario:
         vars=variables,
         max_seconds=float(data.get("duration_s", {}).get("max", DEFAULT_MAX)),
         after_script_s=float(data.get("terminate", {}).get("after_script_s", DEFAULT_AFTER_SCRIPT)),
-        room_tone_db=room,
+        room_tone_db=DEFAULT_ROOM_TONE_DB if room is None else room,
+        acoustics=acoustics,
         source=document.source,
         line=document.line(("id",)),
     )
-
-
-def _var(document: Document, name: str, spec: Mapping[str, Any]) -> Var:
-    where = ("vars", name)
-    kind = spec.get("dist", "choice")
-    keys = {"lognormal": ("median", "sigma"), "uniform": ("a", "b"), "choice": ("choice",)}[kind]
-    missing = [key for key in keys if key not in spec]
-    extra = [key for key in spec if key not in (*keys, "dist", "clip")]
-    if missing or extra:
-        wrong = f"needs {missing[0]!r}" if missing else f"has {extra[0]!r}"
-        raise document.error(f"variable {name!r} ({kind}) {wrong}; give {', '.join(keys)} and perhaps clip", where)
-    low, high = spec.get("clip", (-np.inf, np.inf))
-    if low > high or (kind == "uniform" and spec["a"] > spec["b"]):
-        raise document.error(f"variable {name!r}: the lower bound is above the upper one; swap them", where)
-    params = spec["choice"] if kind == "choice" else [spec[key] for key in keys]
-    return Var(kind, tuple(float(p) for p in params), (float(low), float(high)))
 
 
 def _item(
@@ -300,7 +263,7 @@ def _item(
         if key in spec and spec["type"] != "B7":
             raise document.error(f"item {name!r}: {key!r} belongs to type B7, this is {spec['type']}", (*where, key))
     if "gain_db" in spec:
-        _known_variable(document, spec["gain_db"], variables, (*where, "gain_db"))
+        known_variable(document, spec["gain_db"], variables, (*where, "gain_db"))
     pauses = []
     for i, pause in enumerate(spec.get("pauses", ())):
         here = (*where, "pauses", i)
@@ -363,18 +326,12 @@ def _cut(document: Document, spec: Mapping[str, Any], where: located_yaml.Path) 
 def _seconds(document: Document, value: Any, variables: Mapping[str, Var], where: located_yaml.Path) -> Value:
     if isinstance(value, str):
         if value.startswith("$"):
-            _known_variable(document, value, variables, where)
+            known_variable(document, value, variables, where)
             if variables[value[1:]].least < 0:
                 raise document.error(f"{value} can be negative, but it is a time here; give it clip: [0, ...]", where)
             return value
         return float(value[:-2]) / 1000.0 if value.endswith("ms") else float(value[:-1])
     return float(value)
-
-
-def _known_variable(document: Document, value: Any, variables: Mapping[str, Var], where: located_yaml.Path) -> None:
-    if isinstance(value, str) and value[1:] not in variables:
-        hint = nearest(value[1:], variables) or "; there are no vars"
-        raise document.error(f"no variable {value!r}{hint}", where)
 
 
 def _event_names(items: list[ScriptItem]) -> list[str]:

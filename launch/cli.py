@@ -10,7 +10,7 @@ import typer
 
 from align.memory import keep_memory
 from launch.errors import guarded
-from launch.threads import set_threads
+from launch.threads import available, set_threads
 
 app = typer.Typer(
     name="uptake",
@@ -21,7 +21,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 pack_app = typer.Typer(help="Packs: folders of scenarios and their audio.", no_args_is_help=True)
+new_app = typer.Typer(help="Begin something of your own.", no_args_is_help=True)
 scenario_app = typer.Typer(help="Scenarios: what a simulated user says and does.", no_args_is_help=True)
+app.add_typer(new_app, name="new")
 app.add_typer(pack_app, name="pack")
 app.add_typer(scenario_app, name="scenario")
 
@@ -33,6 +35,22 @@ Users = Annotated[
 Policy = Annotated[
     str, typer.Argument(help="`pocket`, a checkpoint folder, a run folder, or a scripted agent such as `vad_700`.")
 ]
+Out = Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")]
+Stored = Annotated[
+    Path,
+    typer.Argument(help="A folder of `uptake eval --episodes`, a run, an episode, or Full-Duplex-Bench with outputs."),
+]
+Compat = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A published evaluator such as `fdb_v1`, or `all`; `fdb_v1:BUG,BUG` adds a column with these on."
+    ),
+]
+Acoustics = Annotated[
+    str, typer.Option(help="How it sounds where a scenario does not say: a preset such as `cafe`, or a YAML file.")
+]
+
+CheckpointArgument = Annotated[str, typer.Argument(help="`pocket`, a checkpoint folder or a run folder.")]
 
 
 @app.command()
@@ -58,15 +76,54 @@ def evaluate(
     frames: Annotated[int, typer.Option(min=1, help="Length of a conversation in frames of 80 ms.")] = 150,
     seed: Annotated[int, typer.Option(min=0)] = 1234,
     batch: Annotated[int, typer.Option(min=1, help="Conversations played side by side.")] = 32,
+    acoustics: Acoustics = "clean",
     asr: Annotated[bool, typer.Option("--asr", help="Judge the words that speech recognition hears.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")] = None,
+    out: Out = None,
+    episodes: Annotated[Path | None, typer.Option(help="Store every conversation in this new folder.")] = None,
+    compat: Compat = None,
 ) -> None:
     """Measure one policy or scripted agent on a split."""
     from launch.evaluate import run_evaluation
 
     run_evaluation(
-        policy, pack, split, users=users, variants=variants, frames=frames, seed=seed, batch=batch, asr=asr, out=out
+        policy,
+        pack,
+        split,
+        users=users,
+        variants=variants,
+        frames=frames,
+        seed=seed,
+        batch=batch,
+        acoustics=acoustics,
+        asr=asr,
+        out=out,
+        episodes=episodes,
+        compat=compat or [],
     )
+
+
+@app.command()
+def regrade(
+    path: Stored,
+    out: Out = None,
+    compat: Compat = None,
+) -> None:
+    """Measure stored conversations again: every figure, and whether it is the one that was stored."""
+    from launch.regrade import run_regrade
+
+    run_regrade(path, compat=compat or [], out=out)
+
+
+@app.command("export-episodes")
+def export_episodes(
+    path: Stored,
+    out: Annotated[Path, typer.Argument(help="The new folder to write.")],
+    rate: Annotated[int, typer.Option(min=8000, help="Sample rate of the files, Hz.")] = 16_000,
+) -> None:
+    """Write stored conversations as folders of Full-Duplex-Bench, for its own scripts."""
+    from launch.regrade import run_export
+
+    run_export(path, out, rate=rate)
 
 
 @app.command()
@@ -79,11 +136,22 @@ def rollout(
     variant: Annotated[int, typer.Option(min=0)] = 0,
     frames: Annotated[int, typer.Option(min=1, help="Length of the conversation in frames of 80 ms.")] = 150,
     seed: Annotated[int, typer.Option(min=0)] = 1234,
+    acoustics: Acoustics = "clean",
 ) -> None:
     """Play one conversation and write it: the record, a timeline picture, and stereo audio to listen to."""
     from launch.evaluate import run_rollout
 
-    run_rollout(policy, pack, scenario, users=users, variant=variant, frames=frames, seed=seed, out=out)
+    run_rollout(
+        policy,
+        pack,
+        scenario,
+        users=users,
+        variant=variant,
+        frames=frames,
+        seed=seed,
+        acoustics=acoustics,
+        out=out,
+    )
 
 
 @app.command()
@@ -102,11 +170,102 @@ def view(
 
 
 @app.command()
-def doctor() -> None:
-    """Check this machine and this installation."""
-    from launch.doctor import run_doctor
+def segments(
+    corpus: Annotated[Path, typer.Argument(help="The folder of a corpus of two-party recordings.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; a second run goes on where the first stopped.")],
+    layout: Annotated[
+        str | None, typer.Option(help="plain, fisher, seamless, candor or lhotse; left out: what the files look like.")
+    ] = None,
+    activity: Annotated[
+        str,
+        typer.Option(help="Who speaks when: `auto` reads it where the corpus says it, `energy` measures it always."),
+    ] = "auto",
+    per_axis: Annotated[int, typer.Option(min=1, help="How many segments of each axis are drawn.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")] = 0,
+) -> None:
+    """Find pauses, turns, backchannels and interruptions in recordings of people (arXiv 2606.11167)."""
+    from launch.corpora import run_segments
 
-    raise typer.Exit(0 if run_doctor() else 1)
+    run_segments(corpus, out, layout=layout, activity=activity, per_axis=per_axis, seed=seed, jobs=jobs or available())
+
+
+@app.command()
+def fit(
+    segments: Annotated[Path, typer.Argument(help="A folder that `uptake segments` wrote.")],
+    laws: Annotated[
+        Path | None, typer.Option(help="Laws to compare with, as `uptake fit` writes them; left out: the literature's.")
+    ] = None,
+) -> None:
+    """Learn how the people of a corpus time themselves, and how far other laws are from it."""
+    from launch.corpora import run_fit
+
+    run_fit(segments, laws)
+
+
+@app.command()
+def audit(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="[TERM|FILE.py:NAME|CONFIG]", help="A reward, or a configuration for its composition."),
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for a configuration")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every reward and configuration that ships.")] = False,
+    pack: Pack = "core",
+    split: Annotated[str, typer.Option(help="train, dev or test.")] = "dev",
+    scenarios: Annotated[int, typer.Option(min=1, help="How many scenarios are played, with their twins.")] = 60,
+    margin: Annotated[float, typer.Option(min=0, help="How far below the oracle an attack must stay.")] = 0.25,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="Where the figures (JSON) and the picture go.")] = Path("audits"),
+) -> None:
+    """Attack a reward with degenerate policies; exit 1 if one of them earns nearly what an oracle earns."""
+    from launch.audit import run_audit
+
+    passed = run_audit(
+        what, overrides or [], everything=everything, pack_path=pack, split=split, scenarios=scenarios, margin=margin,
+        seed=seed, out=out,
+    )  # fmt: skip
+    raise typer.Exit(0 if passed else 1)
+
+
+@app.command()
+def export(
+    policy: CheckpointArgument,
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    format: Annotated[str, typer.Option(help="kyutai, kyutai-lora, hf or personaplex: who is to read it.")] = "kyutai",
+    base: Annotated[
+        str | None, typer.Option(help="The checkpoint that was trained; kyutai-lora and personaplex need it.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Write a policy in the layout that another program reads; any of them is read, too."""
+    from launch.export import run_export
+
+    run_export(policy, format, out, base, dtype)
+
+
+@app.command()
+def doctor(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="`pocket`, a checkpoint folder or a run folder; left out: this machine.")
+    ] = None,
+) -> None:
+    """Check this machine and this installation, or a checkpoint."""
+    if checkpoint is None:
+        from launch.doctor import run_doctor
+
+        raise typer.Exit(0 if run_doctor() else 1)
+    from launch.checkup import run_checkup
+
+    raise typer.Exit(0 if run_checkup(checkpoint) else 1)
+
+
+@new_app.command("reward")
+def new_reward(name: Annotated[str, typer.Argument(help="A Python name, for instance calm_answer.")]) -> None:
+    """Write a reward that works, and its test, into the current folder."""
+    from launch.scaffold import run_new_reward
+
+    run_new_reward(name)
 
 
 @pack_app.command("check")

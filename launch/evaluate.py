@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
-from align.comparison import plain, single
 from align.evaluation import (
     BASELINES,
     Key,
@@ -21,17 +19,24 @@ from align.evaluation import (
 from align.hearing import Listener, codec_floor
 from align.policies.base import DuplexPolicy
 from align.policies.moshi.policy import MoshiPolicy
-from align.report import change, number, stereo, timeline_png
+from align.report import number, stereo, timeline_png
+from align.rollout import check_context
+from align.stored import Store
+from envs.acoustics.config import find_acoustics
 from envs.episode import Episode, write_flac
 from envs.event import Word
 from envs.pack import Pack
-from launch.terminal import counting, make_console, single_table
-from rewards.chance import Answer, answer_accuracy, find_answers
+from launch.grading import Grader, parse_compat, print_result
+from launch.terminal import counting, make_console
 
 
-def find_system(name: str) -> DuplexPolicy | Scripted:
-    """A scripted agent by name, else a policy by name or path."""
-    return BASELINES[name] if name in BASELINES else load_policy(name)
+def find_system(name: str, frames: int) -> DuplexPolicy | Scripted:
+    """A scripted agent by name, else a policy by name or path, which must remember as many `frames`."""
+    if name in BASELINES:
+        return BASELINES[name]
+    policy = load_policy(name)
+    check_context(policy.spec, frames, "--frames")
+    return policy
 
 
 def run_evaluation(
@@ -44,24 +49,32 @@ def run_evaluation(
     frames: int,
     seed: int,
     batch: int,
+    acoustics: str,
     asr: bool,
     out: Path | None,
+    episodes: Path | None = None,
+    compat: Sequence[str] = (),
     console: Console | None = None,
 ) -> None:
     """Measure one policy or scripted agent on a split; print the figures, and write them if `out` is given.
 
-    `users` names other scenarios than the pack's own. Answers are set against chance (`rewards.chance`). With `asr`,
-    words are those that speech recognition hears; their error rate against the agent's text is shown, and what the
-    policy's codec alone does to speech.
+    `users` names other scenarios than the pack's own. With `episodes`, every conversation is stored there
+    (`align.stored`). `compat` names published evaluators. Answers are set against chance (`rewards.chance`). With
+    `asr`, words are those that speech recognition hears; their error rate against the agent's text is shown, and what
+    the policy's codec alone does to speech.
     """
     console = console or make_console()
+    find_acoustics(acoustics)  # a mistake in it costs nothing yet
+    grader = Grader(parse_compat(compat))
+    store = Store(episodes) if episodes is not None else None
     listener = Listener() if asr else None
     pack = Pack.load(pack_path, users)
-    system = find_system(policy)
-    answers: dict[str, list[Answer]] = {}
+    system = find_system(policy, frames)
 
     def watch(key: Key, episode: Episode, words: Sequence[Word] | None) -> None:
-        answers.setdefault(key[0], []).extend(find_answers(episode, words))
+        grader.add(key, episode, words)
+        if store is not None:
+            store.add(key, episode, words)
 
     with counting(console, f"measuring {policy}", variants * len(pack.scenarios(split))) as advance:
         found = evaluate(
@@ -73,26 +86,15 @@ def run_evaluation(
             seed=seed,
             frames=frames,
             batch=batch,
+            acoustics=acoustics,
             transcribe=listener,
             watch=watch,
             on_done=advance,
         )
-    result = single(found)
-    accuracy = answer_accuracy(answers)
-    result["answers"] = asdict(accuracy) if accuracy else None
-    console.print(single_table(policy, result["rows"]))
-    if accuracy:
-        low, high = (change(bound, "%") for bound in (accuracy.margin.low, accuracy.margin.high))
-        console.print(
-            f"{accuracy.answered} of {accuracy.asked} questions answered, {number(accuracy.hit.estimate, '%')} with an "
-            f"expected word; by chance (what other questions expect) {number(accuracy.chance.estimate, '%')}: "
-            f"{change(accuracy.margin.estimate, '%')} \\[{low}, {high}]",
-            highlight=False,
-        )
-    if listener:
-        result["word_error_rate"], result["words"] = plain(listener.word_error_rate), listener.words
-        rate = number(listener.word_error_rate, "%")
-        console.print(f"speech recognition against the agent's own text: {rate} wrong of {listener.words} words")
+    if store is not None:
+        store.close(found)
+    result = grader.result(found)
+    print_result(console, result)
     if listener and isinstance(system, MoshiPolicy):
         errors, words = codec_floor(listener.transcribe, system.codec, pack.clips("agent"))
         result["codec_word_error_rate"], result["codec_words"] = errors / words, words
@@ -100,6 +102,9 @@ def run_evaluation(
             f"the pack's agent clips after the policy's codec, the floor: {number(errors / words, '%')} wrong of "
             f"{words} words"
         )
+    if store is not None:
+        told = f"conversations: {store.folder}; measure them again with: uptake regrade {store.folder}"
+        console.print(told, soft_wrap=True, highlight=False)
     if out is not None:
         write_json(result, out)
         console.print(f"written: {out}", soft_wrap=True)
@@ -114,16 +119,17 @@ def run_rollout(
     variant: int,
     frames: int,
     seed: int,
+    acoustics: str,
     out: Path,
     console: Console | None = None,
 ) -> None:
-    """Play one conversation; write its record, `timeline.png` and `stereo.flac` (left the user, right the agent)."""
+    """Play one conversation; write its record, `timeline.png`, and `stereo.flac` with what it hears on the left."""
     console = console or make_console()
+    find_acoustics(acoustics)
     pack = Pack.load(pack_path, users)
     split = pack.scenario(scenario).split
-    episode = play(
-        find_system(policy), pack, [(scenario, variant)], split=split, seed=seed, frames=frames
-    )[0]  # fmt: skip
+    system = find_system(policy, frames)
+    (episode,) = play(system, pack, [(scenario, variant)], split=split, seed=seed, frames=frames, acoustics=acoustics)
     episode.save(out)
     (out / "timeline.png").write_bytes(timeline_png(episode)[0])
     write_flac(out / "stereo.flac", stereo(episode), episode.clock.sample_rate)

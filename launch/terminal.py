@@ -72,6 +72,26 @@ def single_table(label: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     return _table("", [row["label"] for row in rows], columns)
 
 
+def type_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """p50, p95 and p99 of every timing by the type of the event."""
+    labels = [f"{row['type']} {row['event']}: {row['text']}" for row in rows]
+    columns = {"n": [f"{row['n']:.0f}" for row in rows]}
+    columns |= {name: [number(row[name], "s") for row in rows] for name in ("p50", "p95", "p99")}
+    return _table("timing by the type of the event", labels, columns)
+
+
+def compat_table(name: str, found: Mapping[str, Any]) -> Table:
+    """A published evaluator's figures: as coded, and with its bugs off, with the cases of each."""
+    rows = found["rows"]
+    columns = {}
+    for column in found["bugs"]:
+        cells = [row["columns"][column] for row in rows]
+        columns[column] = [number(cell["value"], row["unit"]) for cell, row in zip(cells, rows, strict=True)]
+        columns[f"n, {column}"] = [f"{cell['cases']:.0f}" for cell in cells]
+    labels = [f"{'– ' if row['text'].startswith('control') else ''}{row['figure']}{_arrow(row)}" for row in rows]
+    return _table(f"{name} ({found['source']})", labels, columns)
+
+
 def _table(title: str, labels: Sequence[str], columns: Mapping[str, Sequence[str]]) -> Table:
     table = Table(title=title or None, title_justify="left")
     table.add_column("measure", no_wrap=True)
@@ -83,8 +103,11 @@ def _table(title: str, labels: Sequence[str], columns: Mapping[str, Sequence[str
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    arrow = {"higher": " ↑", "lower": " ↓"}.get(row["better"], "")
-    return f"[bold]{row['label']}[/]{arrow}" if row["headline"] else f"{row['label']}{arrow}"
+    return f"[bold]{row['label']}[/]{_arrow(row)}" if row["headline"] else f"{row['label']}{_arrow(row)}"
+
+
+def _arrow(row: Mapping[str, Any]) -> str:
+    return {"higher": " ↑", "lower": " ↓"}.get(row["better"], "")
 
 
 @contextmanager

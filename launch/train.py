@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -30,15 +31,18 @@ from align.comparison import compare
 from align.config import TrainConfig, dump_config, load_config, save_config
 from align.engine import stop_ranks
 from align.evaluation import BASELINES, Evaluation, evaluate, examples, load_policy, write_json
+from align.judging import check_axes
 from align.memory import peak_memory
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
 from align.report import save_conversation, write_report
-from align.trainers import grpo
+from align.rollout import check_context
+from align.trainers import grpo, ppo
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError, nearest
 from envs.pack import Pack
 from envs.scenario import Scenario
+from launch.judge import judge_comment, open_judge
 from launch.terminal import comparison_tables, counting, make_console, ranking_line
 from rewards.compose import Composition
 
@@ -64,32 +68,38 @@ def run_training(
     console = console or make_console()
     config = load_config(name_or_path, overrides)
     job = prepare(config)
+    judge = job.composition.judge
     if dry_run:
         console.print(dump_config(config), end="", markup=False, highlight=False)
+        if judge is not None:
+            console.print(judge_comment(judge, job.composition), end="", markup=False, highlight=False, soft_wrap=True)
         return None
-    first = int(os.environ.get("RANK", "0")) == 0
-    folder = config.folder
+    try:
+        return _run(job, console, started, resume)
+    finally:
+        if judge is not None:
+            judge.close()
+
+
+def _run(job: Job, console: Console, started: float, resume: bool) -> Path | None:
+    config, judge, rank = job.config, job.composition.judge, int(os.environ.get("RANK", "0"))
+    first, folder = rank == 0, config.folder
+    if first and judge is not None:
+        judge.probe(job.composition.rubrics[0])
     if first:
-        claim(folder, config, resume)
+        claim(folder, config, resume, judged=judge is not None)
+    if judge is not None:
+        judge.record_in(folder, job.composition.rubrics, rank)
     before = measure(job, "before", folder, console) if first else None
     # wandb would print its own summary and listen in on the progress bar; what it logs is not touched.
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")
     if first:
-        console.print(f"[bold]training[/]: {config.grpo.iterations} iterations, {folder / 'metrics.jsonl'}")
-    grpo.train(
-        config.grpo,
-        job.policy,
-        lambda rows: DuplexVectorEnv(job.pack, rows, split="train", frames=config.grpo.frames),
-        curriculum.by_axis(job.pack.scenarios("train")),
-        job.composition,
-        folder,
-        seed=config.seed,
-        resume=resume and bool(list_checkpoints(folder / "checkpoints")),
-        tail=before.seconds if before else 0.0,  # measuring after takes as long; the baselines add next to nothing
-        wandb_mode=config.wandb.mode,
-        wandb_project=config.wandb.project,
-    )
+        algorithm = config.algorithm
+        console.print(
+            f"[bold]training[/] ({algorithm.section}): {algorithm.iterations} iterations, {folder / 'metrics.jsonl'}"
+        )
+    learn(job, folder, resume=resume, tail=before.seconds if before else 0.0)
     stop_ranks()
     if before is None:
         return None
@@ -99,7 +109,12 @@ def run_training(
         before,
         after,
         scripted,
-        run={"name": config.name, "policy": config.policy, "seed": config.seed, "iterations": config.grpo.iterations},
+        run={
+            "name": config.name,
+            "policy": config.policy,
+            "seed": config.seed,
+            "iterations": config.algorithm.iterations,
+        },
         resamples=config.evaluation.resamples,
         seed=config.evaluation.seed,
     )
@@ -132,20 +147,53 @@ class Job:
 
 def prepare(config: TrainConfig) -> Job:
     """Load all that a configuration names; raises `UptakeError` for the first thing that is wrong."""
-    config.grpo.check(int(os.environ.get("WORLD_SIZE", "1")))
+    config.algorithm.check(int(os.environ.get("WORLD_SIZE", "1")))
     for name in config.evaluation.baselines:
         if name not in BASELINES:
             raise UptakeError(f"evaluation.baselines: no scripted agent '{name}'{nearest(name, BASELINES)}")
-    composition = Composition({term: weight for term, weight in config.rewards.items() if weight})
+    terms = {term: weight for term, weight in config.rewards.items() if weight}
+    composition = Composition(terms, judge=open_judge(config.judge, terms))
     pack = Pack.load(config.pack, config.users)
+    check_axes(composition, pack.scenarios("train"))
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")
-    return Job(config, pack, scenarios, load_policy(config.policy), composition)
+    policy = load_policy(config.policy)
+    check_context(policy.spec, config.algorithm.frames, f"{config.algorithm.section}.frames")
+    check_context(policy.spec, config.evaluation.frames, "evaluation.frames")
+    return Job(config, pack, scenarios, policy, composition)
 
 
-def claim(folder: Path, config: TrainConfig, resume: bool) -> None:
+def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:
+    """Train with the algorithm whose section the configuration has.
+
+    Args:
+        tail: seconds that measuring after will take: as long as before; the baselines add next to nothing.
+    """
+    config = job.config
+
+    def make_env(rows: int) -> DuplexVectorEnv:
+        return DuplexVectorEnv(job.pack, rows, split="train", frames=config.algorithm.frames)
+
+    world = (job.policy, make_env, curriculum.by_axis(job.pack.scenarios("train")), job.composition, folder)
+    options: dict[str, Any] = {
+        "seed": config.seed,
+        "resume": resume and bool(list_checkpoints(folder / "checkpoints")),
+        "tail": tail,
+        "wandb_mode": config.wandb.mode,
+        "wandb_project": config.wandb.project,
+    }
+    if config.grpo is not None:
+        grpo.train(config.grpo, *world, **options)
+    if config.ppo is not None:
+        ppo.train(config.ppo, *world, **options)
+
+
+def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False) -> None:
     """Take the run folder: a new one, or with `resume` the one that is there. Nothing in it is ever overwritten.
+
+    Args:
+        judged: a language model is asked, so it must be the same one.
 
     Raises:
         UptakeError: the folder holds a run and `resume` is false, or the other way round; the disk is nearly full.
@@ -157,11 +205,22 @@ def claim(folder: Path, config: TrainConfig, resume: bool) -> None:
         raise UptakeError(f"{folder}: no run to resume; start it without --resume")
     if resume:
         old = load_config(str(folder / "config.yaml"))
-        for name in ("policy", "pack", "seed", "rewards", "evaluation"):  # grpo.train compares its own section
+        if old.algorithm.section != config.algorithm.section:
+            raise UptakeError(
+                f"{folder} was started with {old.algorithm.section}, now it is {config.algorithm.section}; resume it "
+                "as it was, or start another run with name=NAME"
+            )
+        for name in ("policy", "pack", "seed", "rewards", "evaluation"):  # a trainer compares its own section
             if getattr(old, name) != getattr(config, name):
                 raise UptakeError(
                     f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
                     "resume it as it was, or start another run with name=NAME"
+                )
+        for name in ("model", "body", "transcript") if judged else ():
+            if getattr(old.judge, name) != getattr(config.judge, name):
+                raise UptakeError(
+                    f"{folder} was started with judge.{name} = {getattr(old.judge, name)}, now it is "
+                    f"{getattr(config.judge, name)}; another judge is another reward: start another run with name=NAME"
                 )
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free

@@ -19,7 +19,11 @@ QUANTILES: Mapping[str, Mapping[str, float]] = {
     "latency_s": {"latency_p50_s": 0.5},
     "stop_latency_s": {"stop_latency_p50_s": 0.5},
 }
-"""Names that hold lists, and the quantiles that are reported of each. Every other name holds a ratio."""
+"""Names that hold lists, and the quantiles that are reported of each. `NAME/TYPE` holds a list too (see `by_type`).
+
+Every other name holds a ratio.
+"""
+TYPE_QUANTILES: Mapping[str, float] = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,14 @@ class Table:
     @classmethod
     def of(cls, groups: Sequence[Sequence[Measurement]]) -> Table:
         """Tabulate the measurements of each scenario's episodes."""
-        names = sorted({name for group in groups for one in group for name in one})
+        names = sorted({name for group in groups for one in group for name in one if "/" not in name})
         ratios = {name: np.zeros((len(groups), 2)) for name in names if name not in QUANTILES}
         lists: dict[str, list[tuple[float, int]]] = {name: [] for name in names if name in QUANTILES}
         for index, group in enumerate(groups):
             for one in group:
                 for name, contribution in one.items():
+                    if "/" in name:
+                        continue
                     if name in QUANTILES:
                         lists[name] += [(float(value), index) for value in contribution]
                     else:
@@ -70,6 +76,27 @@ def aggregate(measurements: Sequence[Measurement]) -> dict[str, float]:
     """
     table = Table.of([measurements])
     return {name: float(value[0]) for name, value in table.estimates(np.ones((1, 1))).items()}
+
+
+def by_type(measurements: Sequence[Measurement]) -> dict[tuple[str, str], dict[str, float]]:
+    """p50, p95 and p99 of every timing by the type of the event: (type, name) -> `n` and the quantiles, seconds.
+
+    A quantile is the smallest value with that share of the cases at or below it: of fewer than 100 cases, p99 is the
+    largest.
+    """
+    values: dict[tuple[str, str], list[float]] = {}
+    for one in measurements:
+        for key, contribution in one.items():
+            name, _, kind = key.partition("/")
+            if kind and contribution:
+                values.setdefault((kind, name), []).extend(float(value) for value in contribution)
+    found = {}
+    for case in sorted(values):
+        ordered = np.sort(values[case])
+        ones = np.ones((1, ordered.size))
+        quantiles = {label: float(_quantile(ordered, ones, q)[0]) for label, q in TYPE_QUANTILES.items()}
+        found[case] = {"n": float(ordered.size), **quantiles}
+    return found
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -1,53 +1,172 @@
-"""Would a degenerate policy get away with it? Scores a composition on what scripted agents did."""
+"""Would a degenerate policy get away with it? Compares what attacks earn with what the oracle earns.
+
+    found = audit(Composition(OURS), dict(play(pack, paired_scenarios(pack))))
+    found.offenders                          # attacks that come within the margin of the oracle, or above it
+
+`examine` audits many compositions over the same conversations and scores every term once.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from envs.episode import Episode
 from envs.errors import UptakeError
-from rewards.compose import Composition, term_values
+from rewards.attacks import ORACLE
+from rewards.compose import Composition, term_values, weighted_mean
+from rewards.registry import get
 
 MARGIN = 0.25
 """Of the reward's range of 2: a degenerate agent must stay this far below the oracle."""
+
+SLACK = 0.15
+"""A declared hole counts as closed only this far beyond the margin, so that other voices do not open and close it."""
+
+Values = Mapping[str, float | None]
+"""Term -> mean over all its verdicts; None when it never applied."""
 
 
 @dataclass(frozen=True)
 class Audit:
     """What each agent earned, and who earned too much."""
 
-    totals: Mapping[str, float]
-    """agent -> weighted mean of its terms."""
-    terms: Mapping[str, Mapping[str, float | None]]
-    """agent -> term -> mean over episodes; None when the term never applied."""
-    offenders: tuple[str, ...]
-    """Degenerate agents whose total is within the margin of the oracle's, or above it."""
+    terms: Mapping[str, Values]
+    """agent -> term -> mean over conversations."""
+    totals: Mapping[str, float | None]
+    """agent -> weighted mean of the terms that apply to it; None when none does."""
     oracle: str
     margin: float
-    faults: int
-    """Verdicts that a term failed to give."""
+    faults: Mapping[str, int]
+    """term -> verdicts that it failed to give."""
+    known: Mapping[str, str] = field(default_factory=dict)
+    """attack -> why it is expected to get away with it (`rewards.holes`)."""
+
+    def gap(self, agent: str) -> float | None:
+        """How far an agent's total lies below the oracle's; None when nothing of it was judged."""
+        total, best = self.totals[agent], self.totals[self.oracle]
+        return None if total is None or best is None else best - total
+
+    @property
+    def offenders(self) -> tuple[str, ...]:
+        """Attacks whose total is within the margin of the oracle's, or above it."""
+        gaps = {agent: self.gap(agent) for agent in self.totals if agent != self.oracle}
+        return tuple(agent for agent, gap in gaps.items() if gap is not None and gap < self.margin)
+
+    @property
+    def holes(self) -> tuple[str, ...]:
+        """Offenders that nobody has declared."""
+        return tuple(agent for agent in self.offenders if agent not in self.known)
+
+    @property
+    def closed(self) -> tuple[str, ...]:
+        """Declared holes that are none: the declaration is out of date."""
+        gaps = {agent: self.gap(agent) for agent in self.known}
+        return tuple(agent for agent, gap in gaps.items() if gap is None or gap >= self.margin + SLACK)
 
     @property
     def passed(self) -> bool:
-        """No offender, and no fault that could hide one."""
-        return not self.offenders and not self.faults
+        """No undeclared hole, no declared one that is closed, and no fault that could hide one."""
+        return not (self.holes or self.closed or any(self.faults.values()))
 
-    def lines(self) -> list[str]:
-        """One line an agent, best first."""
-        rows = []
-        for agent in sorted(self.totals, key=lambda name: -self.totals[name]):
-            parts = [f"{t} {'-' if v is None else format(v, '+.2f')}" for t, v in self.terms[agent].items()]
-            mark = " <- too close to the oracle" if agent in self.offenders else ""
-            rows.append(f"{agent:20s} {self.totals[agent]:+.3f}  {'  '.join(parts)}{mark}")
-        return rows
+    def won(self, agent: str) -> list[str]:
+        """The terms on which an agent alone comes within the margin of the oracle."""
+        best, mine = self.terms[self.oracle], self.terms[agent]
+        return [
+            term
+            for term, value in mine.items()
+            if value is not None and (top := best[term]) is not None and top - value < self.margin
+        ]
+
+    def complaints(self) -> list[str]:
+        """One sentence for each thing that keeps the audit from passing."""
+        said = []
+        for agent in self.holes:
+            gap = self.gap(agent)
+            assert gap is not None
+            where = f"{-gap:.2f} above" if gap < 0 else f"only {gap:.2f} below"
+            parts = ", ".join(f"{t} {self.terms[agent][t]:+.2f} against {self._best(t)}" for t in self.won(agent))
+            said.append(
+                f"{agent} earns {self.totals[agent]:+.2f}, {where} the oracle's {self.totals[self.oracle]:+.2f} "
+                f"(margin {self.margin:g}): {parts or 'by the sum of its terms'}"
+            )
+        said += [f"{agent} is declared in rewards/holes.py and does not get near the oracle" for agent in self.closed]
+        said += [f"{term} failed to give {count} verdicts" for term, count in self.faults.items() if count]
+        return said
+
+    def _best(self, term: str) -> str:
+        value = self.terms[self.oracle][term]
+        return "-" if value is None else f"{value:+.2f}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, with the verdict on each attack."""
+        return {
+            "passed": self.passed,
+            "margin": self.margin,
+            "oracle": {"total": self.totals[self.oracle], "terms": dict(self.terms[self.oracle])},
+            "attacks": {
+                agent: {
+                    "total": self.totals[agent],
+                    "gap": self.gap(agent),
+                    "terms": dict(self.terms[agent]),
+                    "within_margin": agent in self.offenders,
+                    "known": self.known.get(agent),
+                }
+                for agent in self.totals
+                if agent != self.oracle
+            },
+            "closed_holes": list(self.closed),
+            "faults": {term: count for term, count in self.faults.items() if count},
+        }
+
+
+def score(composition: Composition, episodes: Iterable[Episode]) -> dict[str, float | None]:
+    """Mean of each term over all its verdicts on these conversations; None when it never applied."""
+    values = term_values(verdict for episode in episodes for verdict in composition.score(episode))
+    return {term: values.get(term) for term in composition.weights}
+
+
+def compare(
+    weights: Mapping[str, float],
+    terms: Mapping[str, Values],
+    *,
+    oracle: str = ORACLE,
+    margin: float = MARGIN,
+    faults: Mapping[str, int] = MappingProxyType({}),
+    known: Mapping[str, str] = MappingProxyType({}),
+) -> Audit:
+    """See whether anybody comes near the oracle.
+
+    Args:
+        weights: of the terms that are audited together.
+        terms: agent -> what `score` says about it; other terms may be in it too.
+        oracle: the agent that does it right; every other one is taken for degenerate.
+        margin: how far below the oracle's total the others must stay.
+        faults: term -> how often it failed.
+        known: attacks that are expected to come near, and why.
+
+    Raises:
+        UptakeError: no oracle, or nobody to compare with, an oracle to whom no term applies, or an unknown attack.
+    """
+    if oracle not in terms or len(terms) < 2:
+        raise UptakeError(f"audit: agents {sorted(terms)}; needs {oracle!r} and one to compare with it")
+    for agent in known:
+        if agent not in terms:
+            raise UptakeError(f"audit: a hole is declared for {agent!r}, which is none of {', '.join(sorted(terms))}")
+    kept = {agent: {term: values.get(term) for term in weights} for agent, values in terms.items()}
+    totals = {agent: weighted_mean(values, weights) for agent, values in kept.items()}
+    if totals[oracle] is None:
+        raise UptakeError(f"audit: no term applies to {oracle!r}; its episodes hold no event that this reward judges")
+    failed = {term: faults.get(term, 0) for term in weights}
+    return Audit(kept, totals, oracle, margin, failed, dict(known))
 
 
 def audit(
     composition: Composition,
     episodes: Mapping[str, Sequence[Episode]],
-    oracle: str = "oracle",
+    oracle: str = ORACLE,
     margin: float = MARGIN,
 ) -> Audit:
     """Score every agent's episodes and see whether any of them comes near the oracle.
@@ -62,25 +181,57 @@ def audit(
         margin: how far below the oracle's total the others must stay.
 
     Raises:
-        UptakeError: no oracle, an agent without episodes, or an oracle to whom no term applies.
+        UptakeError: an agent without episodes, or whatever `compare` refuses.
     """
-    if oracle not in episodes or len(episodes) < 2:
-        raise UptakeError(f"audit: agents {sorted(episodes)}; needs {oracle!r} and one to compare with it")
     empty = [agent for agent, played in episodes.items() if not played]
     if empty:
         raise UptakeError(f"audit: agent {empty[0]!r} has no episodes; play the same scenarios with every agent")
-    before = sum(composition.faults.values())
-    terms: dict[str, dict[str, float | None]] = {}
-    totals = {}
-    for agent, played in episodes.items():
-        verdicts = [verdict for episode in played for verdict in composition.score(episode)]
-        values = term_values(verdicts)
-        terms[agent] = {term: values.get(term) for term in composition.weights}
-        totals[agent] = composition.total(verdicts)
-    if all(value is None for value in terms[oracle].values()):
-        raise UptakeError(f"audit: no term applies to {oracle!r}; its episodes hold no event that this reward judges")
-    faults = sum(composition.faults.values()) - before
-    bar = totals[oracle] - margin
-    judged = [a for a in episodes if a != oracle and any(value is not None for value in terms[a].values())]
-    offenders = tuple(a for a in judged if totals[a] >= bar or math.isnan(totals[a]))
-    return Audit(totals, terms, offenders, oracle, margin, faults)
+    before = dict(composition.faults)
+    terms = {agent: score(composition, played) for agent, played in episodes.items()}
+    faults = {term: count - before.get(term, 0) for term, count in composition.faults.items()}
+    return compare(composition.weights, terms, oracle=oracle, margin=margin, faults=faults)
+
+
+def companions(name: str) -> dict[str, float]:
+    """A reward and the terms that it must be trained with (`Reward.beside`), at equal weight."""
+    return dict.fromkeys([name, *get(name).beside], 1.0)
+
+
+def examine(
+    subjects: Mapping[str, Mapping[str, float]],
+    played: Iterable[tuple[str, Sequence[Episode]]],
+    *,
+    margin: float = MARGIN,
+    known: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> tuple[dict[str, Audit], dict[str, str]]:
+    """Audit many compositions over the same conversations.
+
+    Args:
+        subjects: name -> terms and weights, as `Composition` takes them.
+        played: (agent, its conversations), the oracle among them; asked for one after the other (`rewards.attacks`).
+        margin: how far below the oracle everybody else must stay.
+        known: subject -> attack -> why it is expected to get away with it.
+
+    Returns:
+        The audits; and for each subject that cannot be audited, why.
+    """
+    compositions, refused = {}, {}
+    for name, terms in subjects.items():
+        try:
+            compositions[name] = Composition(terms)
+        except UptakeError as error:
+            refused[name] = str(error)
+    spelled = {get(term).name: term for name in compositions for term, weight in subjects[name].items() if weight}
+    if not spelled:
+        return {}, refused
+    everything = Composition(dict.fromkeys(spelled.values(), 1.0))
+    found = {agent: score(everything, episodes) for agent, episodes in played}
+    audits = {}
+    for name, composition in compositions.items():
+        try:
+            audits[name] = compare(
+                composition.weights, found, margin=margin, faults=everything.faults, known=known.get(name, {})
+            )
+        except UptakeError as error:
+            refused[name] = str(error)
+    return audits, refused

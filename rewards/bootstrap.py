@@ -7,7 +7,7 @@ the interval is the percentile interval of the draws (Efron and Tibshirani 1993,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,11 +47,24 @@ class Comparison:
     """"better", "worse" or "unclear"; "moved" for a figure that has no better direction, when zero is excluded."""
 
 
-def bootstrap(run: Run, draws: int = DRAWS, seed: int = 0) -> dict[str, Interval]:
-    """Percentile intervals of every figure of one run."""
+def bootstrap(
+    run: Run,
+    draws: int = DRAWS,
+    seed: int = 0,
+    derive: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = lambda estimates: {},
+) -> dict[str, Interval]:
+    """Percentile intervals of every figure of one run.
+
+    Args:
+        run: scenario id -> measurements.
+        draws: resamples of the scenarios.
+        seed: of the resampling; the same seed gives the same intervals.
+        derive: more figures that follow from those of the table, name -> (D,) each.
+    """
     table = Table.of(list(run.values()))
     estimates = table.estimates(np.ones((1, table.scenarios)))
     drawn = table.estimates(_weights(table.scenarios, draws, seed))
+    estimates, drawn = {**estimates, **derive(estimates)}, {**drawn, **derive(drawn)}
     return {name: _interval(estimates[name], drawn[name]) for name in _ordered(estimates)}
 
 

@@ -12,6 +12,10 @@ from rewards.view import EpisodeView
 STOP_FULL_SECONDS = 0.5
 STOP_ZERO_SECONDS = 1.5
 """Defaults of a stop, from the moment that the intent is clear: 1 up to 0.5 s, 0 at 1.5 s, -1 from 2.5 s on."""
+EARLY_FULL_SECONDS = 0.2
+EARLY_ZERO_SECONDS = 0.7
+"""A stop this long before the intent is clear is worth everything, or nothing: so early, it is a stop at the "yeah"
+that the backchannel twin begins with just so, and there it is wrong."""
 QUIET_SECONDS = 2.0
 """After a stop command the agent stays silent for this long."""
 
@@ -33,11 +37,20 @@ def stop_latency(view: EpisodeView, event: Event) -> float | None:
 
 
 def stop_score(latency_s: float, full: float, zero: float) -> float:
-    """1 up to `full`, linear through 0 at `zero` down to -1."""
+    """1 from 0.2 s before the intent is clear to `full`, linear through 0 at `zero` down to -1; earlier, down to 0."""
+    if latency_s < -EARLY_FULL_SECONDS:
+        early = (-latency_s - EARLY_FULL_SECONDS) / (EARLY_ZERO_SECONDS - EARLY_FULL_SECONDS)
+        return max(0.0, 1.0 - early)
     return max(-1.0, 1.0 - max(0.0, latency_s - full) / (zero - full))
 
 
-@reward("interruption", axis="interruption", events=sorted(BARGE_IN_TYPES), horizon_s=4.0)
+@reward(
+    "interruption",
+    axis="interruption",
+    events=sorted(BARGE_IN_TYPES),
+    horizon_s=4.0,
+    beside=["continue", "quality"],
+)
 def interruption(view: EpisodeView, event: Event) -> Verdict:
     """Stop when the user barges in; then answer what was said, or after a stop command be quiet.
 
@@ -48,7 +61,8 @@ def interruption(view: EpisodeView, event: Event) -> Verdict:
     was nothing to interrupt) or when the episode ends less than 2.5 s after `sem` or before the barge-in is over.
 
     Value: half stop, half answer. Stop, from the anchor `sem`: 1 up to 0.5 s, 0 at 1.5 s, -1 from 2.5 s
-    (`within: {full, zero}` of the `stops` expectation moves 0.5 and 1.5). Answer: the curve of `turn_taking` on the
+    (`within: {full, zero}` of the `stops` expectation moves 0.5 and 1.5), and from 0.2 s before `sem` down to 0 at
+    0.7 s before it, where nobody can know yet that this is no backchannel. Answer: the curve of `turn_taking` on the
     signed offset from the barge-in's end; credit above 0 is halved when the event expects words, the agent has a text
     stream and none of them is in it, and it fades with the stop: all of it for a full stop, half at 1.5 s, none for
     an agent that never stopped, which gets -1 in all. A stop command (C3) wants 2 s of silence after its end instead:

@@ -14,21 +14,30 @@ _PHASES = 64
 _SEED = 20260609
 
 
-def match_one_to_one(predicted: Sequence[float], wanted: Sequence[float], tolerance: float = MATCH_SECONDS) -> int:
-    """Size of the largest one-to-one matching of two sets of times with |difference| <= tolerance.
+def matches(
+    predicted: Sequence[float], wanted: Sequence[float], tolerance: float = MATCH_SECONDS
+) -> list[tuple[float, float]]:
+    """The largest one-to-one matching of two sets of times with |difference| <= tolerance, as pairs in order.
 
     Both sorted, the earliest that can match does: with one tolerance for all, no other order matches more.
     """
     a, b = sorted(predicted), sorted(wanted)
-    i = j = hits = 0
+    pairs: list[tuple[float, float]] = []
+    i = j = 0
     while i < len(a) and j < len(b):
         if abs(a[i] - b[j]) <= tolerance + 1e-9:
-            hits, i, j = hits + 1, i + 1, j + 1
+            pairs.append((a[i], b[j]))
+            i, j = i + 1, j + 1
         elif a[i] < b[j]:
             i += 1
         else:
             j += 1
-    return hits
+    return pairs
+
+
+def match_one_to_one(predicted: Sequence[float], wanted: Sequence[float], tolerance: float = MATCH_SECONDS) -> int:
+    """How many pairs `matches` finds."""
+    return len(matches(predicted, wanted, tolerance))
 
 
 @lru_cache(maxsize=65536)

@@ -1,4 +1,4 @@
-"""What an evaluation reports, measured on episodes alone.
+"""What an evaluation reports, measured on episodes alone. `docs/measures.md` has every definition.
 
 `measure` turns one episode into contributions (numerators and denominators, or lists of values) that add up over
 episodes; `aggregate` turns them into figures; `rewards.bootstrap` puts intervals round them. Times come from the audio
@@ -16,7 +16,7 @@ from rewards.aggregate import Measurement, aggregate, paired_score
 from rewards.backchannel import listening
 from rewards.continue_ import AFTER_SECONDS, GAP_SECONDS
 from rewards.interruption import QUIET_SECONDS, STOP_ZERO_SECONDS, stop_latency
-from rewards.matching import random_hits
+from rewards.matching import matches, random_hits
 from rewards.pause import RESUME_SECONDS
 from rewards.quality import answer
 from rewards.text import duplicates
@@ -58,8 +58,11 @@ MEASURES: Mapping[str, Measure] = {
     "bc_f1": Measure(1, "", "backchannel F1 within 1 s, one to one, takeovers as false positives"),
     "bc_random_f1": Measure(0, "", "the same for as many backchannels at uniform random times (fixed seed)"),
     "bc_control_f1": Measure(0, "", "the same for the better of random times and a metronome"),
+    "bc_above_control": Measure(1, "", "backchannel F1 less that of the better control: what listening adds"),
     "bc_precision": Measure(1, "", "backchannels that match an opportunity"),
+    "bc_control_precision": Measure(0, "", "the same for the better blind control"),
     "bc_recall": Measure(1, "", "opportunities that are matched"),
+    "bc_control_recall": Measure(0, "", "the same for the better blind control"),
     "bc_per_minute": Measure(0, "1/min", "backchannels a minute of monologue"),
     "bc_takeover": Measure(-1, "per monologue", "turns taken inside a monologue"),
     "stopped": Measure(1, "share", "barge-ins, agent talking, after which it stops within 1.5 s of their meaning"),
@@ -78,6 +81,17 @@ MEASURES: Mapping[str, Measure] = {
 }
 """Every figure that `aggregate` gives, in the order of a table."""
 
+TIMINGS: Mapping[str, str] = {
+    "fto_s": "answer, from the end of the turn (signed)",
+    "latency_s": "answer latency (early or none: 3 s)",
+    "talk_s": "longest speech of the agent in the pause",
+    "delay_s": "backchannel, from the opportunity that it matches (signed)",
+    "stop_latency_s": "stop, from the meaning of the barge-in (4 s at most)",
+    "answer_s": "answer to the barge-in (none: 3 s)",
+    "gap_s": "longest silence of the agent meanwhile",
+}
+"""What is timed at each event, and listed by its type: `rewards.aggregate.by_type` gives p50, p95 and p99."""
+
 _RATIOS = [name for name in MEASURES if not name.endswith("_s") and name != "paired_score"]
 
 
@@ -87,6 +101,12 @@ class _Tally:
     def __init__(self) -> None:
         self.ratios = {name: [0.0, 0.0] for name in _RATIOS}
         self.lists: dict[str, list[float]] = {"fto_s": [], "latency_s": [], "stop_latency_s": []}
+
+    def time(self, name: str, event: Event, seconds: float) -> None:
+        """A timing of this event: listed by its type, and in the list of all types if there is one."""
+        self.lists.setdefault(f"{name}/{event.type}", []).append(seconds)
+        if name in self.lists:
+            self.lists[name].append(seconds)
 
     def add(self, name: str, numerator: float, denominator: float = 1.0) -> None:
         self.ratios[name][0] += float(numerator)
@@ -101,7 +121,8 @@ def measure(episode: Episode, transcript: Sequence[Word] | None = None) -> dict[
         transcript: words to judge in place of the agent's own, for instance from speech recognition.
 
     Returns:
-        name -> (numerator, denominator); `fto_s`, `latency_s` and `stop_latency_s` -> all their values. JSON keeps it.
+        name -> (numerator, denominator); `fto_s`, `latency_s` and `stop_latency_s` -> all their values, and
+        `NAME/TYPE` -> those of one timing (`TIMINGS`) at events of one type. JSON keeps it.
     """
     view = EpisodeView(episode, episode.samples, transcript)
     tally = _Tally()
@@ -152,6 +173,8 @@ def _pause(view: EpisodeView, event: Event, tally: _Tally) -> None:
     end = event.offset + view.samples(RESUME_SECONDS)
     if view.end >= end:
         tally.add("pause_takeover", any(u.onset < end and u.offset > event.onset for u in view.turns))
+        heard = [u.seconds for u in view.utterances if u.onset < end and u.offset > event.onset]
+        tally.time("talk_s", event, max(heard, default=0.0))
     # When the user's turn ends inside the decision window, taking it there may be right: no decision to judge.
     window = event.onset + view.samples(FLOOR_SECONDS)
     over = [e.offset for e in view.events if is_user_turn(e) and e.onset <= event.onset and e.offset >= event.offset]
@@ -169,13 +192,13 @@ def _turn(view: EpisodeView, event: Event, tally: _Tally) -> None:
         early = cut_in(view, event)
         response = find_response(view, event.offset, limit, () if expect is None else expect.content)
         if early is not None:
-            tally.lists["fto_s"].append(view.seconds(early.onset - event.offset))
+            tally.time("fto_s", event, view.seconds(early.onset - event.offset))
         elif response is not None and response.real:
-            tally.lists["fto_s"].append(response.offset_s)
+            tally.time("fto_s", event, response.offset_s)
         answered = early is None and response is not None and response.real
         tally.add("turn_response", answered)
         # An offset alone would call an agent that stops cutting in slower: here early is as bad as never.
-        tally.lists["latency_s"].append(response.offset_s if response is not None and answered else RESPONSE_SECONDS)
+        tally.time("latency_s", event, response.offset_s if response is not None and answered else RESPONSE_SECONDS)
     if _seen(view, event.offset, FLOOR_SECONDS + TURN_SECONDS):
         tally.add("pair_reply", takes_turn(view, event.offset) is True)
 
@@ -196,8 +219,13 @@ def _monologue(view: EpisodeView, event: Event, tally: _Tally) -> None:
     tally.add("bc_f1", 2.0 * heard.hits, heard.judged)
     tally.add("bc_random_f1", 2.0 * blindly, heard.judged)
     tally.add("bc_control_f1", 2.0 * heard.blind, heard.judged)
+    tally.add("bc_above_control", 2.0 * (heard.hits - heard.blind), heard.judged)
     tally.add("bc_precision", heard.hits, len(heard.given) + heard.takeovers)
+    tally.add("bc_control_precision", heard.blind, len(heard.given) + heard.takeovers)
     tally.add("bc_recall", heard.hits, len(heard.wanted))
+    tally.add("bc_control_recall", heard.blind, len(heard.wanted))
+    for given, wanted in matches(heard.given, heard.wanted):
+        tally.time("delay_s", event, given - wanted)
 
 
 def _barge_in(view: EpisodeView, event: Event, tally: _Tally) -> None:
@@ -209,7 +237,7 @@ def _barge_in(view: EpisodeView, event: Event, tally: _Tally) -> None:
         return
     stopped = latency <= STOP_ZERO_SECONDS
     tally.add("stopped", stopped)
-    tally.lists["stop_latency_s"].append(min(latency, CENSOR_SECONDS))
+    tally.time("stop_latency_s", event, min(latency, CENSOR_SECONDS))
     next_turn = view.next_user_turn(event.offset)
     if event.type == "C3":
         quiet = min(next_turn, event.offset + view.samples(QUIET_SECONDS))
@@ -219,13 +247,17 @@ def _barge_in(view: EpisodeView, event: Event, tally: _Tally) -> None:
     expect = event.expected("responds")
     limit = min(next_turn, event.offset + view.samples(RESPONSE_SECONDS))
     response = find_response(view, event.offset, limit, () if expect is None else expect.content)
-    tally.add("answered", stopped and response is not None and response.real)
+    real = response is not None and response.real
+    tally.add("answered", stopped and real)
+    tally.time("answer_s", event, response.offset_s if response is not None and real else RESPONSE_SECONDS)
 
 
 def _continue(view: EpisodeView, event: Event, tally: _Tally) -> None:
     end = event.offset + view.samples(AFTER_SECONDS)
     if view.end >= end and view.utterance_at(event.onset) is not None:
-        tally.add("false_stop", view.longest_silence(event.onset, end) > GAP_SECONDS)
+        gap = view.longest_silence(event.onset, end)
+        tally.add("false_stop", gap > GAP_SECONDS)
+        tally.time("gap_s", event, gap)
     if event.type == "D1" and _seen(view, event.onset, STOP_SECONDS):
         tally.add("pair_persist", falls_silent(view, event.onset) is False)
 

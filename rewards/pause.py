@@ -15,7 +15,7 @@ LONG_SECONDS = 2.0
 """Agent speech of this length in a pause is as bad as can be."""
 
 
-@reward("pause_handling", axis="pause", events=["B1", "B4"], horizon_s=1.5)
+@reward("pause_handling", axis="pause", events=["B1", "B4"], horizon_s=1.5, beside=["turn_taking", "quality"])
 def pause_handling(view: EpisodeView, event: Event) -> Verdict:
     """Nothing but a backchannel while the user holds the floor through a silence.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from envs.event import BARGE_IN_TYPES, Event
 from rewards.registry import reward
-from rewards.text import best_similarity, contains_any, duplicates
+from rewards.text import best_similarity, contains_any, copies, duplicates
 from rewards.verdict import Verdict
 from rewards.view import TEXT_LEAD_SECONDS, EpisodeView
 
@@ -25,26 +25,36 @@ class Answer:
     """To the nearest reference, in [0, 1]; None without references."""
     repetition: float
     """Share of its 3-grams that occurred before, in [0, 1]."""
+    echo: float
+    """Share of its 4-grams that the user has just said, in [0, 1]."""
     words: int
 
     @property
     def value(self) -> float | None:
-        """2 · mean(hit, similarity) - 1 - repetition, not below -1; -1 for no words; None with nothing to go by."""
+        """2 · mean(hit, similarity) - 1 - repetition - echo, not below -1; -1 for no words; None without a measure."""
         parts = [part for part in (self.hit, self.similarity) if part is not None]
         if not parts:
             return None
         if not self.words:
             return -1.0
-        return max(-1.0, 2.0 * sum(parts) / len(parts) - 1.0 - self.repetition)
+        return max(-1.0, 2.0 * sum(parts) / len(parts) - 1.0 - self.repetition - self.echo)
 
 
-def grade(words: Sequence[str], content: Sequence[str] = (), references: Sequence[str] = ()) -> Answer:
-    """Grade words as an answer: expected content (any of), reference answers (the nearest), repetition."""
+def grade(
+    words: Sequence[str], content: Sequence[str] = (), references: Sequence[str] = (), heard: Sequence[str] = ()
+) -> Answer:
+    """Grade words as an answer: expected content (any of), reference answers (the nearest), repetition, echo.
+
+    `heard` are the user's words. A question nearly always holds the word that its answer is expected to hold, so
+    without `echo` saying the question back would be an answer.
+    """
     repeated, total = duplicates(words)
+    copied, runs = copies(words, heard)
     return Answer(
         hit=float(contains_any(words, content)) if content else None,
         similarity=best_similarity(" ".join(words), references) if references else None,
         repetition=repeated / total if total else 0.0,
+        echo=copied / runs if runs else 0.0,
         words=len(words),
     )
 
@@ -65,12 +75,13 @@ def answer(view: EpisodeView, event: Event) -> Answer:
     expect = event.expected("responds")
     references = view.meta.get(REFERENCES, {}).get(event.id, ())
     content = () if expect is None else expect.content
-    return grade(answer_words(view, event), content, [references] if isinstance(references, str) else references)
+    nearest = [references] if isinstance(references, str) else references
+    return grade(answer_words(view, event), content, nearest, [word.text for word in event.words])
 
 
 @reward("quality", axis="quality", events=["A1", "A3", *sorted(BARGE_IN_TYPES - {"C3"})], horizon_s=6.0)
 def quality(view: EpisodeView, event: Event) -> Verdict:
-    """Say what was asked for, without saying it twice.
+    """Say what was asked for, without saying it twice and without saying the question back.
 
     Source: ours, the local stand-in for the language-model judge of arXiv 2606.11167, without which training there
     loses most (their Table 3).
@@ -80,17 +91,18 @@ def quality(view: EpisodeView, event: Event) -> Verdict:
     given, when the agent has no text stream (inject one: `EpisodeView(..., transcript=asr_words)`), or when the
     episode ends within 2 s of the offset.
 
-    Value: 2 · mean(content hit, similarity) - 1 - repetition; -1 for no words. Content: any of the expected words, as
-    whole words, "7" = "seven". Similarity: `rewards.text.similarity` to the nearest reference. Repetition: share of
-    3-grams that occurred before.
+    Value: 2 · mean(content hit, similarity) - 1 - repetition - echo, not below -1; -1 for no words. Content: any of
+    the expected words, as whole words, "7" = "seven". Similarity: `rewards.text.similarity` to the nearest reference.
+    Repetition: share of 3-grams that occurred before. Echo: share of 4-grams that the user has just said.
 
     Degenerate policies: silent -1 (once `meta["text_stream"]` says that it has a text stream), always talking and
-    metronome -1 unless their words hit by chance, then at most the hit minus their repetition.
+    metronome -1 unless their words hit by chance, then at most the hit minus their repetition; an agent that says the
+    user's words back about -0.7.
 
-    Raw: `hit`, `similarity` (each absent when it does not apply), `repetition`, `words`.
+    Raw: `hit`, `similarity` (each absent when it does not apply), `repetition`, `echo`, `words`.
     """
     graded = answer(view, event)
-    raw = {"repetition": graded.repetition, "words": float(graded.words)}
+    raw = {"repetition": graded.repetition, "echo": graded.echo, "words": float(graded.words)}
     if graded.hit is not None:
         raw["hit"] = graded.hit
     if graded.similarity is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 import zlib
 from collections.abc import Callable, Sequence
@@ -22,12 +23,13 @@ from types import ModuleType
 from envs.clock import CLOCK, Clock
 from envs.episode import Episode
 from envs.errors import UptakeError, nearest
-from envs.event import Event, Word
+from envs.event import EVENT_TYPES, Event, Word
+from rewards.judge.rubric import Rubric
 from rewards.verdict import Verdict
 from rewards.view import EpisodeView
 
 ENTRY_POINT_GROUP = "uptake.rewards"
-_BUILTIN = ("backchannel", "continue_", "interruption", "pause", "published", "quality", "turn")
+_BUILTIN = ("backchannel", "continue_", "interruption", "judge.terms", "pause", "published", "quality", "turn")
 
 Judge = Callable[[EpisodeView, Event], Verdict]
 _REGISTRY: dict[str, Reward] = {}
@@ -37,13 +39,26 @@ _FILES: dict[Path, ModuleType] = {}
 class Reward:
     """A named judge, the axis it belongs to, the event types it judges and how long after an event it looks."""
 
-    def __init__(self, judge: Judge, name: str, axis: str, events: Sequence[str], horizon_s: float) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        name: str,
+        axis: str,
+        events: Sequence[str],
+        horizon_s: float,
+        beside: Sequence[str] = (),
+        rubric: Rubric | None = None,
+    ) -> None:
         self.judge_function = judge
         self.name = name
         self.axis = axis
         self.events = tuple(events)
         self.horizon_s = float(horizon_s)
         """Seconds after the event's offset at which the window closes and the view ends."""
+        self.rubric = rubric
+        """What a language model is told whom its verdicts wait for (`Verdict.question`); None: it asks none."""
+        self.beside = tuple(beside)
+        """Terms without which this one must not be trained: what wins it without listening loses on them."""
         self.__doc__ = judge.__doc__
 
     def __repr__(self) -> str:
@@ -62,12 +77,23 @@ class Reward:
         return event.offset + clock.nearest_sample(self.horizon_s)
 
     def judge(self, episode: Episode, event: Event, transcript: Sequence[Word] | None = None) -> Verdict:
-        """Judge one event on a view that ends where the window closes; fills in term and event ids."""
+        """Judge one event on a view that ends where the window closes; fills in term and event ids.
+
+        What a term with a rubric gives still waits for a judge (`Verdict.question`); `Composition` has it answered.
+        """
         view = EpisodeView(episode, self.window_end(event, episode.clock), transcript)
-        return replace(self(view, event), term=self.name, event=event.id)
+        return replace(self(view, event), term=self.name, event=event.id, closes=view.end)
 
 
-def reward(name: str, *, axis: str, events: Sequence[str], horizon_s: float) -> Callable[[Judge], Reward]:
+def reward(
+    name: str,
+    *,
+    axis: str,
+    events: Sequence[str],
+    horizon_s: float,
+    beside: Sequence[str] = (),
+    rubric: Rubric | None = None,
+) -> Callable[[Judge], Reward]:
     """Register a function as a reward.
 
     Args:
@@ -75,15 +101,21 @@ def reward(name: str, *, axis: str, events: Sequence[str], horizon_s: float) -> 
         axis: what reports group it under (pause, turn, backchannel, interruption, continue, quality, ...).
         events: codes of the event types that it judges (`envs.event.EVENT_TYPES`).
         horizon_s: seconds after the event's offset at which its window closes.
+        beside: names of the terms that it must be trained with. Silence is perfect in a pause and loses when a turn is
+            due: `uptake audit` attacks this reward together with them, at equal weight.
+        rubric: what it asks a language model by (`rewards.judge`); a composition with it needs a judge.
 
     Raises:
-        UptakeError: the name is taken, no event type is given, or the horizon is negative.
+        UptakeError: the name is taken, no event type is given or an unknown one, or the horizon is negative.
     """
 
     def register(judge: Judge) -> Reward:
-        if not events or horizon_s < 0:
-            raise UptakeError(f"reward {name!r}: events={list(events)}, horizon_s={horizon_s}; give types and a time")
-        made = Reward(judge, name, axis, events, horizon_s)
+        if isinstance(events, str) or not events or not 0 <= horizon_s < math.inf:
+            raise UptakeError(f"reward {name!r}: events={events!r}, horizon_s={horizon_s}; give types and a time")
+        for code in events:
+            if code not in EVENT_TYPES:
+                raise UptakeError(f"reward {name!r}: no event type {code!r}{nearest(code, EVENT_TYPES)}")
+        made = Reward(judge, name, axis, events, horizon_s, beside, rubric)
         taken = _REGISTRY.get(name)
         if taken is not None and _origin(taken) != _origin(made):
             raise UptakeError(f"reward {name!r} is already registered by {_origin(taken)[0]}; choose another name")
@@ -115,8 +147,11 @@ def get(name: str) -> Reward:
     if name in points:
         try:
             found = points[name].load()
-        except (ImportError, AttributeError) as error:
-            raise UptakeError(f"reward {name!r}: entry point {points[name].value} does not load: {error}") from error
+        # Anybody's code, which must not end in a traceback of ours.
+        except Exception as error:
+            raise UptakeError(
+                f"reward {name!r}: entry point {points[name].value} does not load: {type(error).__name__}: {error}"
+            ) from error
         return _checked(found, f"entry point {points[name].value}")
     raise UptakeError(f"unknown reward {name!r}{nearest(name, [*_REGISTRY, *points])}")
 
@@ -154,8 +189,11 @@ def _load_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, AttributeError, TypeError) as error:
+    # The file may be anybody's code: whatever it raises is its author's mistake, said in one line.
+    except Exception as error:
         del sys.modules[name]
+        if isinstance(error, UptakeError):
+            raise
         said = str(error).splitlines()[0] if str(error) else ""
         raise UptakeError(f"{path}: does not load: {type(error).__name__}: {said}") from error
     _FILES[path] = module

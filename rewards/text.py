@@ -67,8 +67,21 @@ def best_similarity(text: str, references: Sequence[str]) -> float:
     return max((similarity(text, reference) for reference in references), default=0.0)
 
 
+def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    said = normalise(" ".join(words))
+    return [tuple(said[i : i + n]) for i in range(len(said) - n + 1)]
+
+
 def duplicates(words: Sequence[str], n: int = 3) -> tuple[int, int]:
     """How many of the n-grams occurred before, and how many there are."""
-    said = normalise(" ".join(words))
-    grams = [tuple(said[i : i + n]) for i in range(len(said) - n + 1)]
+    grams = _ngrams(words, n)
     return len(grams) - len(set(grams)), len(grams)
+
+
+def copies(words: Sequence[str], heard: Sequence[str], n: int = 4) -> tuple[int, int]:
+    """How many of the n-grams occur in what was heard, and how many there are.
+
+    Four words in a row: an honest answer takes up three ("we open at noon", asked "do you open at noon?").
+    """
+    grams, known = _ngrams(words, n), set(_ngrams(heard, n))
+    return sum(gram in known for gram in grams), len(grams)

@@ -9,7 +9,7 @@ from rewards.verdict import Verdict
 from rewards.view import EpisodeView
 
 
-@reward("turn_taking", axis="turn", events=["A1", "A3"], horizon_s=4.0)
+@reward("turn_taking", axis="turn", events=["A1", "A3"], horizon_s=4.0, beside=["quality"])
 def turn_taking(view: EpisodeView, event: Event) -> Verdict:
     """Answer when the turn is over: neither before it, nor late, nor with a mere sound.
 

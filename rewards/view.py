@@ -24,6 +24,8 @@ CREDIT_LEAD_SECONDS = 1.0
 CREDIT_TAIL_SECONDS = 2.0
 """Credit reaches from this long before a decision to this long after it (DuplexPO, arXiv 2607.07148)."""
 
+_KNOWN_LATER = ("ended", "frames", "running", "skipped", "unfinished")
+
 
 @dataclass(frozen=True)
 class Utterance:
@@ -75,23 +77,33 @@ class EpisodeView:
 
     @property
     def agent(self) -> np.ndarray:
-        """(end,) float32: what the agent played."""
-        return self._episode.agent[: self.end]
+        """(end,) float32, read-only: what the agent played."""
+        return self._until_end(self._episode.agent)
 
     @property
     def user(self) -> np.ndarray:
-        """(end,) float32: the user's voice."""
-        return self._episode.user[: self.end]
+        """(end,) float32, read-only: the user's voice."""
+        return self._until_end(self._episode.user)
 
     @property
     def mic(self) -> np.ndarray:
-        """(end,) float32: what the agent heard."""
-        return self._episode.mic[: self.end]
+        """(end,) float32, read-only: what the agent heard."""
+        return self._until_end(self._episode.mic)
+
+    def _until_end(self, track: np.ndarray) -> np.ndarray:
+        seen = track[: self.end]
+        seen.flags.writeable = False  # other rewards see the same samples
+        return seen
 
     @property
+    def episode_id(self) -> str:
+        """What a log calls the episode."""
+        return self._episode.id
+
+    @cached_property
     def meta(self) -> dict[str, Any]:
-        """The episode's own meta data, which is fixed before the first sample."""
-        return self._episode.meta
+        """The episode's own meta data, without what is known only when it is over."""
+        return {name: value for name, value in self._episode.meta.items() if name not in _KNOWN_LATER}
 
     @cached_property
     def agent_activity(self) -> np.ndarray:
@@ -106,7 +118,9 @@ class EpisodeView:
     @cached_property
     def events(self) -> tuple[Event, ...]:
         """Events that have begun; one that is not over is cut at `end`, with its anchors and words."""
-        return tuple(self._cut(event) for event in self._episode.events if event.onset < self.end)
+        running = [Event.from_json(record) for record in self._episode.meta.get("running", ())]
+        known = sorted([*self._episode.events, *running], key=lambda event: (event.onset, event.id))
+        return tuple(self._cut(event) for event in known if event.onset < self.end)
 
     def _cut(self, event: Event) -> Event:
         if event.offset <= self.end:
@@ -122,8 +136,8 @@ class EpisodeView:
 
     @cached_property
     def transcript(self) -> tuple[Word, ...]:
-        """The agent's words that begin before `end`."""
-        return tuple(word for word in self._words if word.onset < self.end)
+        """The agent's words that begin before `end`, the last of them cut there."""
+        return tuple(Word(w.text, w.onset, min(w.offset, self.end)) for w in self._words if w.onset < self.end)
 
     @property
     def has_text(self) -> bool:

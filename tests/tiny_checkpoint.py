@@ -17,6 +17,6 @@ def tiny_checkpoint(folder: Path, seed: int = 1) -> Path:
     rng = np.random.default_rng(seed)
     size = (CODEBOOKS, tiny_moshi.CARD, SUB * DIM)
     codec = PocketCodec(rng.normal(0.0, 0.5, size).astype(np.float32), np.full(SUB * DIM, -2.0, np.float32))
-    model = MoshiModel(tiny_moshi.config(), seed=seed)
+    model = MoshiModel(tiny_moshi.config(context=200), seed=seed)  # a whole conversation
     MoshiPolicy(model, codec, tiny_moshi.tokenizer()).export(folder)
     return folder

@@ -8,7 +8,7 @@ pause after it, and speaks after the soft part: reward 1. Silence and constant t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,10 +44,10 @@ class ToyModel(nn.Module):
             for parameter in self.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
 
-    def forward(self, heard: Tensor, said: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """heard, said (B, T), said one step late (VOCAB at the start) -> logits (B, T, V), state."""
+    def forward(self, heard: Tensor, said: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """heard, said (B, T), said one step late (VOCAB at the start) -> logits (B, T, V), hidden (B, T, D), state."""
         hidden, state = self.core(self.heard(heard) + self.said(said), state)
-        return self.out(hidden).float(), state
+        return self.out(hidden).float(), hidden, state
 
 
 class ToyPolicy:
@@ -55,8 +55,9 @@ class ToyPolicy:
 
     def __init__(self, seed: int = 0) -> None:
         self.spec = DuplexSpec(
-            24_000, FRAME, (Stream("text", VOCAB, True, frozenset({0})), Stream("user", LEVELS, False)), FRAMES, 1, 0
-        )
+            24_000, FRAME, (Stream("text", VOCAB, True, frozenset({0})), Stream("user", LEVELS, False)), FRAMES, 1, 0,
+            hidden=16,
+        )  # fmt: skip
         self.model: Any = ToyModel(seed)
         self.broken_scores = 0
         """The next so many scores with gradient are not a number."""
@@ -71,7 +72,7 @@ class ToyPolicy:
 
     def step(self, mic: np.ndarray, active: np.ndarray) -> Step:
         heard = torch.from_numpy(np.rint(np.abs(mic).mean(1) * 10).astype(np.int64)).clamp(0, LEVELS - 1)[:, None]
-        logits, self._state = self.model(heard, self._last, self._state)
+        logits, _, self._state = self.model(heard, self._last, self._state)
         log_probs = logits[:, 0].log_softmax(-1)  # (B, V)
         uniform = torch.from_numpy(uniforms(self._seeds, np.full(len(mic), self._at), 1)[:, 0])
         token = draw(log_probs.exp(), uniform)  # (B,)
@@ -94,15 +95,15 @@ class ToyPolicy:
 
     def score(self, trajectory: Trajectory, full: bool = False) -> Scores:
         said = torch.cat([torch.full_like(trajectory.codes[:, 0, :1], VOCAB), trajectory.codes[:, 0, :-1]], 1)
-        logits, _ = self.model(trajectory.codes[:, 1], said)
+        logits, hidden, _ = self.model(trajectory.codes[:, 1], said)
         if torch.is_grad_enabled() and self.broken_scores:
             self.broken_scores -= 1
             logits = logits * float("nan")
         log_probs = logits.log_softmax(-1)
         logp = log_probs.gather(-1, trajectory.codes[:, 0].unsqueeze(-1)).squeeze(-1)
-        return Scores(logp, -(log_probs.exp() * log_probs).sum(-1), log_probs if full else None)
+        return Scores(logp, -(log_probs.exp() * log_probs).sum(-1), log_probs if full else None, hidden)
 
-    def export(self, path: str | Path, format: str = "moshi") -> None:
+    def export(self, path: str | Path, format: str = "kyutai") -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self.model.state_dict().items()}, Path(path) / "model.safetensors")
 
@@ -156,15 +157,19 @@ class ToyJudge:
             Verdict(prompt, ((over + 1) * FRAME, (over + 5) * FRAME), {}, "answer", "turn"),
         ]
 
+    def start(self, episode: Episode) -> Callable[[], list[Verdict]]:
+        return lambda: self.score(episode)
+
     def total(self, verdicts: Sequence[Verdict]) -> float:
         values = [value for value in term_values(verdicts).values() if value is not None]
         return sum(values) / len(values)
 
 
 def toy_run(folder: Path, config: Any, *, seed: int = 0, resume: bool = False, policy: ToyPolicy | None = None) -> Any:
-    """Train the toy policy; returns the metrics of the last iteration and the policy."""
-    from align.trainers import grpo
+    """Train the toy policy with the algorithm that the config is of; returns the last metrics and the policy."""
+    from align.trainers import grpo, ppo
 
     policy = policy or ToyPolicy(seed)
-    metrics = grpo.train(config, policy, ToyEnv, SCENARIOS, ToyJudge(), folder, seed=seed, resume=resume)  # type: ignore[arg-type]
+    train = {"grpo": grpo.train, "ppo": ppo.train}[config.section]
+    metrics = train(config, policy, ToyEnv, SCENARIOS, ToyJudge(), folder, seed=seed, resume=resume)
     return SimpleNamespace(metrics=metrics, policy=policy, weights=dict(policy.model.state_dict()))

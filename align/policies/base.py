@@ -44,6 +44,8 @@ class DuplexSpec:
     """Frames between decisions."""
     emission_lag: int = 1
     """Frames from an action to its sound leaving `step`."""
+    hidden: int = 0
+    """Width of `Scores.hidden`; 0 if the policy shows none, and cannot carry a value head."""
 
 
 @dataclass
@@ -90,6 +92,9 @@ class Scores:
     """(B, T) nats of the text distribution; 0 where not valid."""
     log_probs: Tensor | None
     """(B, T, V) of the text distribution that is sampled from, at every frame; -inf outside the top k."""
+    hidden: Tensor | None = None
+    """(B, T, `spec.hidden`): the state that each frame's text distribution is read off, differentiable. It knows what
+    was heard and done before the frame's action and not the action, so a value predicted from it is a baseline."""
 
 
 class DuplexPolicy(Protocol):
@@ -119,7 +124,7 @@ class DuplexPolicy(Protocol):
     def score(self, trajectory: Trajectory, full: bool = False) -> Scores:
         """Teacher-forced scores, differentiable; `full` also returns the (B, T, V) log-probs."""
 
-    def export(self, path: str | Path, format: str = "moshi") -> None:
+    def export(self, path: str | Path, format: str = "kyutai") -> None:
         """Write a folder that the policy can be loaded from."""
 
 

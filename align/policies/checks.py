@@ -36,6 +36,7 @@ def check_policy(policy: DuplexPolicy, load: Callable[[Path], DuplexPolicy] | No
     check_row_does_not_depend_on_its_batch(policy, frames)
     check_first_ratio_is_one(policy, frames)
     check_forced_tokens_have_no_gradient(policy, frames)
+    check_hidden_state_does_not_know_its_action(policy, frames)
     if load is not None:
         check_export_reloads(policy, load, frames)
 
@@ -66,6 +67,18 @@ def _same(ours: Sequence[Step], theirs: Sequence[Step], row: int, other: int, wh
         assert difference <= 1e-5, f"{what}: sound differs by {difference:.2g} in call {n}"
         difference = abs(float(a.text_logp[row] - b.text_logp[other]))
         assert difference <= TOLERANCE, f"{what}: log-prob differs by {difference:.2g} in call {n}"
+
+
+def streaming_difference(policy: DuplexPolicy, frames: int = 24) -> tuple[float, int]:
+    """Largest difference in nats between the sampler's log-probs and the scorer's, and of how many actions."""
+    _open(policy, [1, 2, 3])
+    play(policy, noise_user(policy, 3, frames))
+    trajectory = policy.trajectory()
+    assert trajectory.valid.any(), "no action of the rollout is valid"
+    with torch.no_grad():
+        scores = policy.score(trajectory)
+    difference = (scores.logp - trajectory.sampler_logp)[trajectory.valid].abs().max().item()
+    return difference, int(trajectory.valid.sum())
 
 
 def check_streaming_equals_scoring(policy: DuplexPolicy, frames: int = 24) -> None:
@@ -197,6 +210,29 @@ def check_forced_tokens_have_no_gradient(policy: DuplexPolicy, frames: int = 24)
         gradients = torch.autograd.grad(outcome, weights, allow_unused=True)
         for gradient in gradients:
             assert gradient is None or not gradient.any(), "a forced token has a gradient"
+
+
+def check_hidden_state_does_not_know_its_action(policy: DuplexPolicy, frames: int = 24) -> None:
+    """Another action in frame t changes the hidden state after t only: what is predicted from it is a baseline.
+
+    A policy without a hidden state (`spec.hidden` is 0) passes.
+    """
+    if not policy.spec.hidden:
+        return
+    _open(policy, [1, 2])
+    play(policy, noise_user(policy, 2, frames))
+    trajectory = policy.trajectory()
+    cut = frames // 2
+    with torch.no_grad():
+        before = policy.score(trajectory).hidden
+        vocab = policy.spec.streams[0].vocab
+        trajectory.codes[:, 0, cut] = (trajectory.codes[:, 0, cut] + 1) % vocab
+        after = policy.score(trajectory).hidden
+    assert before is not None and after is not None, "score returned no hidden state, but spec.hidden is not 0"
+    wanted = (*trajectory.valid.shape, policy.spec.hidden)
+    assert before.shape == wanted, f"the hidden state is {tuple(before.shape)}, spec.hidden asks for {wanted}"
+    assert torch.allclose(before[:, : cut + 1], after[:, : cut + 1], atol=1e-5), "a hidden state knows its own action"
+    assert not torch.allclose(before[:, cut + 1], after[:, cut + 1], atol=1e-6), "a hidden state ignores past actions"
 
 
 def check_export_reloads(policy: DuplexPolicy, load: Callable[[Path], DuplexPolicy], frames: int = 24) -> None:

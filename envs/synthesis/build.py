@@ -33,6 +33,8 @@ from envs.synthesis.texts import SPLITS, Utterance, agent_utterances, load_sourc
 
 _STEP = 8
 """Clips keep 13 of 16 bits: the rest lies 15 dB below the room tone and is half the size of the pack."""
+_FEW = ("story", "stop", "side_talk")
+"""Kinds of which there are few texts: each is said in three voices."""
 _QUIET = 10 ** (-38 / 20)
 
 
@@ -54,7 +56,7 @@ def plan(source: Mapping[str, Any], repeats: int = 1, extra_voices: Sequence[str
     for split in SPLITS:
         voices = source["voices"][split]
         for number, utterance in enumerate(user_utterances(source, split)):
-            count = (repeats if split == "train" else 1) * (3 if utterance.kind == "story" else 1)  # stories are few
+            count = (repeats if split == "train" else 1) * (3 if utterance.kind in _FEW else 1)
             step = 7 if len(voices) % 7 else 1  # no common divisor: every turn is another voice
             chosen = [voices[(number + turn * step) % len(voices)] for turn in range(min(count, len(voices)))]
             if split == "train" and extra_voices:

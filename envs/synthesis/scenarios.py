@@ -3,8 +3,8 @@
 * a question, a statement: answer it;
 * a pause within a question or a dictation: wait; its twin ends there: answer;
 * a story: a word at the bars, an answer at the end;
-* over the agent's answer: a barge-in (stop, answer the new thing) or a stop command (stop, say no more), and as the
-  twin of each its first word alone, a backchannel (talk on); side talk and coughs (talk on).
+* over the agent's answer: a barge-in or a correction (stop, answer the new thing) or a stop command (stop, say no
+  more), and as the twin of each its first word alone, a backchannel (talk on); side talk and coughs (talk on).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _PAUSE = {"dist": "lognormal", "median": 0.6, "sigma": 0.45, "clip": [0.25, 1.3]
 _HOLD = {"dist": "uniform", "a": 0.6, "b": 1.2}  # so that the answer outlasts what is said over it
 _FTO = {"full": 0.7, "zero": 2.0}
 _YIELD = {"full": 0.5, "zero": 1.5}
+_OVER = {"barge_in": "C1", "correction": "C2", "stop": "C3"}
 
 
 Spec = dict[str, Any]
@@ -86,11 +87,12 @@ def _scenarios(source: Mapping[str, Any], clips: Mapping[str, Mapping[str, Any]]
         shared = {"vars": {"start": _START, "hold": _HOLD}}
         add(_name(clip), tag, [ask, {"id": "cut", "type": event, "clip": clip} | item | when], expect, **shared, **more)
 
-    for number, clip in enumerate([*by_kind["barge_in"], *by_kind["stop"]]):
-        name, wanted = _name(clip), "C1" if clip in by_kind["barge_in"] else "C3"
+    over = [(clip, event) for kind, event in _OVER.items() for clip in by_kind.get(kind, ())]
+    for number, (clip, wanted) in enumerate(over):
+        name = _name(clip)
         first: Spec = {"anchors": {"sem": _words_before(clips[clip], clips[clip]["pauses"][0][0])}}
         stops: list[Spec] = [{"event": "cut", "agent": "stops", "within": dict(_YIELD)}]
-        if wanted == "C1":
+        if wanted != "C3":
             stops.append(responds("cut", _topic(clip)))
         twins = {"seed_group": f"over/{name}"}
         interrupt(number, clip, wanted, "barge_in", stops, first, twin=f"acknowledged/{name}", **twins)

@@ -16,7 +16,8 @@ SPLITS = ("train", "dev", "test")
 @dataclass(frozen=True)
 class Utterance:
     kind: str
-    """question, pause, barge_in, stop, statement, dictation, story, side_talk; of the agent: answer, backchannel."""
+    """question, pause, barge_in, correction, stop, statement, dictation, story, side_talk; of the agent: answer,
+    backchannel."""
     topic: str
     """A topic of the source, or the kind again where there is none."""
     split: str
@@ -41,6 +42,7 @@ def user_utterances(source: Mapping[str, Any], split: str) -> list[Utterance]:
         found += [Utterance("question", topic, split, text) for text in questions]
         found += [Utterance("pause", topic, split, t.format(**noun)) for t in source["pauses"][split]]
         found += [Utterance("barge_in", topic, split, t.format(**noun)) for t in source["barge_ins"][split]]
+        found += [Utterance("correction", topic, split, t.format(**noun)) for t in source["corrections"][split]]
     plain = {
         "stops": "stop",
         "statements": "statement",

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from envs.acoustics.conditions import Conditions
+from envs.acoustics.config import Acoustics
 from envs.clock import CLOCK, Clock
 from envs.event import Event, Expect
 from envs.pack import Clip, Pack
@@ -104,6 +106,8 @@ class Character:
     agenda: tuple[tuple[str, Clip], ...]
     """(name in `TURNS`, clip) of each turn."""
     room_tone_db: float
+    conditions: Conditions
+    """How it sounds."""
     after_script: int
     longest: int
     clock: Clock
@@ -206,8 +210,18 @@ class Character:
         return Speech(*render(item, clip, gaps, gain, expected, self.scenario.twin, self.clock))
 
 
-def bind_reactive(pack: Pack, scenario: Scenario, run_seed: int, variant: int, clock: Clock = CLOCK) -> Character:
-    """Draw a reactive user. The same arguments give the same one everywhere."""
+def bind_reactive(
+    pack: Pack,
+    scenario: Scenario,
+    run_seed: int,
+    variant: int,
+    clock: Clock = CLOCK,
+    acoustics: Acoustics | None = None,
+) -> Character:
+    """Draw a reactive user; the same arguments give the same one everywhere.
+
+    `acoustics` is what a scenario sounds like that says nothing about it.
+    """
     assert isinstance(scenario.user, ReactiveUser)
     seeds = Seeds(run_seed, scenario.seed_group, variant)
     values = {name: var.draw(seeds.rng("vars", name)) for name, var in scenario.vars.items()}
@@ -241,6 +255,7 @@ def bind_reactive(pack: Pack, scenario: Scenario, run_seed: int, variant: int, c
         clips=clips,
         agenda=tuple(agenda),
         room_tone_db=values[tone[1:]] if isinstance(tone, str) else tone,
+        conditions=(scenario.acoustics or acoustics or Acoustics()).draw(seeds, values),
         after_script=clock.nearest_sample(scenario.after_script_s),
         longest=clock.nearest_sample(scenario.max_seconds),
         clock=clock,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ from envs.recording import Recording
 from envs.users.laws import load_laws
 from envs.users.persona import INTENTS, TURNS, Persona, ReactiveUser
 from envs.users.turn_models import turn_model
+from envs.variables import Var, known_variable
 
 _BELONGS = {"script": ("script",), "reactive": ("persona", "laws", "turn_model"), "replay": ("recording",)}
 
 
 def read_user(
-    document: Document, spec: Mapping[str, Any], variables: Collection[str]
+    document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]
 ) -> ReactiveUser | Recording | None:
-    """Who speaks; None for a script. `variables` are the names that a number may refer to."""
+    """Who speaks; None for a script. `variables` are what a number may refer to."""
     driver = spec.get("driver", "script")
     takes = _BELONGS[driver]
     for key in spec:
@@ -34,13 +35,11 @@ def read_user(
     return _recording(document, spec["recording"]) if driver == "replay" else None
 
 
-def _reactive(document: Document, spec: Mapping[str, Any], variables: Collection[str]) -> ReactiveUser:
+def _reactive(document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]) -> ReactiveUser:
     where = ("user", "persona")
     persona = dict(spec.get("persona", {}))
     for key, value in persona.items():
-        if isinstance(value, str) and value[1:] not in variables:
-            hint = nearest(value[1:], variables) or "; there are no vars"
-            raise document.error(f"no variable {value!r}{hint}", (*where, key))
+        known_variable(document, value, variables, (*where, key))
     for key, known in (("says", TURNS), ("intents", INTENTS)):
         if key not in persona:
             continue

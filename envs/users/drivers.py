@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+from envs.acoustics.conditions import Conditions
+from envs.acoustics.config import Acoustics
 from envs.clock import CLOCK, Clock
 from envs.event import Event
 from envs.pack import Pack
@@ -43,6 +45,10 @@ class Plan(Protocol):
     @property
     def room_tone_db(self) -> float:
         """dBFS."""
+
+    @property
+    def conditions(self) -> Conditions:
+        """How it sounds."""
 
 
 class Driver(Protocol):
@@ -86,16 +92,26 @@ DRIVERS: Mapping[str, Callable[[int], Driver]] = {
 }
 
 
-_BIND: Mapping[str, Callable[[Pack, Scenario, int, int, Clock], Plan]] = {
+_BIND: Mapping[str, Callable[[Pack, Scenario, int, int, Clock, Acoustics | None], Plan]] = {
     "script": script_plan.bind,
     "reactive": bind_reactive,
     "replay": bind_replay,
 }
 
 
-def bind(pack: Pack, scenario: Scenario, run_seed: int, variant: int, clock: Clock = CLOCK) -> Plan:
-    """Draw everything random of a scenario. The same arguments give the same plan everywhere."""
-    return _BIND[scenario.driver](pack, scenario, run_seed, variant, clock)
+def bind(
+    pack: Pack,
+    scenario: Scenario,
+    run_seed: int,
+    variant: int,
+    clock: Clock = CLOCK,
+    acoustics: Acoustics | None = None,
+) -> Plan:
+    """Draw everything random of a scenario. The same arguments give the same plan everywhere.
+
+    `acoustics` is what a scenario sounds like that says nothing about it.
+    """
+    return _BIND[scenario.driver](pack, scenario, run_seed, variant, clock, acoustics)
 
 
 class Users:

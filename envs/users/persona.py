@@ -10,9 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from envs.event import Expect
-
-Value = float | str
-"""A number, or ``$name`` of a variable of the scenario."""
+from envs.variables import Value
 
 TURN, RELATED = "turn", "related"
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from envs.acoustics.conditions import Conditions
+from envs.acoustics.config import Acoustics
 from envs.clock import CLOCK, Clock
 from envs.event import BARGE_IN_TYPES, TURN_TYPES, Event, Expect, Word
 from envs.pack import Clip, Pack
@@ -69,10 +71,22 @@ class Plan:
     values: dict[str, float] = field(default_factory=dict)
     """What the variables came out as."""
     voice: str = ""
+    conditions: Conditions = field(default_factory=Conditions)
+    """How it sounds."""
 
 
-def bind(pack: Pack, scenario: Scenario, run_seed: int, variant: int, clock: Clock = CLOCK) -> Plan:
-    """Draw a scenario's variables and voice and cut its clips. The same arguments give the same plan everywhere."""
+def bind(
+    pack: Pack,
+    scenario: Scenario,
+    run_seed: int,
+    variant: int,
+    clock: Clock = CLOCK,
+    acoustics: Acoustics | None = None,
+) -> Plan:
+    """Draw a scenario's variables, voice and acoustics and cut its clips; the same arguments give the same plan.
+
+    `acoustics` is what a scenario sounds like that says nothing about it.
+    """
     seeds = Seeds(run_seed, scenario.seed_group, variant)
     values = {name: var.draw(seeds.rng("vars", name)) for name, var in scenario.vars.items()}
 
@@ -115,6 +129,7 @@ def bind(pack: Pack, scenario: Scenario, run_seed: int, variant: int, clock: Clo
         longest=samples(scenario.max_seconds),
         values=values,
         voice=clips[0].voice,
+        conditions=(scenario.acoustics or acoustics or Acoustics()).draw(seeds, values),
     )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from envs.acoustics.config import Acoustics
 from envs.clock import CLOCK, Clock
 from envs.episode import to_pcm16
 from envs.event import Event, Word
@@ -35,8 +36,18 @@ TERMINAL_OVERLAP = CLOCK.samples(0.3)
 Span = tuple[int, int]
 
 
-def bind_replay(pack: Pack, scenario: Scenario, run_seed: int, variant: int, clock: Clock = CLOCK) -> Plan:
-    """One line that holds the whole recording and begins with the conversation. Only the room is drawn."""
+def bind_replay(
+    pack: Pack,
+    scenario: Scenario,
+    run_seed: int,
+    variant: int,
+    clock: Clock = CLOCK,
+    acoustics: Acoustics | None = None,
+) -> Plan:
+    """One line that holds the whole recording and begins with the conversation. Only the acoustics are drawn.
+
+    `acoustics` is what a scenario sounds like that says nothing about it.
+    """
     assert isinstance(scenario.user, Recording)
     seeds = Seeds(run_seed, scenario.seed_group, variant)
     values = {name: var.draw(seeds.rng("vars", name)) for name, var in scenario.vars.items()}
@@ -67,6 +78,7 @@ def bind_replay(pack: Pack, scenario: Scenario, run_seed: int, variant: int, clo
         longest=clock.nearest_sample(scenario.max_seconds),
         values=values,
         voice=scenario.user.file.stem,
+        conditions=(scenario.acoustics or acoustics or Acoustics()).draw(seeds, values),
     )
 
 

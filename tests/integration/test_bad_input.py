@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from safetensors.numpy import load_file, save_file
 
+from align.evaluation import find_folder
 from envs.pack import sha256_of
 from launch import cli, errors
 from tests.packs import SCENARIOS, write_tiny_pack
@@ -109,6 +110,54 @@ def test_a_missing_or_truncated_checkpoint_file_is_named(
     assert name in uptake.refused(*world)
     (checkpoint / name).unlink()
     assert name in uptake.refused(*world)
+
+
+def test_a_tokenizer_of_another_model_is_named_with_both_sizes(
+    uptake: Command, world: list[str], checkpoint: Path
+) -> None:
+    values = json.loads((checkpoint / "config.json").read_text())
+    file = checkpoint / values["tokenizer_name"]
+    shutil.copyfile(find_folder("pocket") / "tokenizer_spm.model", file)
+    for command in (world, ["doctor", str(checkpoint)], ["export", str(checkpoint), "--out", str(checkpoint / "out")]):
+        assert f"{file}: found 512 pieces, expected 40" in uptake.refused(*command)
+
+
+def test_a_folder_that_is_no_checkpoint_is_named_with_what_it_holds(uptake: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "cat.jpg").write_bytes(b"")
+    line = uptake.refused("doctor", str(folder))
+    assert f"{folder}: no checkpoint: found cat.jpg; expected config.json and model.safetensors" in line
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    assert "pytorch_model.bin may be pickled and is never opened" in uptake.refused("doctor", str(folder))
+
+
+def test_a_context_shorter_than_the_episode_is_refused_with_both_lengths(
+    uptake: Command, world: list[str], checkpoint: Path, pack: Path, tmp_path: Path
+) -> None:
+    played = ["--pack", str(pack), "--frames", "201"]
+    says = "looks back 200 frames (16.0 s), an episode has 201 (16.1 s); set it to 200 or less"
+    for command in (
+        [*world, "grpo.frames=201"],
+        [*world, "evaluation.frames=201"],
+        ["eval", str(checkpoint), *played],
+        ["rollout", str(checkpoint), *played, "--scenario", "turn", "--out", str(tmp_path / "talk")],
+    ):
+        assert says in uptake.refused(*command)
+
+
+def test_an_export_that_cannot_be_is_refused(uptake: Command, checkpoint: Path, tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    for arguments, says in (
+        ([*out, "--format", "kyutay"], "did you mean 'kyutai'?"),
+        ([*out, "--format", "hf"], "found the codec PocketCodec, expected Mimi"),
+        ([*out, "--format", "personaplex"], "give it with --base"),
+        ([*out, "--format", "kyutai-lora", "--base", "nowhere"], "no checkpoint 'nowhere'"),
+        ([*out, "--dtype", "int8"], "--dtype int8"),
+        (["--out", str(checkpoint)], "is the policy itself"),
+    ):
+        assert says in uptake.refused("export", str(checkpoint), *arguments)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_with_nan_weights_is_named_by_every_command(
@@ -209,3 +258,25 @@ def test_a_bug_keeps_its_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         errors.guarded(bug)
+
+
+def test_acoustics_that_do_not_exist_are_named_and_those_that_do_are_in_the_record(uptake: Command, pack: Path) -> None:
+    play = (
+        "rollout",
+        "silent",
+        "--pack",
+        str(pack),
+        "--scenario",
+        "turn",
+        "--frames",
+        "12",
+        "--out",
+        str(pack / "out"),
+    )
+    assert "no acoustics 'telefone'" in uptake.refused(*play, "--acoustics", "telefone")
+    street = pack / "street.yaml"
+    street.write_text("noise:\n  snr: 3\n")
+    assert "street.yaml:2: unknown key 'snr' in noise" in uptake.refused(*play, "--acoustics", str(street))
+    assert uptake(*play, "--acoustics", "telephone")[0] == 0
+    record = json.loads((pack / "out" / "meta.json").read_text())["meta"]["acoustics"]
+    assert record["preset"] == "telephone" and record["uplink_samples"] > 0

@@ -16,6 +16,7 @@ from align.policies.sampling import Sampling
 from align.trainers import grpo
 from align.trainers.grpo import GrpoConfig
 from envs.duplex_vector_env import DuplexVectorEnv
+from envs.errors import UptakeError
 from rewards.compose import term_values
 from rewards.verdict import Verdict
 from tests import tiny_moshi
@@ -119,7 +120,7 @@ def test_lora_trains_linear_layers_of_the_temporal_transformer_and_is_merged_at_
 
 
 def test_lora_without_a_layer_names_one(pack, tmp_path):
-    with pytest.raises(grpo.UptakeError, match=r"'decoder.*' matches no linear layer; one is '"):
+    with pytest.raises(UptakeError, match=r"'decoder.*' matches no linear layer; one is '"):
         train(pack, tmp_path, use_peft=True, lora_target_modules="decoder.*")
 
 

@@ -141,15 +141,15 @@ def test_ctrl_c_writes_a_checkpoint_and_the_resumed_run_loses_nothing(straight, 
 
 
 def test_ctrl_c_while_wandb_is_still_starting_is_not_lost(straight, tmp_path, monkeypatch):
-    from align.trainers import grpo
+    from align.trainers import run
 
-    class Starting(grpo.Monitor):
+    class Starting(run.Monitor):
         def __enter__(self):
             os.kill(os.getpid(), signal.SIGINT)
             return super().__enter__()
 
     with monkeypatch.context() as patch:
-        patch.setattr(grpo, "Monitor", Starting)
+        patch.setattr(run, "Monitor", Starting)
         with pytest.raises(KeyboardInterrupt):
             toy_run(tmp_path, CONFIG, seed=3)
     assert checkpoints.load_latest(tmp_path / "checkpoints").iteration == 0
@@ -157,14 +157,14 @@ def test_ctrl_c_while_wandb_is_still_starting_is_not_lost(straight, tmp_path, mo
 
 
 def test_ctrl_c_while_wandb_is_finishing_still_ends_the_command(tmp_path, monkeypatch):
-    from align.trainers import grpo
+    from align.trainers import run
 
-    class Finishing(grpo.Monitor):
+    class Finishing(run.Monitor):
         def __exit__(self, *error):
             os.kill(os.getpid(), signal.SIGINT)
             super().__exit__(*error)
 
-    monkeypatch.setattr(grpo, "Monitor", Finishing)
+    monkeypatch.setattr(run, "Monitor", Finishing)
     with pytest.raises(KeyboardInterrupt):
         toy_run(tmp_path, replace(CONFIG, iterations=1), seed=3)
     assert checkpoints.load_latest(tmp_path / "checkpoints").iteration == 1

@@ -45,7 +45,7 @@ def test_the_configuration_that_it_shows_for_two_ranks_can_be_split_between_them
     shown = re.findall(r"`torchrun --nproc_per_node (\d+) -m launch\.cli train ([^\s`]+)([^`]*)`", README)
     assert shown
     for world, config, rest in shown:
-        load_config(config, rest.split()).grpo.check(int(world))
+        load_config(config, rest.split()).algorithm.check(int(world))
 
 
 def test_every_file_that_it_links_exists() -> None:

@@ -14,7 +14,10 @@ from launch.cli import app
 from launch.threads import VARIABLES, per_process, set_threads
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("train", "eval", "rollout", "view", "pack", "scenario", "doctor")
+COMMANDS = (
+    "train", "eval", "regrade", "export-episodes", "rollout", "view", "audit", "new", "pack", "scenario", "segments",
+    "fit", "doctor",
+)  # fmt: skip
 
 
 def test_help_names_every_command() -> None:

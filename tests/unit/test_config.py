@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def message(source: str, *overrides: str) -> str:
 @pytest.mark.parametrize("name", names())
 def test_every_shipped_configuration_loads_and_can_be_trained_with(name: str) -> None:
     config = load_config(name)
-    config.grpo.check()
+    config.algorithm.check()
     assert config.rewards
 
 
@@ -41,6 +42,31 @@ def test_the_written_configuration_holds_every_field_and_reads_back_equal(tmp_pa
     written = yaml.safe_load(dump_config(config))
     assert set(written) == set(TrainConfig.__dataclass_fields__)
     assert set(written["grpo"]) == set(type(config.grpo).__dataclass_fields__)
+
+
+def test_a_ppo_run_is_written_and_read_back_as_one(tmp_path: Path) -> None:
+    config = load_config("recipes/ppo", ["ppo.cliprange_value=null"])
+    assert config.grpo is None
+    assert config.algorithm is config.ppo
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(str(tmp_path / "config.yaml")) == config
+
+
+def test_a_run_is_trained_with_exactly_one_algorithm(tmp_path: Path) -> None:
+    both = write(tmp_path, "name: x\ngrpo:\n  frames: 10\nppo:\n  frames: 10\n")
+    assert message(both) == f"{both}:4: 'ppo' next to 'grpo' of {both}:2: a run is trained with one; keep one"
+    answer = message("recipes/ppo", "grpo.beta=1")
+    assert answer.startswith("override 'grpo.beta=1': 'grpo' next to 'ppo' of configs/recipes/ppo.yaml:")
+    neither = write(tmp_path, "name: x\n")
+    assert message(neither).startswith(f"{neither}: neither 'grpo' nor 'ppo': give one")
+    assert load_config(neither, ["ppo.frames=10"]).algorithm.frames == 10
+
+
+def test_a_key_of_the_other_algorithm_is_not_offered() -> None:
+    assert "grpo" not in message("recipes/ppo", "ppo.num_generations=3")
+    assert message("recipes/ppo", "iterations=3").endswith("did you mean 'ppo.iterations'?")
+    assert message("recipes/ppo", "ppo.cliprnge=0.1").endswith("did you mean 'ppo.cliprange'?")
+    assert message("recipes/ppo", "ppo.kl_coeff=0.1").endswith("did you mean 'ppo.kl_coef'?")
 
 
 def test_an_unknown_key_is_answered_with_file_line_and_nearest_key(tmp_path: Path) -> None:
@@ -64,8 +90,8 @@ def test_an_unknown_override_is_answered_with_the_key_that_was_meant(override: s
         ("seed: 1\ngrpo: 3\n", 2, "is a section"),
         ("seed: 1\nseed: 2\n", 2, "stands twice"),
         ("seed: 1\nname: [\n", 3, "not YAML"),
-        ("rewards:\n  pause_handling: .nan\n", 2, "must be finite"),
-        ("name: x\n\nevaluation: {variants: 0}\n", 3, "must be at least 1"),
+        ("rewards:\n  pause_handling: .nan\ngrpo: {}\n", 2, "must be finite"),
+        ("name: x\n\nevaluation: {variants: 0}\nppo: {}\n", 3, "must be at least 1"),
         ("- 1\n", 1, "a configuration is a mapping"),
     ],
 )
@@ -95,3 +121,9 @@ def test_whatever_the_override_it_loads_or_is_refused_in_one_line(text: str) -> 
         load_config("quickstart", [text])
     except UptakeError as error:
         assert "\n" not in str(error) or "\n" in text
+
+
+def test_a_whole_number_is_a_number_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_config("quickstart", ["rewards.quality=2", "grpo.beta=0"]).rewards["quality"] == 2.0

@@ -259,3 +259,10 @@ def test_a_broken_pack_is_refused_before_anything_starts(tmp_path, damage, messa
 def test_a_pack_that_does_not_exist_is_named():
     with pytest.raises(UptakeError, match="no pack 'nowhere'"):
         Pack.load("nowhere")
+
+
+def test_a_folder_that_happens_to_be_called_core_does_not_stand_in_for_the_core_pack(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = write_tiny_pack(tmp_path / "core")
+    assert Pack.load("core").name == "core" and Pack.load("core").hash != Pack.load(other).hash
+    assert Pack.load("./core").hash == Pack.load(other).hash

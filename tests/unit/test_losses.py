@@ -246,6 +246,54 @@ def test_the_gradient_is_that_of_finite_differences(loss_type):
     assert torch.autograd.gradcheck(loss, (x["logp"].clone().requires_grad_(),))
 
 
+def test_the_gradient_of_the_whole_ppo_loss_is_that_of_finite_differences():
+    """Policy, value, entropy and exact KL together, as functions of logits and predictions; inside both clips."""
+    g = torch.Generator().manual_seed(7)
+    mask = torch.tensor([[True, True, False], [True, False, True]])
+    tokens = torch.randint(0, 4, (2, 3), generator=g)
+    logits, start = (torch.randn(2, 3, 4, generator=g, dtype=torch.float64) for _ in range(2))
+    old = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0] + 0.01
+    values, returns, advantages = (torch.randn(2, 3, generator=g, dtype=torch.float64) for _ in range(3))
+
+    def loss(logits: Tensor, predicted: Tensor) -> Tensor:
+        log_probs = logits.log_softmax(-1)
+        logp = log_probs.gather(-1, tokens[..., None])[..., 0]
+        per_frame = losses.policy_loss(logp, old, advantages, mask, Clip(0.5))
+        per_frame = per_frame + 0.3 * losses.value_loss(predicted, values, returns, mask, 0.5)
+        per_frame = per_frame + 0.1 * (log_probs.exp() * log_probs).sum(-1).masked_fill(~mask, 0.0)
+        per_frame = per_frame + 0.2 * losses.exact_kl(log_probs, start.log_softmax(-1), mask)
+        return losses.reduce_loss(per_frame, mask, loss_type="dapo", total_frames=4, total_rows=2)
+
+    assert torch.autograd.gradcheck(loss, (logits.requires_grad_(), (values + 0.02).requires_grad_()))
+
+
+def test_a_value_that_moved_beyond_the_clip_has_no_gradient_towards_its_return_and_keeps_it_away_from_it():
+    old = torch.zeros(1, 4, dtype=torch.float64)
+    values = torch.tensor([[0.5, -0.5, 0.1, 0.5]], dtype=torch.float64, requires_grad=True)
+    returns = torch.tensor([[2.0, 2.0, 2.0, math.nan]], dtype=torch.float64)
+    mask = torch.tensor([[True, True, True, False]])
+    loss = losses.value_loss(values, old, returns, mask, 0.2)
+    loss.sum().backward()
+    # Too far towards the return: the clipped error counts; away from it: the plain one; near the old value: both agree.
+    assert torch.allclose(loss, torch.tensor([[0.5 * 1.8**2, 0.5 * 2.5**2, 0.5 * 1.9**2, 0.0]], dtype=torch.float64))
+    assert torch.allclose(values.grad, torch.tensor([[0.0, -2.5, -1.9, 0.0]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("garbage", [1e6, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_garbage_in_masked_frames_changes_neither_value_loss_nor_gradient(garbage, clip):
+    x = batch(8)
+    results = []
+    for fill in (0.0, garbage):
+        values, old, returns = (x[n].masked_fill(~x["mask"], fill) for n in ("logp", "old_logp", "advantages"))
+        values.requires_grad_()
+        loss = losses.value_loss(values, old, returns, x["mask"], clip)
+        loss.sum().backward()
+        results.append((loss.detach(), values.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
 def test_an_unknown_loss_type_is_named():
     with pytest.raises(ValueError, match=r"loss_type 'bnpo' is unknown.*dapo"):
         losses.reduce_loss(torch.zeros(1, 1), torch.ones(1, 1), loss_type="bnpo", total_frames=1, total_rows=1)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from align.policies.moshi.checkpoint import load_checkpoint, load_model
+from align.policies.moshi.checkpoint import load_checkpoint
+from align.policies.moshi.layouts.kyutai import load_model
 from align.policies.moshi.policy import MoshiPolicy
 from envs.errors import UptakeError
 from tests.tiny_moshi import BlurCodec, config, policy

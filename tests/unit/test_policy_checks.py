@@ -107,8 +107,24 @@ class ScoresPrompts(MoshiPolicy):
         return super().score(trajectory, full)
 
 
+class KnowsItsAction(MoshiPolicy):
+    """Its hidden state holds the token that was drawn from it."""
+
+    def score(self, trajectory, full=False):
+        scores = super().score(trajectory, full)
+        scores.hidden = scores.hidden + trajectory.codes[:, 0].unsqueeze(-1)
+        return scores
+
+
+class ForgetsItsActions(MoshiPolicy):
+    def score(self, trajectory, full=False):
+        scores = super().score(trajectory, full)
+        scores.hidden = torch.zeros_like(scores.hidden)
+        return scores
+
+
 class ExportsAnother(MoshiPolicy):
-    def export(self, path, format="moshi", dtype=torch.bfloat16):
+    def export(self, path, format="kyutai", dtype=torch.bfloat16):
         super().export(path, format, dtype)
 
 
@@ -124,6 +140,8 @@ FAULTS = [
     (SeedsByPlace, checks.check_row_does_not_depend_on_its_batch),
     (Dropout, checks.check_first_ratio_is_one),
     (ScoresPrompts, checks.check_forced_tokens_have_no_gradient),
+    (KnowsItsAction, checks.check_hidden_state_does_not_know_its_action),
+    (ForgetsItsActions, checks.check_hidden_state_does_not_know_its_action),
     (ExportsAnother, checks.check_export_reloads),
 ]
 

@@ -102,7 +102,11 @@ def test_two_rewards_cannot_share_a_name():
 
 
 def test_rewards_import_without_torch():
-    code = "import rewards, rewards.audit, rewards.bootstrap, sys; rewards.names(); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, rewards, rewards.attacks, rewards.audit, rewards.bootstrap, rewards.heatmap, rewards.measures\n"
+        "rewards.names()\n"
+        "sys.exit(bool({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -219,7 +223,7 @@ def play(name: str):
 
 def test_our_composition_keeps_every_degenerate_agent_far_below_the_oracle():
     report = audit(Composition(OURS), {name: [play(name)] for name in AGENTS})
-    assert report.passed, "\n".join(report.lines())
+    assert report.passed, "\n".join(report.complaints())
     assert report.totals["oracle"] > 0.8
     assert max(total for name, total in report.totals.items() if name != "oracle") < 0.5
 
@@ -227,13 +231,15 @@ def test_our_composition_keeps_every_degenerate_agent_far_below_the_oracle():
 def test_the_published_axes_do_not_which_the_audit_finds():
     report = audit(Composition(PUBLISHED), {name: [play(name)] for name in AGENTS})
     assert not report.passed
-    assert "always" in report.offenders or "silent" in report.offenders, "\n".join(report.lines())
+    assert "always" in report.offenders or "silent" in report.offenders, "\n".join(report.complaints())
 
 
 def test_one_axis_alone_is_won_by_silence_and_the_audit_says_so():
     report = audit(Composition({"pause_handling": 1.0}), {name: [play(name)] for name in ("oracle", "silent")})
     assert report.offenders == ("silent",)
-    assert "too close" in "\n".join(report.lines())
+    assert report.complaints() == [
+        "silent earns +1.00, only 0.00 below the oracle's +1.00 (margin 0.25): pause_handling +1.00 against +1.00"
+    ]
 
 
 @pytest.mark.parametrize(

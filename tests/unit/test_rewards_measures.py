@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from envs.errors import UptakeError
 from envs.event import Expect
-from rewards.aggregate import Table
+from rewards.aggregate import Table, by_type
 from rewards.bootstrap import bootstrap, paired_bootstrap
-from rewards.measures import MEASURES, aggregate, measure
+from rewards.measures import MEASURES, TIMINGS, aggregate, measure
 from tests.unit.test_rewards_compose import AGENTS, play
 from tests.unit.test_rewards_episodes import conversation, event, words
 
@@ -72,8 +72,39 @@ def test_backchannels_are_set_beside_a_random_control_of_the_same_rate():
     assert listener["bc_f1"] == 1.0
     assert 0.2 < listener["bc_random_f1"] < 0.7
     assert listener["bc_control_f1"] >= listener["bc_random_f1"]
+    assert listener["bc_above_control"] == pytest.approx(listener["bc_f1"] - listener["bc_control_f1"])
     assert listener["bc_per_minute"] == pytest.approx(20.0)
     assert figures([], [told])["bc_f1"] == 0.0
+
+
+def test_precision_and_recall_of_backchannels_have_the_control_of_f1_beside_them():
+    told = event("B7", 1.0, 13.0, bc0=3.0, bc1=5.4, bc2=9.0, bc3=11.5)
+    found = figures([(3.1, 3.5), (7.2, 7.6)], [told])
+    assert (found["bc_precision"], found["bc_recall"]) == (0.5, 0.25)
+    # F1, precision and recall of the control are of the same hits h: 2h/6, h/2, h/4.
+    assert found["bc_control_f1"] * 3 == pytest.approx(found["bc_control_precision"] * 2)
+    assert found["bc_control_f1"] * 3 == pytest.approx(found["bc_control_recall"] * 4)
+
+
+def test_timings_are_listed_by_the_type_of_their_event_with_p50_p95_and_p99():
+    asked, told = event("A1", 1.0, 4.0), event("A3", 1.0, 4.0)
+    measured = [measure(conversation([(4.0 + fto, 8.0)], [asked])) for fto in (0.2, 0.4, 1.0)]
+    measured.append(measure(conversation([(4.6, 8.0)], [told])))
+    measured.append(measure(conversation([], [told])))
+    found = by_type(measured)
+    assert found["A1", "latency_s"] == pytest.approx({"n": 3, "p50": 0.4, "p95": 1.0, "p99": 1.0}, abs=0.011)
+    assert found["A3", "latency_s"] == pytest.approx({"n": 2, "p50": 0.6, "p95": 3.0, "p99": 3.0}, abs=0.011)
+    assert found["A3", "fto_s"]["n"] == 1, "a turn that nobody answers has no offset"
+    assert by_type(json.loads(json.dumps(measured))) == found
+
+
+def test_every_kind_of_event_that_is_judged_is_timed():
+    found = by_type([measure(play("oracle")), measure(play("always"))])
+    assert {name for _, name in found} == set(TIMINGS)
+    assert {kind for kind, _ in found} >= {"A1", "A3", "B1", "B7", "C1", "D1"}
+    assert found["B7", "delay_s"]["p50"] == pytest.approx(0.2, abs=0.02)  # the oracle's own delay
+    assert found["B1", "talk_s"]["n"] == 2
+    assert found["C1", "answer_s"]["p99"] == 3.0  # the agent that never stops never answers
 
 
 def test_an_agent_that_was_silent_is_not_counted_as_stopping():

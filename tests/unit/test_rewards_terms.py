@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from envs.pack import Pack
 from rewards import get
 from rewards.matching import blind_hits, match_one_to_one, metronome_hits, random_hits
 from rewards.quality import grade
-from rewards.text import contains_any, duplicates, normalise, similarity
+from rewards.text import contains_any, copies, duplicates, normalise, similarity
 from rewards.timing import offset_score
 from tests.unit.test_rewards_episodes import at, conversation, event, value, words
 
@@ -210,11 +212,18 @@ def test_a_breath_in_the_old_sentence_is_no_stop():
 
 
 @settings(max_examples=15, deadline=None)
-@given(stop=st.floats(5.1, 8.0), later=st.floats(0.0, 2.0))
-def test_stopping_later_never_earns_more(stop, later):
+@given(stop=st.floats(5.5, 8.0), later=st.floats(0.0, 2.0))
+def test_stopping_later_than_the_meaning_was_clear_never_earns_more(stop, later):
     agents = [[(2.0, s), (10.9, 13.0)] for s in (stop, stop + later)]
     soon, late = (value("interruption", conversation(agent, [BARGE_IN])) for agent in agents)
     assert late <= soon
+
+
+def test_stopping_at_the_first_sound_earns_less_than_stopping_at_what_it_means_and_more_than_going_on():
+    asked = event("C1", 5.0, 7.5, sem=6.2)
+    stops = (5.3, 5.6, 6.1, 6.5, 9.5)
+    guess, early, on_time, prompt, never = (value("interruption", conversation([(2.0, s)], [asked])) for s in stops)
+    assert never < guess < early < on_time == prompt
 
 
 def test_stopping_without_answering_is_worth_less_than_both_and_more_than_neither():
@@ -274,6 +283,18 @@ def test_an_answer_with_an_expected_word_beats_one_without_and_both_beat_silence
     assert value("quality", conversation([], [ASKED], transcript=())) == -1.0
 
 
+def test_saying_the_question_back_is_no_answer_though_it_holds_the_expected_word():
+    question = "do you open at noon or at one"
+    asked = replace(ASKED, text=question, words=words(question, 1.0, each=0.22))
+    episode = {
+        said: conversation([(3.2, 6.0)], [asked], transcript=words(said, 3.3))
+        for said in (question, "we open at noon", "noon is when we open every day")
+    }
+    assert value("quality", episode[question]) == 0.0  # the hit, and all of it copied
+    assert value("quality", episode["we open at noon"]) == 1.0
+    assert value("quality", episode["noon is when we open every day"]) == 1.0
+
+
 def test_text_that_is_never_spoken_is_no_answer():
     assert value("quality", conversation([], [ASKED], transcript=words("at noon", 3.3))) == -1.0
 
@@ -328,6 +349,8 @@ def test_words_match_whole_and_in_any_spelling_of_a_number():
     assert contains_any(["It's", "Platform", "21!"], ["platform twenty one"])
     assert not contains_any(["knowledge"], ["know"])
     assert duplicates(["yeah", "yeah", "yeah", "yeah"]) == (1, 2)
+    assert copies(["so", "do", "we", "open", "at"], ["do", "we", "open", "at", "one"]) == (1, 2)
+    assert copies(["at", "noon"], ["at", "noon"]) == (0, 0)
 
 
 # ---- as published

@@ -5,6 +5,7 @@ vary (norm, gating, position embedding, …) is checked, not ignored: another va
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -51,6 +52,29 @@ EXTRA = (
     "model_type", "lm_gen_config", "tts_config", "stt_config", "model_id", "extra_heads_dim",
     "depformer_context", "depformer_max_period",
 )  # fmt: skip
+
+
+def gated_width(dim: int, feedforward: int) -> int:
+    """Columns of each half of a gated block whose nominal width is `feedforward`.
+
+    Two thirds keep the parameter count of an ungated block; at exactly four times `dim` the layout has 21/8.
+    """
+    return 21 * dim // 8 if feedforward == 4 * dim else 2 * feedforward // 3
+
+
+def nominal_width(dim: int, width: int) -> int:
+    """A `feedforward` whose `gated_width` is `width`: what weights alone tell of a `config.json`."""
+    candidates = (math.ceil(1.5 * width), math.ceil(1.5 * width) + 1, 4 * dim)
+    fitting = [feedforward for feedforward in candidates if gated_width(dim, feedforward) == width]
+    if not fitting:
+        raise UptakeError(f"a gated block of width {width} at dim {dim} does not occur in the published layout")
+    return fitting[0]
+
+
+def hidden_scale(dim: int, feedforward: int) -> float:
+    """The scale for which `int(scale * dim)` is `feedforward`."""
+    scale = feedforward / dim
+    return scale if int(scale * dim) == feedforward else math.nextafter(scale, math.inf)
 
 
 @dataclass(frozen=True)
@@ -132,6 +156,16 @@ class MoshiConfig:
     @property
     def max_delay(self) -> int:
         return max(self.delays)
+
+    @property
+    def feedforward(self) -> int:
+        """Nominal width of the temporal transformer's gated blocks."""
+        return int(self.hidden_scale * self.dim)
+
+    @property
+    def depth_feedforward(self) -> int:
+        """Nominal width of the depth transformer's gated blocks."""
+        return self.depformer_dim_feedforward or int(self.hidden_scale * self.depformer_dim)
 
     @property
     def depth_weights(self) -> tuple[int, ...]:

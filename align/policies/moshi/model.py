@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from align.policies.moshi.config import MoshiConfig
+from align.policies.moshi.config import MoshiConfig, gated_width
 
 ZERO = -1
 """Code that embeds to zero and is masked as a target."""
@@ -67,8 +67,7 @@ class Gating(nn.Module):
 
     def __init__(self, dim: int, feedforward: int) -> None:
         super().__init__()
-        # Two thirds keep the parameter count of an ungated block; at exactly four times the layout has 21/8.
-        hidden = 21 * dim // 8 if feedforward == 4 * dim else 2 * feedforward // 3
+        hidden = gated_width(dim, feedforward)
         self.linear_in = nn.Linear(dim, 2 * hidden, bias=False)
         self.linear_out = nn.Linear(hidden, dim, bias=False)
 
@@ -152,18 +151,16 @@ class MoshiModel(nn.Module):
         self.emb = nn.ModuleList(Embedding(c.card + 1, c.dim) for _ in range(c.n_q))
         self.text_emb = Embedding(c.text_card + 1, c.dim)
         self.text_linear = nn.Linear(c.dim, c.text_card, bias=False)
-        feedforward = int(c.hidden_scale * c.dim)
-        self.transformer = Stack([Layer(c.dim, c.num_heads, feedforward) for _ in range(c.num_layers)])
+        self.transformer = Stack([Layer(c.dim, c.num_heads, c.feedforward) for _ in range(c.num_layers)])
         self.out_norm = RMSNorm(c.dim)
         width = c.depformer_dim
         self.depformer_in = nn.ModuleList(nn.Linear(c.dim, width, bias=False) for _ in range(max(c.depth_inputs) + 1))
         # The last codebook is never an input of the depth transformer.
         self.depformer_emb = nn.ModuleList(Embedding(c.card + 1, width) for _ in range(c.dep_q - 1))
         self.depformer_text_emb = Embedding(c.text_card + 1, width)
-        feedforward = c.depformer_dim_feedforward or int(c.hidden_scale * width)
         weights = max(c.depth_weights) + 1 if c.depformer_weights_per_step else None
         self.depformer = Stack(
-            [Layer(width, c.depformer_num_heads, feedforward, weights) for _ in range(c.depformer_num_layers)]
+            [Layer(width, c.depformer_num_heads, c.depth_feedforward, weights) for _ in range(c.depformer_num_layers)]
         )
         self.linears = nn.ModuleList(nn.Linear(width, c.card, bias=False) for _ in range(c.dep_q))
 

@@ -56,6 +56,7 @@ class MoshiPolicy:
             ),
             context=c.context,
             emission_lag=c.max_delay,
+            hidden=c.dim,
         )
         self._pieces = [_piece(tokenizer, token, silent) for token in range(c.text_card)]
         self._lags = np.array(c.delays[: 1 + c.dep_q])
@@ -245,7 +246,7 @@ class MoshiPolicy:
 
         Under top-k, the token that was taken counts as inside: its log-prob stays finite when its rank has changed.
         """
-        _, logits = self.model.text_forward(trajectory.codes)
+        hidden, logits = self.model.text_forward(trajectory.codes)
         taken = trajectory.codes[:, 0].clamp(min=0)
         log_probs = truncated_log_probs(logits, trajectory.temperature, trajectory.top_k, taken)  # (B, T, V)
         logp = log_probs.gather(-1, taken.unsqueeze(-1)).squeeze(-1)
@@ -255,13 +256,18 @@ class MoshiPolicy:
             logp=torch.where(trajectory.valid, logp, zero),
             entropy=torch.where(trajectory.valid, -surprise.sum(-1), zero),
             log_probs=log_probs if full else None,
+            hidden=hidden,
         )
 
-    def export(self, path: str | Path, format: str = "moshi", dtype: torch.dtype = torch.float32) -> None:
-        """Write the checkpoint folder `path`, the weights as `dtype`. Format "moshi": the published layout."""
-        if format != "moshi":
-            raise UptakeError(f"export: unknown format {format!r}; known: moshi")
-        save_checkpoint(path, self.model, self.codec, self.tokenizer, dtype)
+    def export(
+        self,
+        path: str | Path,
+        format: str = "kyutai",
+        dtype: torch.dtype = torch.float32,
+        base: str | Path | None = None,
+    ) -> None:
+        """Write the checkpoint folder `path`, the weights as `dtype`; see `checkpoint.save_checkpoint`."""
+        save_checkpoint(path, self.model, self.codec, self.tokenizer, dtype, format, base)
 
 
 def _piece(tokenizer: Tokenizer, token: int, silent: frozenset[int]) -> str | bytes:

@@ -1,0 +1,89 @@
+"""The files of a checkpoint, read and written: every fault is one line that names the file; nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Size, Tensor
+
+from envs.errors import UptakeError
+
+
+def one_line(error: Exception) -> str:
+    """What a library said, short enough for the end of a line."""
+    return " ".join(str(error).split())[:200]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object; an empty file is an empty object, as some checkpoints are published."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if text.strip() else {}
+    except OSError as error:
+        raise UptakeError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UptakeError(f"{path}: not JSON (not text: {error.reason}); copy the file again") from error
+    except json.JSONDecodeError as error:
+        raise UptakeError(f"{path}:{error.lineno}: not JSON ({error.msg}); copy the file again") from error
+    if not isinstance(values, dict):
+        raise UptakeError(f"{path}: expected an object of settings, found {type(values).__name__}")
+    return values
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file."""
+    _present(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UptakeError(f"{path}: truncated or not safetensors ({one_line(error)}); copy the file again") from error
+
+
+def read_shapes(path: Path) -> dict[str, Size]:
+    """Names and shapes only: milliseconds, whatever the size of the file."""
+    _present(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UptakeError(f"{path}: truncated or not safetensors ({one_line(error)}); copy the file again") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    alone = {name: _alone(tensor.detach().to("cpu").contiguous()) for name, tensor in tensors.items()}
+    write_whole(path, lambda partial: save_file(alone, partial, {"format": "pt"}))
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object, whole or not at all."""
+    write_whole(path, lambda partial: partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8"))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `path` that then takes its place in one step."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise UptakeError(f"{path}: cannot be written ({one_line(error)})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _present(path: Path) -> None:
+    if not path.is_file():
+        raise UptakeError(f"{path}: missing")
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor, copied if it is a part of another: safetensors refuses shared memory."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -1,0 +1,140 @@
+"""What GRPO and PPO are configured with alike: length, optimiser, adapters, stream, limits, checkpoints."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from envs.errors import UptakeError
+
+CHOICES: dict[str, Sequence[Any]] = {
+    "lr_scheduler_type": ("constant", "cosine"),
+    "streams": ("text", "speak"),
+    "kl_estimator": ("exact", "sampled"),
+    "zero_stage": (0, 1, 2, 3),
+}
+LEAST: dict[str, float] = {
+    "iterations": 1, "frames": 1, "per_device_train_batch_size": 1, "learning_rate": 0, "warmup_steps": 0,
+    "weight_decay": 0, "max_grad_norm": 0, "max_sampling_logp_difference": 0, "nan_budget": 0, "lora_r": 1,
+    "save_steps": 1, "save_total_limit": 1,
+}  # fmt: skip
+
+
+@dataclass
+class RunConfig(ABC):
+    """The choices that are no algorithm's own. `GrpoConfig` and `PpoConfig` add theirs."""
+
+    section = ""
+    """What a configuration file calls the section; messages begin with it."""
+    choices = CHOICES
+    """Field -> what it may be."""
+    least = LEAST
+    """Field -> what it must be at least; null is left alone."""
+
+    iterations: int = 20
+    """Rollout-and-update rounds of the run."""
+    frames: int = 150
+    """Longest conversation, in frames of 80 ms; one ends earlier when its script is over."""
+    per_device_train_batch_size: int = 8
+    """Conversations a forward pass with gradient. Changes memory and speed, not the result."""
+
+    learning_rate: float = 1e-5
+    """Of AdamW. Published: 2e-7 for 7 billion parameters."""
+    lr_scheduler_type: str = "constant"
+    """constant, or cosine (to zero at the last step, as published)."""
+    warmup_steps: int = 0
+    """Optimiser steps over which the learning rate rises from zero."""
+    adam_beta1: float = 0.9
+    """Published: 0.9."""
+    adam_beta2: float = 0.95
+    """Published: 0.95."""
+    weight_decay: float = 0.0
+    """Published: 0.1."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm. Published: 2."""
+
+    streams: str = "text"
+    """What the ratio is about. text: the sampled text token, as published; speak: only whether it is silent or not."""
+    kl_estimator: str = "exact"
+    """exact: over the whole text vocabulary, as published; sampled: from the sampled token (k3)."""
+    shuffle_rewards: bool = False
+    """Control experiment: judgements are dealt out at random. Such a run must learn nothing."""
+
+    max_sampling_logp_difference: float = 0.05
+    """Mean distance in nats between the sampler's log-probabilities and the training forward's at which the run
+    stops."""
+    nan_budget: int = 3
+    """Updates that may be skipped because of a loss that is not a number, before the run stops."""
+
+    zero_stage: int = 0
+    """DeepSpeed ZeRO: 0 nothing sharded, 1 optimiser state, 2 gradients as well, 3 weights as well."""
+    bf16: bool = False
+    """Weights and arithmetic in bfloat16 with fp32 master weights."""
+    frozen: list[str] = field(default_factory=lambda: ["depformer", "linears"])
+    """Parameters whose names start with one of these stay as they are; the text objective does not reach them."""
+    use_peft: bool = False
+    """Train LoRA adapters instead of the weights; the reference is then the model without them."""
+    lora_r: int = 16
+    """Rank of the adapters."""
+    lora_alpha: int = 32
+    """Their scale is lora_alpha / lora_r."""
+    lora_target_modules: str = r"transformer\..*"
+    """Regular expression for the full names of the linear layers that get an adapter."""
+
+    save_steps: int = 5
+    """Iterations between checkpoints; the last iteration always writes one."""
+    save_total_limit: int = 2
+    """Checkpoints that are kept."""
+
+    @property
+    @abstractmethod
+    def updates(self) -> int:
+        """Optimiser steps an iteration."""
+
+    @property
+    @abstractmethod
+    def kl_weight(self) -> float:
+        """Weight of the KL to the policy that training started from; 0 keeps no reference."""
+
+    @property
+    def kl_in_loss(self) -> bool:
+        """Whether that KL is a term of the loss."""
+        return self.kl_weight > 0
+
+    @property
+    def full(self) -> bool:
+        """Whether updates need the whole text distribution."""
+        return self.streams == "speak" or (self.kl_in_loss and self.kl_estimator == "exact")
+
+    def check(self, world: int = 1) -> None:
+        """Raise UptakeError for a value or a combination that cannot be trained with on `world` ranks."""
+        for name, known in self.choices.items():
+            if getattr(self, name) not in known:
+                allowed = ", ".join(map(str, known))
+                raise UptakeError(f"{self.section}.{name} = {getattr(self, name)!r}: must be one of {allowed}")
+        for name, least in self.least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise UptakeError(f"{self.section}.{name} = {value!r}: must be at least {least}")
+        if self.bf16 and not self.zero_stage:
+            raise UptakeError(
+                f"{self.section}.bf16 = true needs {self.section}.zero_stage = 1, 2 or 3: stage 0 keeps no fp32 master "
+                "weights"
+            )
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the run."""
+        return self.iterations * self.updates
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of an optimiser step, counted from 0."""
+        rate = self.learning_rate
+        if step < self.warmup_steps:
+            rate *= (step + 1) / (self.warmup_steps + 1)
+        if self.lr_scheduler_type == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * step / max(self.total_steps, 1)))
+        return rate

@@ -1,0 +1,1 @@
+"""How a conversation sounds: surroundings, room, echo of the agent, telephone and network. One effect a file."""

@@ -1,0 +1,164 @@
+"""Scripted agents that look right to a careless reward, for `rewards.attacks`. Batched, no torch.
+
+Two families. The first has the oracle's timing and says nothing worth hearing: `Mumbler`, `Whisperer`, `Truncator`,
+`EchoChaser`. They know when a turn ends, give way to a barge-in and keep silent in a pause, but give no backchannels:
+a short sound at the right moment would be one. The second has the oracle's voice and no idea of time: `RandomTalker`,
+`RateMatched`. Silence, endless talk, endless backchannels and the metronome are in `envs.agents`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from envs.agents import Oracle, ScriptedAgent, Sound
+from envs.clock import CLOCK
+from envs.duplex_vector_env import DuplexVectorEnv
+from envs.event import Event, Word
+from envs.pack import Pack
+
+WHISPER_DB = -40.0
+"""Relative to speech: a soft whisper at a metre has about 30 dB SPL, conversation 60."""
+TRUNCATED_SECONDS = 0.4
+MUMBLE_GAP_SECONDS = 0.1
+_SEED = 20260914
+
+
+class Whisperer(Oracle):
+    """Does everything that the oracle does, 30 dB too low to be heard; its text is perfect."""
+
+    def act(self, mic: np.ndarray) -> np.ndarray:
+        """Hear frame k (B, F) float32, return frame k+1 (B, F) float32."""
+        return super().act(mic) * np.float32(10.0 ** (WHISPER_DB / 20.0))
+
+
+class _WellTimed(Oracle):
+    """The oracle's timing without its backchannels; subclasses say something else."""
+
+    def __init__(self, num_envs: int, pack: Pack, env: DuplexVectorEnv) -> None:
+        super().__init__(num_envs, pack, env)
+        self.tokens, self.backchannels = self.backchannels, []
+
+
+class Truncator(_WellTimed):
+    """Begins every answer on time and breaks it off after 0.4 s."""
+
+    def say(self, row: int, clip: Sound, onset: int, stop: int | None = None) -> None:
+        """Speak the beginning of a clip."""
+        super().say(row, clip, onset, onset + CLOCK.samples(TRUNCATED_SECONDS))
+
+
+class Mumbler(_WellTimed):
+    """Answers on time and as long as the oracle, with one and the same word: a policy that collapsed to one token."""
+
+    def __init__(self, num_envs: int, pack: Pack, env: DuplexVectorEnv) -> None:
+        super().__init__(num_envs, pack, env)
+        self._need(self.tokens, "agent_backchannel")
+        self.token = min(self.tokens, key=lambda clip: (len(clip.words), clip.samples, clip.id))
+
+    def say(self, row: int, clip: Sound, onset: int, stop: int | None = None) -> None:
+        """Speak one word over and over for as long as the clip lasts."""
+        end = onset + clip.samples
+        while onset < end:
+            super().say(row, self.token, onset, end)
+            onset += self.token.samples + CLOCK.samples(MUMBLE_GAP_SECONDS)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """A stretch of the microphone, as something to say."""
+
+    audio: np.ndarray
+    words: tuple[Word, ...]
+
+    @property
+    def samples(self) -> int:
+        return len(self.audio)
+
+
+class EchoChaser(_WellTimed):
+    """Answers on time by playing back what it has just heard: the user's own words."""
+
+    def __init__(self, num_envs: int, pack: Pack, env: DuplexVectorEnv) -> None:
+        super().__init__(num_envs, pack, env)
+        self._mic = np.zeros((num_envs, (env.frames + 1) * CLOCK.frame), np.float32)  # (B, N) heard so far
+
+    def hear(self, mic: np.ndarray) -> None:
+        """Keep the frame (B, F)."""
+        for row, now in enumerate(self.now.tolist()):
+            self._mic[row, now - CLOCK.frame : now] = mic[row]
+
+    def _answer_to(self, row: int, event: Event) -> Sound:
+        words = tuple(Word(w.text, w.onset - event.onset, w.offset - event.onset) for w in event.words)
+        return _Heard(self._mic[row, event.onset : event.offset].copy(), words)
+
+
+class RandomTalker(ScriptedAgent):
+    """Talks and is silent by chance: stretches of 1.5 s after silences of 2.5 s, both exponential."""
+
+    TALK, SILENCE = 1.5, 2.5
+
+    def __init__(self, num_envs: int, pack: Pack) -> None:
+        super().__init__(num_envs, pack)
+        self._need(self.clips, "agent")
+        self._rng = [np.random.default_rng([_SEED, row]) for row in range(num_envs)]
+        self._next = np.zeros(num_envs, np.int64)  # (B,) onset of the next stretch
+
+    def restart(self, row: int) -> None:
+        """Draw the same times again."""
+        self._rng[row] = np.random.default_rng([_SEED, row])
+        self._next[row] = self._draw(row, self.SILENCE)
+
+    def _draw(self, row: int, mean: float) -> int:
+        return CLOCK.nearest_sample(self._rng[row].exponential(mean))
+
+    def decide(self, row: int, now: int) -> None:
+        """Begin a stretch when its time has come, and draw the next."""
+        while (due := int(self._next[row])) < now + CLOCK.frame:
+            clip = self.clips[int(self._rng[row].integers(len(self.clips)))]
+            onset = max(due, now)
+            stop = onset + min(clip.samples, max(CLOCK.frame, self._draw(row, self.TALK)))
+            self.say(row, clip, onset, stop)
+            self._next[row] = stop + self._draw(row, self.SILENCE)
+
+
+class RateMatched(ScriptedAgent):
+    """Says exactly what another agent said, as much and as often, at times drawn at random.
+
+    The control of a timing reward: whatever it earns is earned by how much is said and not by when.
+    """
+
+    def __init__(self, other: ScriptedAgent, samples: Sequence[int]) -> None:
+        """Shuffle what `other` has said in its conversations, which lasted `samples` each."""
+        super().__init__(other.num_envs)
+        self._plans = [_shuffled(other.said(row), length, row) for row, length in enumerate(samples)]
+        self._left = [list(plan) for plan in self._plans]
+
+    def restart(self, row: int) -> None:
+        """Begin the plan of this row again."""
+        self._left[row] = list(self._plans[row])
+
+    def decide(self, row: int, now: int) -> None:
+        """Say what the plan holds for this frame."""
+        while self._left[row] and self._left[row][0][1] < now + CLOCK.frame:
+            clip, onset, length = self._left[row].pop(0)
+            self.say(row, clip, onset, max(onset, now) + length)
+
+
+def _shuffled(said: Iterable[tuple[Sound, int, int]], samples: int, row: int) -> list[tuple[Sound, int, int]]:
+    """The same utterances in another order at random times of [one frame, samples): (sound, onset, length).
+
+    They do not overlap, and silences between them are uniform spacings.
+    """
+    rng = np.random.default_rng([_SEED, row])
+    pieces = [(clip, min(stop, samples) - start) for clip, start, stop in said if start < samples]
+    pieces = [pieces[i] for i in rng.permutation(len(pieces))]
+    free = max(0, samples - CLOCK.frame - sum(length for _, length in pieces))
+    starts = np.sort(rng.integers(0, free + 1, len(pieces))) + CLOCK.frame
+    plan, spoken = [], 0
+    for (clip, length), start in zip(pieces, starts.tolist(), strict=True):
+        plan.append((clip, start + spoken, length))
+        spoken += length
+    return plan

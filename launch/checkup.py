@@ -1,0 +1,91 @@
+"""`uptake doctor CHECKPOINT`: what a checkpoint is, and whether it streams as it scores."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from align.codecs.base import Codec
+from align.evaluation import find_folder, load_policy
+from align.policies.checks import TOLERANCE, streaming_difference
+from align.policies.moshi.checkpoint import find_layout
+from align.policies.moshi.config import MoshiConfig
+from align.policies.moshi.model import MoshiModel
+from align.policies.moshi.policy import MoshiPolicy
+from launch.terminal import make_console
+
+LAYOUT_NAMES = {
+    "kyutai": "kyutai: the `moshi` package",
+    "kyutai-lora": "kyutai-lora: a LoRA adapter of the `moshi` package, added to its base model",
+    "personaplex": "personaplex: the `moshi` package of PersonaPlex; the depth steps of the user are left out",
+    "hf": "hf: transformers' MoshiForConditionalGeneration",
+}
+
+
+def run_checkup(name: str, console: Console | None = None) -> bool:
+    """Print one line a property and return whether streaming and scoring agree."""
+    console = console or make_console()
+    folder = find_folder(name)
+    layout = find_layout(folder)
+    policy = load_policy(name)
+    assert isinstance(policy, MoshiPolicy)
+    difference, actions = streaming_difference(policy)
+    good = difference <= TOLERANCE
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for label, text in (
+        ("layout", LAYOUT_NAMES[layout]),
+        ("streams", _streams(policy.model.config)),
+        ("temporal transformer", _temporal(policy.model, policy.spec.frame / policy.spec.sample_rate)),
+        ("depth transformer", _depth(policy.model)),
+        ("embeddings and heads", _millions(_count(policy.model) - _count(policy.model, "transformer.", "depformer."))),
+        ("parameters", _millions(_count(policy.model))),
+        ("codec", _codec(policy.codec)),
+        ("tokenizer", f"{policy.tokenizer.get_piece_size()} pieces"),
+    ):
+        table.add_row("[green]ok[/]", f"[bold]{label}[/]", text)
+    parity = (
+        f"at most {difference:.1e} nats apart in {actions} actions on {policy.model.device.type}, "
+        f"{TOLERANCE:.0e} is allowed"
+    )
+    if not good:
+        parity += "; in float32 that is a fault of the model's code: please report it with this table"
+    table.add_row("[green]ok[/]" if good else "[red]fix[/]", "[bold]streaming and scoring[/]", parity)
+    console.print(f"[bold]{folder}[/]", soft_wrap=True, highlight=False)
+    console.print(table)
+    return good
+
+
+def _streams(c: MoshiConfig) -> str:
+    return (
+        f"{c.num_streams}: text ({c.text_card} tokens), {c.dep_q} agent and {c.n_q - c.dep_q} user codebooks of "
+        f"{c.card}, delays {' '.join(map(str, c.delays))}"
+    )
+
+
+def _temporal(model: MoshiModel, seconds: float) -> str:
+    c = model.config
+    return (
+        f"{_millions(_count(model, 'transformer.'))}: {c.num_layers} layers of {c.dim}, {c.num_heads} heads, looks "
+        f"back {c.context} frames ({c.context * seconds:.0f} s)"
+    )
+
+
+def _depth(model: MoshiModel) -> str:
+    c = model.config
+    return (
+        f"{_millions(_count(model, 'depformer.'))}: {c.depformer_num_layers} layers of {c.depformer_dim}, "
+        f"{c.depformer_num_heads} heads, {c.dep_q} steps with {max(c.depth_weights) + 1} sets of weights"
+    )
+
+
+def _codec(codec: Codec) -> str:
+    name = type(codec).__name__.removesuffix("Codec").lower()
+    return f"{name}: {codec.sample_rate} Hz, {codec.frame} samples a frame, {codec.codebooks} codebooks of {codec.card}"
+
+
+def _count(model: MoshiModel, *parts: str) -> int:
+    return sum(value.numel() for name, value in model.named_parameters() if not parts or name.startswith(parts))
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.2f} M"

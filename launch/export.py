@@ -1,0 +1,58 @@
+"""`uptake export`: a policy in the layout that another program reads."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from align.codecs import POCKET
+from align.evaluation import find_folder
+from align.files import read_json
+from align.policies.moshi.checkpoint import save_checkpoint
+from align.policies.moshi.layouts import kyutai, lora
+from align.policies.moshi.policy import MoshiPolicy
+from envs.errors import UptakeError, nearest
+from launch.terminal import make_console
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def run_export(
+    policy: str, layout: str, out: Path, base: str | None, dtype: str, console: Console | None = None
+) -> None:
+    """Load a policy from any layout, write it in another, and say how it is used from there."""
+    console = console or make_console()
+    if dtype not in DTYPES:
+        raise UptakeError(f"--dtype {dtype}: unknown{nearest(dtype, DTYPES)}")
+    source = find_folder(policy)
+    if out.resolve() == source.resolve():
+        raise UptakeError(f"--out {out}: is the policy itself; write to another folder")
+    loaded = MoshiPolicy.load(source)
+    base_folder = None if base is None else find_folder(base)
+    save_checkpoint(out, loaded.model, loaded.codec, loaded.tokenizer, DTYPES[dtype], layout, base_folder)
+    console.print(f"written: {out} ({layout}, {dtype})", soft_wrap=True, highlight=False)
+    console.print(_usage(layout, out), soft_wrap=True, highlight=False, markup=False)
+
+
+def _usage(layout: str, out: Path) -> str:
+    if layout == "hf":
+        return f"read it: transformers.MoshiForConditionalGeneration.from_pretrained({str(out)!r})"
+    values = read_json(out / kyutai.CONFIG)
+    if values["mimi_name"] == POCKET:
+        return f"its codec is pocket's own, which no other program has: use it with Uptake (uptake eval {out})"
+    names = (values["mimi_name"], values["tokenizer_name"])
+    if layout == "personaplex":
+        return (
+            f"serve it: python -m moshi.server (of PersonaPlex) --moshi-weight {out / kyutai.WEIGHTS} "
+            f"--mimi-weight {out / names[0]} --tokenizer {out / names[1]} --voice-prompt-dir VOICES"
+        )
+    weights = values["moshi_name"].removeprefix("file://")
+    adapter = ["--lora-weight", lora.LORA] if layout == "kyutai-lora" else []
+    command = [
+        "python", "-m", "moshi.server", "--hf-repo", "local/policy", "--config-path", kyutai.CONFIG, "--moshi-weight",
+        weights, *adapter, "--mimi-weight", names[0], "--tokenizer", names[1],
+    ]  # fmt: skip
+    return f"serve it: cd {shlex.quote(str(out))} && {shlex.join(command)}"

@@ -1,0 +1,53 @@
+"""The holes that shipped rewards are known to have, and why they are left open.
+
+The published rewards are shipped to the letter, holes included (their docstrings say where the paper leaves a choice).
+`uptake audit` shows a hole that is declared here with its reason; it fails for one that is not declared, and for a
+declaration that is out of date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_EARLY = "published: -d is not clipped, so that talking over the user's turn earns more than waiting for its end"
+_SPANNED = "published: sounds up to 1 s apart are one utterance, which has then begun before the user's turn is over"
+_NEVER_STOPS = (
+    "published: speech that is running as the barge-in ends is the next speech, so that never stopping is best"
+)
+_NO_JUDGE = "published: only times are judged; the paper's language model, which judges the words, is another term"
+_SLOW_SCALE = (
+    "published: a delay of a second costs little, and whatever sounds next is an answer, however it came about"
+)
+_SHORT_IS_FREE = "published: 0 is the maximum and is had by whoever never talks for more than 1 s"
+_MANY_TO_ONE = "published: matching is many to one, so that any number of sounds round one opportunity are all hits"
+
+KNOWN: Mapping[str, Mapping[str, str]] = {
+    "published_pause": dict.fromkeys(
+        ("silent", "always_backchannel", "metronome", "mumbler", "whisperer", "truncator", "echo_chaser"),
+        _SHORT_IS_FREE,
+    ),
+    "published_turn": {
+        "always_talking": _EARLY,
+        "always_backchannel": _SPANNED,
+        "rate_matched": _EARLY,
+        "random": _EARLY,
+        "mumbler": _NO_JUDGE,
+        "echo_chaser": _NO_JUDGE,
+    },
+    "published_backchannel": {"always_backchannel": _MANY_TO_ONE},
+    "published_interruption": {
+        "always_talking": _NEVER_STOPS,
+        "metronome": _SLOW_SCALE,
+        "random": _SLOW_SCALE,
+        "rate_matched": _SLOW_SCALE,
+        "mumbler": _NO_JUDGE,
+        "echo_chaser": _NO_JUDGE,
+    },
+    "recipes/published": {
+        "always_backchannel": _SPANNED,
+        "mumbler": _NO_JUDGE,
+        "echo_chaser": _NO_JUDGE,
+        "rate_matched": _EARLY,
+    },
+}
+"""Name of a reward or a configuration -> attack -> reason."""

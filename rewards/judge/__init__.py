@@ -1,0 +1,1 @@
+"""Judgement by a language model: what is asked, of whom, and what becomes of an answer that does not come. No torch."""

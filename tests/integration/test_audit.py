@@ -1,0 +1,87 @@
+"""`uptake audit` on what ships, with the core pack: ours hold, and the holes of the published ones are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from align.config import names as config_names
+from launch.cli import app
+from rewards import names
+from rewards import registry as registry_module
+from rewards.attacks import ATTACKS
+from rewards.holes import KNOWN
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["audit", *arguments], env={"COLUMNS": "200"})
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.output
+
+
+def test_everything_that_ships_passes_and_the_known_holes_are_shown(tmp_path: Path) -> None:
+    status, output = run("--all", "--out", str(tmp_path))
+    assert status == 0, output
+    record = json.loads((tmp_path / "all.json").read_text())
+    asking = {name for name in names() if registry_module.get(name).rubric is not None}
+    assert set(record["refused"]) == {*asking, "recipes/published_judge"}  # a language model is asked, and none is here
+    assert set(record["audits"]) == {*names(), *config_names()} - set(record["refused"])
+    for subject, audit in record["audits"].items():
+        assert set(audit["attacks"]) == set(ATTACKS)
+        offenders = {attack for attack, found in audit["attacks"].items() if found["within_margin"]}
+        assert offenders <= set(KNOWN.get(subject, {})), subject
+    assert "known hole published_turn, always_talking: published: -d is not clipped" in output
+    assert (tmp_path / "all.png").stat().st_size > 20_000
+
+
+HACKED = """
+from rewards import Verdict, reward
+
+@reward("loud", axis="turn", events=["A1", "A3"], horizon_s=3.0)
+def loud(view, event):
+    return Verdict(1.0 if len(view.agent_activity) else -1.0, (0, view.end))
+"""
+
+
+def test_a_reward_with_a_hole_fails_with_status_1_and_names_attack_term_and_distance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "_REGISTRY", dict(registry_module._REGISTRY))
+    monkeypatch.setattr(registry_module, "_FILES", {})
+    file = tmp_path / "loud.py"
+    file.write_text(HACKED)
+    few = ("--scenarios", "8", "--out", str(tmp_path))
+    status, output = run(f"{file}:loud", *few)
+    assert status == 1
+    assert "always_talking earns +1.00, only 0.00 below the oracle's +1.00 (margin 0.25): loud +1.00 against" in output
+    (written,) = tmp_path.glob("*loud.json")
+    assert json.loads(written.read_text())["audits"][f"{file}:loud"]["attacks"]["always_talking"]["gap"] == 0.0
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"rewards: {{{file}:loud: 1.0, pause_handling: 1.0, turn_taking: 1.0, quality: 3.0}}\n")
+    status, output = run(str(config), *few)
+    assert status == 0, output
+    assert run(str(config), f"rewards.{file}:loud=90", *few)[0] == 1
+    file.write_text(HACKED.replace("1.0 if len", "1 / 0 if len"))
+    registry_module._FILES.clear()
+    status, output = run(f"{file}:loud", *few)
+    assert status == 1 and "loud failed to give" in output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((), "name a reward or a configuration, or give --all"),
+        (("quality", "--all"), "name a reward or a configuration, or give --all"),
+        (("qualty",), "did you mean 'quality'"),
+        (("quality", "seed=1"), "only a configuration takes overrides"),
+        (("quickstart", "--pack", "no_such_pack"), "no pack 'no_such_pack'"),
+        (("quickstart", "--split", "trian"), "no scenario in split 'trian'"),
+        (("nothing.yaml",), "nothing.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: tuple[str, ...], message: str) -> None:
+    done = CliRunner().invoke(app, ["audit", *arguments])
+    assert isinstance(done.exception, ValueError) and message in str(done.exception)

@@ -1,0 +1,49 @@
+"""PPO learns to wait through a pause and to speak after the turn; with shuffled rewards it learns nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from align.trainers.ppo_config import PpoConfig
+from tests.toy_duplex import FRAMES, toy_run
+
+CONFIG = {
+    "iterations": 20,
+    "frames": FRAMES,
+    "train_batch_size": 96,
+    "num_mini_batches": 3,
+    "num_ppo_epochs": 2,
+    "per_device_train_batch_size": 96,
+    "learning_rate": 2e-2,
+    "vf_coef": 0.5,
+    "cliprange_value": None,
+    "kl_coef": 0.0,
+    "save_steps": 20,
+}
+
+
+def at_the_end(folder, seed, **changes):
+    """Reward and explained variance, means of the last four iterations."""
+    toy_run(folder, PpoConfig(**(CONFIG | changes)), seed=seed)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][-4:]
+    return [sum(line[name] for line in lines) / 4 for name in ("reward", "value/explained_variance")]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ppo_speaks_after_the_pause_and_not_in_it_and_knows_what_to_expect(tmp_path, seed):
+    reward, explained = at_the_end(tmp_path, seed)
+    assert reward > 0.95
+    assert explained > 0.8
+
+
+def test_the_cost_of_leaving_the_start_keeps_a_policy_there_in_the_reward_as_in_the_loss(tmp_path):
+    for place in (True, False):
+        reward, _ = at_the_end(tmp_path / str(place), 0, use_kl_in_reward=place, kl_coef=10.0, iterations=10)
+        assert reward < 0.5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_shuffled_rewards_nothing_is_learned(tmp_path, seed):
+    assert at_the_end(tmp_path, seed, shuffle_rewards=True)[0] < 0.5

@@ -1,0 +1,86 @@
+"""A folder that is not what it should be is one line: the file, what was found, what was expected, and the fix."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from align.policies.moshi.model import MoshiModel
+from align.policies.moshi.policy import MoshiPolicy
+from tests.checkpoints import CARD, blur_codec, refused
+from tests.tiny_moshi import config, tokenizer
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    MoshiPolicy(MoshiModel(config(card=CARD)), blur_codec(), tokenizer()).export(tmp_path / "policy")
+    return tmp_path / "policy"
+
+
+@pytest.mark.parametrize(
+    "name, whose",
+    [
+        ("depth_decoder.lm_heads.weight", "transformers' MoshiForConditionalGeneration"),
+        ("base_model.model.text_linear.lora_A.default.weight", "a PEFT adapter"),
+        ("text_linear.lora_A.weight", "a LoRA adapter"),
+        ("text_linear.weight_scb", "a quantised release"),
+        ("depformer.slices.0.linear_in.weight", "moshi-mlx"),
+        ("quantizer.rvq_first.input_proj.weight", "Mimi, a codec"),
+    ],
+)
+def test_weights_of_another_layout_are_called_by_its_name(folder, name, whose):
+    path = folder / "model.safetensors"
+    save_file({name: torch.zeros(2)}, path)
+    refused(folder, f"{path}: found weights of {whose}", name, "expected those of `moshi`")
+    (folder / "config.json").unlink()
+    refused(folder, f"{path}: found weights of {whose}")
+
+
+def test_weights_without_a_config_that_are_no_moshi_or_of_no_released_size_are_refused(folder):
+    path = folder / "model.safetensors"
+    (folder / "config.json").write_text("{}")
+    refused(folder, f"{path}: 16 audio streams", "widths 32 and 16", "add its config.json")
+    save_file({"model.layers.0.weight": torch.zeros(2)}, path)
+    refused(folder, f"{path}: no tensor 'text_emb.weight': found model.layers.0.weight")
+
+
+def test_another_transformers_model_is_called_by_its_type(folder):
+    (folder / "config.json").write_text('{"model_type": "llama", "hidden_size": 64, "architectures": ["Llama"]}')
+    refused(folder, "config.json: found a transformers model of type 'llama'", "expected a Moshi-class checkpoint")
+
+
+def test_weights_that_lie_on_the_hub_are_refused_by_name(folder):
+    values = json.loads((folder / "config.json").read_text()) | {"moshi_name": "hf://kyutai/moshika/model.safetensors"}
+    (folder / "config.json").write_text(json.dumps(values))
+    refused(folder, "config.json: names hf://kyutai/moshika/model.safetensors", "download it")
+
+
+def test_a_config_that_is_not_json_is_refused_with_its_line(folder):
+    (folder / "config.json").write_text('{\n"dim": 32,\n')
+    refused(folder, "config.json:3: not JSON")
+    (folder / "config.json").write_text("[1]")
+    refused(folder, "config.json: expected an object of settings, found list")
+    (folder / "config.json").write_bytes(b"\xff\xfe")
+    refused(folder, "config.json: not JSON")
+
+
+def test_nothing_is_unpickled(folder, tmp_path):
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "exploded",))
+
+    names = ("model.safetensors", "tokenizer_spm.model", "config.json")
+    for name in names:
+        whole = (folder / name).read_bytes()
+        torch.save(Bomb(), folder / name)
+        refused(folder, name)
+        (folder / name).write_bytes(whole)
+    torch.save(Bomb(), folder / "model.pt")
+    (folder / "model.safetensors").unlink()
+    refused(folder, "model.pt may be pickled and is never opened")
+    assert not (tmp_path / "exploded").exists()

@@ -1,0 +1,79 @@
+"""Judged the moment that it is settled, or from the record afterwards: the same verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from envs.agents import AlwaysTalking, EnergyVad, Metronome, Oracle, ScriptedAgent, Silent
+from envs.duplex_vector_env import DuplexVectorEnv
+from envs.impostors import EchoChaser, RandomTalker, Truncator
+from envs.pack import Pack
+from rewards import Composition, names
+from tests.packs import tiny_pack
+
+SCENARIOS = ("turn", "statement", "pause", "nopause", "dictation", "story", "barge", "ack", "stop", "noise")
+AGENTS: dict[str, Callable[[DuplexVectorEnv], ScriptedAgent]] = {
+    "silent": lambda env: Silent(1, env.pack),
+    "always": lambda env: AlwaysTalking(1, env.pack),
+    "metronome": lambda env: Metronome(1, env.pack),
+    "vad": lambda env: EnergyVad(1, env.pack, ms=200),
+    "oracle": lambda env: Oracle(1, env.pack, env),
+    "truncator": lambda env: Truncator(1, env.pack, env),
+    "echo": lambda env: EchoChaser(1, env.pack, env),
+    "random": lambda env: RandomTalker(1, env.pack),
+}
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory) -> Pack:
+    return tiny_pack(tmp_path_factory.mktemp("packs"))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    scenario=st.sampled_from(SCENARIOS),
+    agent=st.sampled_from(sorted(AGENTS)),
+    frames=st.integers(20, 150),
+    every=st.integers(1, 7),
+    seed=st.integers(0, 2**31),
+)
+def test_what_is_judged_online_in_the_environment_is_what_the_record_gives_afterwards(
+    pack, scenario, agent, frames, every, seed
+):
+    composition = Composition(dict.fromkeys(names(), 1.0))
+    env = DuplexVectorEnv(pack, 1, frames=frames)
+    speaker = AGENTS[agent](env)
+    obs, info = env.reset(seed=seed, options={"scenario": scenario})
+    speaker.reset()
+    online, judged = [], 0
+    while not info["ended"].all():
+        obs, _, _, _, info = env.step(speaker.act(obs["mic"]))
+        if int(info["frame"][0]) % every == 0 or info["ended"].all():
+            so_far = env.episode(0, speaker.transcript(0))
+            online += composition.due(so_far, judged)
+            judged = so_far.samples
+    whole = env.episode(0, speaker.transcript(0))
+    afterwards = composition.score(whole)
+    assert not composition.faults
+    assert sorted(online, key=lambda v: (v.event, v.term)) == sorted(afterwards, key=lambda v: (v.event, v.term))
+    assert len({(v.event, v.term) for v in online}) == len(online)
+
+
+def test_a_turn_that_has_begun_and_is_not_over_is_known_to_a_view_online_as_later(pack):
+    env = DuplexVectorEnv(pack, 1, frames=150)
+    speaker = Oracle(1, pack, env)
+    obs, info = env.reset(seed=1, options={"scenario": "barge"})
+    speaker.reset()
+    met = False
+    while not info["ended"].all():
+        obs, _, _, _, info = env.step(speaker.act(obs["mic"]))
+        so_far = env.episode(0)
+        running = [record["id"] for record in so_far.meta["running"]]
+        assert running == so_far.meta["unfinished"]
+        met |= running == ["cut"]
+        assert "cut" not in running or "cut" not in [event.id for event in so_far.events]
+    assert met
