@@ -87,6 +87,8 @@ class TrainConfig:
     """The checkpoint that training starts from: `pocket`, or the path of a checkpoint folder."""
     pack: str = "core"
     """The scenarios and their audio: `core`, or the path of a pack folder."""
+    users: str = ""
+    """Other scenarios for the pack's audio: `reactive`, or the path of a YAML file. Empty: the pack's own."""
     seed: int = 0
     """Seeds the training: rollouts, batches, sampling."""
     rewards: dict[str, float] = field(default_factory=dict)

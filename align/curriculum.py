@@ -18,8 +18,8 @@ from envs.errors import UptakeError
 #: Axis -> event types. A scenario belongs to the first axis that one of its events has a type of: a barge-in scenario
 #: also has a question in it, a pause scenario also an end of turn.
 AXES: Mapping[str, tuple[str, ...]] = {
-    "interruption": ("C1", "C2", "C3"),
-    "continue": ("D1", "D3", "D4", "D5"),
+    "interruption": ("C1", "C2", "C3", "C4", "C5", "C6", "C9", "C10"),
+    "continue": ("C7", "D1", "D3", "D4", "D5"),
     "backchannel": ("B7",),
     "pause": ("B1", "B4"),
     "turn": ("A1", "A3"),
@@ -44,8 +44,7 @@ def by_axis(scenarios: Iterable[Any]) -> dict[str, list[str]]:
     """Scenario ids by axis, sorted, from `envs.scenario.Scenario`s; axes without a scenario are absent."""
     found: dict[str, list[str]] = {}
     for scenario in scenarios:
-        types = {item.type for item in scenario.script}
-        types |= {item.pause_type for item in scenario.script if item.pauses}
+        types = set(scenario.about)
         for axis, codes in AXES.items():
             if types & set(codes):
                 found.setdefault(axis, []).append(scenario.id)

@@ -260,9 +260,7 @@ def load_policy(name: str) -> DuplexPolicy:
 
 def _title(scenario: Scenario) -> str:
     """What a scenario is about, in words: its tags that are event types, else its items."""
-    codes = [tag for tag in scenario.tags if tag in EVENT_TYPES]
-    codes = codes or [code for item in scenario.script for code in (item.pause_type if item.pauses else "", item.type)]
-    text = ", then ".join(EVENT_TYPES[code] for code in dict.fromkeys(codes) if code in EVENT_TYPES)
+    text = ", then ".join(EVENT_TYPES[code] for code in scenario.about)
     return text[:1].upper() + text[1:]
 
 

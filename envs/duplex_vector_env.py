@@ -38,8 +38,9 @@ from envs.event import Event, Word
 from envs.pack import Pack
 from envs.scenario import Scenario
 from envs.seeding import crc
-from envs.users.plan import Plan, bind
-from envs.users.script import Cue, ScriptDriver
+from envs.users.drivers import Plan, Users, bind
+from envs.users.script import Cue
+from envs.users.turn_models import Heard
 
 SIMULATOR_VERSION = 1
 """Raised whenever the same seed would give other audio or other events."""
@@ -98,7 +99,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._end = np.zeros(num_envs, np.int64)  # frames in the episode once it has ended, else 0
         self._terminated = np.zeros(num_envs, bool)
         self._heard = OnlineActivity(num_envs)
-        self._driver = ScriptDriver(num_envs)
+        self._driver = Users(num_envs)
         self._chains: dict[int, Chain] = {}  # row -> what acoustics do to its sound; no entry where they are clean
         self._run_seed: int | None = None
         self._rows = np.arange(num_envs)
@@ -149,8 +150,9 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             raise UptakeError(f"step: row {spent[0]} {what}; call reset(options={{'reset_mask': mask}}) first")
         self._frame += 1
         self._agent[self._rows, self._frame] = to_pcm16(audio)
-        self._heard.update(self._sound(audio) if self._chains else audio)
-        self._mix(self._driver.advance((self._frame + 1) * self.clock.frame, self._heard))
+        heard = self._sound(audio) if self._chains else audio
+        self._heard.update(heard)
+        self._mix(self._driver.advance(Heard((self._frame + 1) * self.clock.frame, self._heard, heard)))
 
         for row in np.flatnonzero(~self._terminated):
             done_at = self._driver.done_at(int(row))
@@ -183,6 +185,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             ended = "script" if self._terminated[row] else "frames"
         meta = {
             "scenario": plan.scenario.id,
+            "driver": plan.scenario.driver,
             "split": plan.scenario.split,
             "tags": list(plan.scenario.tags),
             "twin": plan.scenario.twin,

@@ -13,23 +13,34 @@ EVENT_TYPES: Mapping[str, str] = MappingProxyType(
     {
         "A1": "end of turn, question",
         "A3": "end of turn, statement",
+        "A6": "simultaneous start",
+        "A8": "closing",
         "B1": "pause within an utterance",
         "B4": "pause within a dictation",
         "B7": "monologue that invites backchannels",
         "C1": "barge-in, new topic",
         "C2": "barge-in, correction",
         "C3": "barge-in, stop command",
+        "C4": "barge-in, repetition request",
+        "C5": "barge-in, follow-up question",
+        "C6": "barge-in, dissatisfaction",
+        "C7": "cooperative completion",
+        "C8": "barge-in that is given up",
+        "C9": "barge-in, one of several corrections",
+        "C10": "barge-in, repeated because the agent talked on",
         "D1": "user backchannel while the agent speaks",
         "D3": "cough or other vocal noise",
         "D4": "noise",
         "D5": "talk to somebody else",
+        "E2": "hang-up",
     }
 )
 """Taxonomy codes in use, and what they mean."""
 
 TURN_TYPES = frozenset({"A1", "A3"})
 PAUSE_TYPES = frozenset({"B1", "B4"})
-BARGE_IN_TYPES = frozenset({"C1", "C2", "C3"})
+BARGE_IN_TYPES = frozenset({"C1", "C2", "C3", "C4", "C5", "C6", "C9", "C10"})
+"""Those that an agent should stop for."""
 AGENT_BEHAVIOURS = ("responds", "silent", "stops", "continues", "backchannels")
 SOURCES = ("user", "other", "agent")
 

@@ -148,7 +148,9 @@ def _check(document: Document, value: Any, schema: Mapping[str, Any], root: Mapp
         if isinstance(value, dict) and len(mappings) == 1:  # what is wrong inside is a better answer than the choice
             return _check(document, value, mappings[0], root, path)
         if not any(_agrees(document, value, option, root, path) for option in schema["anyOf"]):
-            raise document.error(f"{name} is {_show(value)}; it must be {schema['description']}", path)
+            known = [word for option in schema["anyOf"] for word in option.get("enum", ())]
+            hint = nearest(value, known) if known and isinstance(value, str) else ""
+            raise document.error(f"{name} is {_show(value)}; it must be {schema['description']}{hint}", path)
         return
     if "enum" in schema and not (isinstance(value, str) and value in schema["enum"]):
         hint = nearest(str(value), schema["enum"])

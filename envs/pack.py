@@ -32,11 +32,14 @@ from envs.episode import from_pcm16, read_audio, to_pcm16
 from envs.errors import UptakeError, nearest
 from envs.event import Word
 from envs.scenario import Cut, Scenario, ScriptItem, load_scenarios
+from envs.users.persona import ReactiveUser, missing
 
 SCHEMA = "duplex.pack/1"
 AGENT_KINDS = ("agent", "agent_backchannel")
 SPLITS = ("train", "dev", "test")
 BUILTIN = Path(__file__).parent / "packs"
+USERS = Path(__file__).parent / "users" / "sets"
+"""Scenarios for the core pack's audio that ship apart from it."""
 _LOSSLESS_INTEGER = ("PCM_16", "PCM_24", "PCM_S8", "PCM_32")
 
 
@@ -58,6 +61,17 @@ class Clip:
     answers: tuple[str, ...] = ()
     """Topics that this agent clip answers."""
     clock: Clock = field(default=CLOCK, repr=False)
+
+    @property
+    def said_as(self) -> str:
+        """What kind of utterance it is: its kind, or for kind `user` what its id begins with (`question/...`)."""
+        return self.id.partition("/")[0] if self.kind == "user" else self.kind
+
+    @property
+    def topic(self) -> str:
+        """What it is about: the middle of an id such as ``question/weather/03``; empty where there is none."""
+        parts = self.id.split("/")
+        return parts[1] if len(parts) == 3 else ""
 
     @cached_property
     def pcm(self) -> np.ndarray:
@@ -111,15 +125,42 @@ class Pack:
         for clip in self._clips.values():
             if clip.kind not in AGENT_KINDS:
                 self._by_text.setdefault(_normal(clip.text), []).append(clip)
+        self._content = self._asked_for()
         for scenario in self._scenarios.values():
             self._check(scenario)
 
     @classmethod
-    def load(cls, path: str | Path) -> Pack:
+    def load(cls, path: str | Path, users: str | Path = "") -> Pack:
         """Load a pack from a folder, or one that ships with the package by its name: `core`, wherever that is said.
+
+        Args:
+            path: the folder or name.
+            users: other scenarios than the pack's own, for the same audio: the name of a set that ships with the
+                package (``reactive``), or the path of a YAML file.
 
         Raises `UptakeError` naming the file for whatever is missing, corrupt or inconsistent.
         """
+        pack = cls._load(path)
+        return pack.with_users(users) if users else pack
+
+    def with_users(self, users: str | Path) -> Pack:
+        """The same audio with the scenarios of another file; its hash covers both."""
+        file = Path(users)
+        builtin = {p.stem: p for p in USERS.glob("*.yaml")}
+        if not file.exists() and str(users) in builtin:
+            file = builtin[str(users)]
+        if not file.is_file():
+            raise UptakeError(f"users {str(users)!r}: no such file or set of users{nearest(str(users), builtin)}")
+        scenarios = load_scenarios(file)
+        if not scenarios:
+            raise UptakeError(f"{file}: holds no scenario")
+        digest = hashlib.sha256(self.hash.encode() + b"\0" + file.read_bytes()).hexdigest()
+        pack = Pack(self.name, self.version, self._clips, scenarios, digest, self.folder)
+        pack._content = self._content | pack._content
+        return pack
+
+    @classmethod
+    def _load(cls, path: str | Path) -> Pack:
         folder = Path(path)
         if isinstance(path, str) and len(folder.parts) == 1 and path == folder.name:  # a folder is ./core
             folder = BUILTIN / folder if (BUILTIN / folder / "pack.json").is_file() else folder
@@ -161,6 +202,31 @@ class Pack:
     def clips(self, kind: str | None = None) -> list[Clip]:
         """All clips, or those of one kind, in order of their ids."""
         return [self._clips[name] for name in sorted(self._clips) if kind in (None, self._clips[name].kind)]
+
+    def spoken(self, split: str) -> dict[str, list[Clip]]:
+        """What users of a split say, by kind of utterance (`Clip.said_as`), in order of the clips' ids."""
+        found: dict[str, list[Clip]] = {}
+        for clip in self.clips():
+            if clip.kind not in AGENT_KINDS and clip.split in (split, "all"):
+                found.setdefault(clip.said_as, []).append(clip)
+        return found
+
+    def wanted(self, clip: Clip) -> tuple[str, ...]:
+        """Words of which a good answer to this clip has one, as the pack's scenarios say; empty when they do not."""
+        return self._content.get(clip.id) or self._content.get(f"*/{clip.topic}", ())
+
+    def _asked_for(self) -> dict[str, tuple[str, ...]]:
+        """Clip id, and ``*/topic``, to the content that the scripts expect of an answer."""
+        found: dict[str, tuple[str, ...]] = {}
+        for scenario in self._scenarios.values():
+            for item in scenario.script:
+                names = (item.id, f"{item.id}.turn")
+                for name, expect in scenario.expects:
+                    if item.clip in self._clips and name in names and expect.agent == "responds" and expect.content:
+                        found.setdefault(self._clips[item.clip].id, expect.content)
+                        if topic := self._clips[item.clip].topic:
+                            found.setdefault(f"*/{topic}", expect.content)
+        return found
 
     def other_voices(self, split: str, voice: str) -> list[Clip]:
         """The spoken clips of a split's users that are not in this voice, in order of their ids."""
@@ -209,6 +275,10 @@ class Pack:
         return sorted((c for c in said if c.split in (scenario.split, "all")), key=lambda c: (c.voice, c.id))
 
     def _check(self, scenario: Scenario) -> None:
+        if isinstance(scenario.user, ReactiveUser):
+            lacking = missing(scenario.user.persona, self.spoken(scenario.split))
+            if lacking:
+                raise scenario.error(f"{lacking} in split {scenario.split!r}; change the persona or add clips")
         for item in scenario.script:
             if item.clip is not None and item.clip not in self._clips:
                 raise scenario.error(f"no clip {item.clip!r} in the pack{nearest(item.clip, self._clips)}", item.line)

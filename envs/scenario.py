@@ -15,6 +15,9 @@
     acoustics: cafe                # or a mapping of effects (`envs.acoustics.config`)
     terminate: {after_script_s: 4.0}
 
+`user.driver` may also be `reactive` (a `persona` in place of the script, `envs.users.persona`) or `replay` (a
+`recording`, `envs.recording`). Their events follow from what happens, so that `expect` then names types of events.
+
 A file may hold several documents (``---`` between them). The grammar is `json_schema()`, published as package data in
 ``scenario.schema.json``; what a grammar cannot say (references, order) is checked here. Every error names file and
 line. Clips are looked up when a pack binds its scenarios (`envs.pack`).
@@ -23,7 +26,7 @@ line. Clips are looked up when a pack binds its scenarios (`envs.pack`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +35,12 @@ import numpy as np
 from envs import located_yaml
 from envs.acoustics.config import Acoustics, parse_acoustics
 from envs.errors import UptakeError, nearest
-from envs.event import Expect
+from envs.event import EVENT_TYPES, Expect
 from envs.located_yaml import Document
+from envs.recording import Recording
 from envs.schema import json_schema
+from envs.users.declared import read_user
+from envs.users.persona import ReactiveUser
 from envs.variables import Value, Var, known_variable, parse_var
 
 SCHEMA = "duplex.scenario/1"
@@ -42,6 +48,8 @@ DEFAULT_ROOM_TONE_DB = -62.0
 DEFAULT_TIMEOUT = 6.0
 DEFAULT_AFTER_SCRIPT = 3.0
 DEFAULT_MAX = 60.0
+REPLAY_TYPES = frozenset({"A1", "A3", "B1", "B7", "C1", "D1"})
+"""What is found in a recording (`envs.users.replay`)."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +115,11 @@ class Scenario:
 
     id: str
     split: str
-    script: tuple[ScriptItem, ...]
+    script: tuple[ScriptItem, ...] = ()
+    user: ReactiveUser | Recording | None = None
+    """Who speaks when there is no script."""
     expects: tuple[tuple[str, Expect], ...] = ()
-    """(event name, expectation): the name is ITEM, ITEM.pause, ITEM.pauseN or ITEM.turn."""
+    """(event name, expectation): the name is ITEM, ITEM.pause, ITEM.pauseN or ITEM.turn; without a script, a type."""
     tags: tuple[str, ...] = ()
     twin: str | None = None
     seed_group: str = ""
@@ -123,10 +133,29 @@ class Scenario:
     line: int = 1
 
     @property
+    def driver(self) -> str:
+        """`script`, `reactive` or `replay`."""
+        return "reactive" if isinstance(self.user, ReactiveUser) else "replay" if self.user else "script"
+
+    @property
     def types(self) -> frozenset[str]:
-        """Types of the events that the script may give rise to."""
+        """Types of the events that it may give rise to, as far as the user alone decides that."""
+        if isinstance(self.user, ReactiveUser):
+            return frozenset(self.user.persona.types())
+        if self.user is not None:
+            return REPLAY_TYPES
         items = {item.type for item in self.script} | {item.turn for item in self.script if item.turn}
         return frozenset(items | {item.pause_type for item in self.script if item.pauses})
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """Types of the events that it was made for: its tags that are such types, else all that are in it."""
+        if tagged := tuple(tag for tag in self.tags if tag in EVENT_TYPES):
+            return tagged
+        if self.user is not None:
+            return tuple(sorted(self.types))
+        found = [code for item in self.script for code in (item.pause_type if item.pauses else "", item.type)]
+        return tuple(dict.fromkeys(code for code in found if code))
 
     def error(self, message: str, line: int | None = None) -> UptakeError:
         """An error about this scenario that starts with ``file:line``."""
@@ -153,7 +182,7 @@ def load_scenarios(path: str | Path) -> list[Scenario]:
 
 def parse_scenarios(text: str, source: str = "scenario") -> list[Scenario]:
     """Parse the text of a scenario file; `source` names it in errors."""
-    scenarios = [_scenario(document) for document in located_yaml.read(text, source)]
+    scenarios = [one for document in located_yaml.read(text, source) for one in _by_split(_scenario(document))]
     seen: dict[str, Scenario] = {}
     for scenario in scenarios:
         if scenario.id in seen:
@@ -162,15 +191,27 @@ def parse_scenarios(text: str, source: str = "scenario") -> list[Scenario]:
     return scenarios
 
 
+def _by_split(scenario: Scenario) -> list[Scenario]:
+    """One scenario a split: a list of splits gives ids such as ID/train, and twins that stay in their split."""
+    splits = scenario.split.split()
+    if len(splits) == 1:
+        return [scenario]
+    return [
+        replace(scenario, id=f"{scenario.id}/{split}", split=split, twin=scenario.twin and f"{scenario.twin}/{split}")
+        for split in splits
+    ]
+
+
 def _scenario(document: Document) -> Scenario:
     located_yaml.check(document, json_schema())
     data = document.data
     variables = {name: parse_var(document, name, spec, ("vars", name)) for name, spec in data.get("vars", {}).items()}
+    user = read_user(document, data["user"], variables)
     items: list[ScriptItem] = []
-    for i, spec in enumerate(data["user"]["script"]):
+    for i, spec in enumerate(data["user"].get("script", ())):
         items.append(_item(document, spec, ("user", "script", i), items, variables))
     acoustics, room = parse_acoustics(document, data.get("acoustics", {}), ("acoustics",), variables)
-    names = _event_names(items)
+    names = _event_names(items) if user is None else list(EVENT_TYPES)
     expects = []
     for i, spec in enumerate(data.get("expect", [])):
         where = ("expect", i)
@@ -184,8 +225,9 @@ def _scenario(document: Document) -> Scenario:
         expects.append((spec["event"], Expect(spec["agent"], within, tuple(spec.get("content", ())))))
     return Scenario(
         id=data["id"],
-        split=data["split"],
+        split=data["split"] if isinstance(data["split"], str) else " ".join(data["split"]),
         script=tuple(items),
+        user=user,
         expects=tuple(expects),
         tags=tuple(data.get("tags", ())),
         twin=data.get("twin"),

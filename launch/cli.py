@@ -28,6 +28,10 @@ app.add_typer(pack_app, name="pack")
 app.add_typer(scenario_app, name="scenario")
 
 Pack = Annotated[str, typer.Option(help="`core` or the path of a pack folder.")]
+Users = Annotated[
+    str,
+    typer.Option(help="Other scenarios for the pack's audio: `reactive`, or a YAML file. Left out: the pack's own."),
+]
 Policy = Annotated[
     str, typer.Argument(help="`pocket`, a checkpoint folder, a run folder, or a scripted agent such as `vad_700`.")
 ]
@@ -67,6 +71,7 @@ def evaluate(
     policy: Policy,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
     pack: Pack = "core",
+    users: Users = "",
     variants: Annotated[int, typer.Option(min=1, help="How many times each scenario is played.")] = 4,
     frames: Annotated[int, typer.Option(min=1, help="Length of a conversation in frames of 80 ms.")] = 150,
     seed: Annotated[int, typer.Option(min=0)] = 1234,
@@ -84,6 +89,7 @@ def evaluate(
         policy,
         pack,
         split,
+        users=users,
         variants=variants,
         frames=frames,
         seed=seed,
@@ -126,6 +132,7 @@ def rollout(
     scenario: Annotated[str, typer.Option(help="The id of a scenario in the pack.")],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     pack: Pack = "core",
+    users: Users = "",
     variant: Annotated[int, typer.Option(min=0)] = 0,
     frames: Annotated[int, typer.Option(min=1, help="Length of the conversation in frames of 80 ms.")] = 150,
     seed: Annotated[int, typer.Option(min=0)] = 1234,
@@ -134,7 +141,17 @@ def rollout(
     """Play one conversation and write it: the record, a timeline picture, and stereo audio to listen to."""
     from launch.evaluate import run_rollout
 
-    run_rollout(policy, pack, scenario, variant=variant, frames=frames, seed=seed, acoustics=acoustics, out=out)
+    run_rollout(
+        policy,
+        pack,
+        scenario,
+        users=users,
+        variant=variant,
+        frames=frames,
+        seed=seed,
+        acoustics=acoustics,
+        out=out,
+    )
 
 
 @app.command()

@@ -44,6 +44,7 @@ def run_evaluation(
     pack_path: str,
     split: str,
     *,
+    users: str = "",
     variants: int,
     frames: int,
     seed: int,
@@ -57,16 +58,17 @@ def run_evaluation(
 ) -> None:
     """Measure one policy or scripted agent on a split; print the figures, and write them if `out` is given.
 
-    With `episodes`, every conversation is stored there (`align.stored`). `compat` names published evaluators.
-    Answers are set against chance (`rewards.chance`). With `asr`, words are those that speech recognition hears; their
-    error rate against the agent's text is shown, and what the policy's codec alone does to speech.
+    `users` names other scenarios than the pack's own. With `episodes`, every conversation is stored there
+    (`align.stored`). `compat` names published evaluators. Answers are set against chance (`rewards.chance`). With
+    `asr`, words are those that speech recognition hears; their error rate against the agent's text is shown, and what
+    the policy's codec alone does to speech.
     """
     console = console or make_console()
     find_acoustics(acoustics)  # a mistake in it costs nothing yet
     grader = Grader(parse_compat(compat))
     store = Store(episodes) if episodes is not None else None
     listener = Listener() if asr else None
-    pack = Pack.load(pack_path)
+    pack = Pack.load(pack_path, users)
     system = find_system(policy, frames)
 
     def watch(key: Key, episode: Episode, words: Sequence[Word] | None) -> None:
@@ -113,6 +115,7 @@ def run_rollout(
     pack_path: str,
     scenario: str,
     *,
+    users: str = "",
     variant: int,
     frames: int,
     seed: int,
@@ -123,7 +126,7 @@ def run_rollout(
     """Play one conversation; write its record, `timeline.png`, and `stereo.flac` with what it hears on the left."""
     console = console or make_console()
     find_acoustics(acoustics)
-    pack = Pack.load(pack_path)
+    pack = Pack.load(pack_path, users)
     split = pack.scenario(scenario).split
     system = find_system(policy, frames)
     (episode,) = play(system, pack, [(scenario, variant)], split=split, seed=seed, frames=frames, acoustics=acoustics)

@@ -44,6 +44,7 @@ def run_scenario_check(file: Path, console: Console | None = None) -> None:
     console = console or make_console()
     for scenario in load_scenarios(file):
         items = ", ".join(f"{item.id} ({item.type})" for item in scenario.script)
+        items = items or f"{scenario.driver} ({', '.join(scenario.about)})"
         console.print(f"[green]ok[/] {scenario.id}, {scenario.split}: {items}", highlight=False)
 
 

@@ -153,7 +153,7 @@ def prepare(config: TrainConfig) -> Job:
             raise UptakeError(f"evaluation.baselines: no scripted agent '{name}'{nearest(name, BASELINES)}")
     terms = {term: weight for term, weight in config.rewards.items() if weight}
     composition = Composition(terms, judge=open_judge(config.judge, terms))
-    pack = Pack.load(config.pack)
+    pack = Pack.load(config.pack, config.users)
     check_axes(composition, pack.scenarios("train"))
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:

@@ -18,14 +18,14 @@ AFTER_SECONDS = 1.0
 @reward(
     "continue",
     axis="continue",
-    events=["D1", "D3", "D4", "D5"],
+    events=["C7", "D1", "D3", "D4", "D5"],
     horizon_s=1.0,
     beside=["interruption", "quality"],
 )
 def continue_(view: EpisodeView, event: Event) -> Verdict:
-    """Keep talking through a user's "mm-hm", a cough, a noise or talk to somebody else.
+    """Keep talking through a user's "mm-hm", a completed sentence, a cough, a noise or talk to somebody else.
 
-    Source: taxonomy D1, D3-D5. arXiv 2606.11167 has no such axis, so stopping at every sound costs nothing there.
+    Source: taxonomy C7, D1, D3-D5. arXiv 2606.11167 has no such axis, so stopping at every sound costs nothing there.
 
     Window: [event onset, offset + 1.0 s]. None when the agent was not speaking at the onset or the episode ends before
     the window does.

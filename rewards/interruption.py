@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from envs.event import Event
+from envs.event import BARGE_IN_TYPES, Event
 from rewards.registry import reward
 from rewards.text import contains_any
 from rewards.timing import EARLY_SECONDS, find_response, response_limits, response_score
@@ -47,15 +47,15 @@ def stop_score(latency_s: float, full: float, zero: float) -> float:
 @reward(
     "interruption",
     axis="interruption",
-    events=["C1", "C2", "C3"],
+    events=sorted(BARGE_IN_TYPES),
     horizon_s=4.0,
     beside=["continue", "quality"],
 )
 def interruption(view: EpisodeView, event: Event) -> Verdict:
     """Stop when the user barges in; then answer what was said, or after a stop command be quiet.
 
-    Source: taxonomy C1-C3. arXiv 2606.11167 rewards the delay of "the next speech" after the barge-in alone, which
-    pays an agent that never spoke and one that never stopped.
+    Source: taxonomy C1-C6, C9 and C10. arXiv 2606.11167 rewards the delay of "the next speech" after the barge-in
+    alone, which pays an agent that never spoke and one that never stopped.
 
     Window: from the barge-in's onset to 4 s after its offset. None when the agent was not speaking at the onset (there
     was nothing to interrupt) or when the episode ends less than 2.5 s after `sem` or before the barge-in is over.

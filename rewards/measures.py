@@ -135,9 +135,9 @@ def measure(episode: Episode, transcript: Sequence[Word] | None = None) -> dict[
             _monologue(view, event, tally)
         elif event.type in BARGE_IN_TYPES:
             _barge_in(view, event, tally)
-        elif event.type in ("D1", "D3", "D4", "D5"):
+        elif event.type in ("C7", "D1", "D3", "D4", "D5"):
             _continue(view, event, tally)
-        if event.type in ("A1", "A3", "C1", "C2"):
+        if event.type in TURN_TYPES | BARGE_IN_TYPES - {"C3"}:
             _quality(view, event, tally)
     tally.add("repetition", *duplicates([word.text for word in view.transcript]))
     spoken = sum(int(off - on) for on, off in view.agent_activity)

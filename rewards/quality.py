@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from envs.event import Event
+from envs.event import BARGE_IN_TYPES, Event
 from rewards.registry import reward
 from rewards.text import best_similarity, contains_any, copies, duplicates
 from rewards.verdict import Verdict
@@ -79,7 +79,7 @@ def answer(view: EpisodeView, event: Event) -> Answer:
     return grade(answer_words(view, event), content, nearest, [word.text for word in event.words])
 
 
-@reward("quality", axis="quality", events=["A1", "A3", "C1", "C2"], horizon_s=6.0)
+@reward("quality", axis="quality", events=["A1", "A3", *sorted(BARGE_IN_TYPES - {"C3"})], horizon_s=6.0)
 def quality(view: EpisodeView, event: Event) -> Verdict:
     """Say what was asked for, without saying it twice and without saying the question back.
 

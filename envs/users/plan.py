@@ -5,7 +5,7 @@ What remains is a `Plan` of `Line`s whose audio and events are known up to their
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from envs.acoustics.conditions import Conditions
 from envs.acoustics.config import Acoustics
 from envs.clock import CLOCK, Clock
-from envs.event import BARGE_IN_TYPES, TURN_TYPES, Event, Word
+from envs.event import BARGE_IN_TYPES, TURN_TYPES, Event, Expect, Word
 from envs.pack import Clip, Pack
 from envs.scenario import Scenario, ScriptItem, Value
 from envs.seeding import Seeds
@@ -47,10 +47,13 @@ class Line:
     jitter: int
     """A triggered line starts within the next frame, not always at its edge: people know no frames."""
 
+    ends: int | None = None
+    """Where it is over, if that is not the end of its first event."""
+
     @property
     def over(self) -> int:
         """Where the speech ends (the clip may go on with silence)."""
-        return self.events[0].offset
+        return self.events[0].offset if self.ends is None else self.ends
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def bind(
     lines = []
     for i, (item, clip) in enumerate(zip(scenario.script, clips, strict=True)):
         pauses = [samples(pause.seconds) for pause in item.pauses]
-        pcm, events = _render(item, clip, pauses, number(item.gain_db), scenario, clock)
+        gain = number(item.gain_db)
+        pcm, events = render(item, clip, pauses, gain, scenario.expected, scenario.twin, clock)
         trigger = item.trigger
         lines.append(
             Line(
@@ -197,10 +201,20 @@ class _Cutting:
         return np.clip(np.rint(out), -32768, 32767).astype(np.int16)
 
 
-def _render(
-    item: ScriptItem, clip: Clip, pauses: Sequence[int], gain_db: float, scenario: Scenario, clock: Clock
+def render(
+    item: ScriptItem,
+    clip: Clip,
+    pauses: Sequence[int],
+    gain_db: float,
+    expected: Callable[[str], tuple[Expect, ...]],
+    twin: str | None,
+    clock: Clock,
 ) -> tuple[np.ndarray, tuple[Event, ...]]:
     """Cut and stretch a clip: (n,) int16 and its events, timed from the start of the line.
+
+    Args:
+        pauses: samples of each of the item's pauses.
+        expected: what is expected about the event with this id.
 
     A cut lies in the middle of the silence there, so `until` and the item that it is the twin of share every sample up
     to the cut; where the other one pauses, both go on with room tone alone until the pause ends.
@@ -225,7 +239,7 @@ def _render(
 
     def event(name: str, kind: str, start: int, end: int, **more: Any) -> Event:
         source = "other" if item.type in _OTHER_TYPES else "user"
-        return Event(name, kind, source, start, end, expects=scenario.expected(name), twin=scenario.twin, **more)
+        return Event(name, kind, source, start, end, expects=expected(name), twin=twin, **more)
 
     text = " ".join(word.text for word in words)
     events = [event(item.id, item.type, onset, offset, anchors=anchors, text=text, words=words)]

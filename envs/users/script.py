@@ -1,7 +1,7 @@
 """The `script` driver: a user who says fixed things at fixed times, or in reaction to what the agent plays.
 
 It decides frame by frame when the lines of a plan (`envs.users.plan`) start. Its state is a few integers a row, so a
-conversation can be copied at any point. It hears the agent only through `OnlineActivity`, and what it decides at the
+conversation can be copied at any point. It hears the agent only through its activity, and what it decides at the
 end of a frame is heard from the next frame on: it is as causal as a person, and it never reads a transcript.
 """
 
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from envs.activity import OnlineActivity
 from envs.event import Event, Word
 from envs.users.plan import Plan
+from envs.users.turn_models import Heard
 
 WAITING, SKIPPED = -1, -2
 
@@ -64,12 +64,18 @@ class ScriptDriver:
         self._progress[row] = _Progress.start(len(plan.lines))
         return self._settle(row)
 
-    def advance(self, now: np.ndarray, agent: OnlineActivity) -> list[Cue]:
-        """Look at the agent at the end of a frame, `now` (B,) samples; returns new cues, none of them before `now`."""
+    def release(self, row: int) -> None:
+        """Another driver has taken over this row."""
+        self.plans[row] = None
+        self._waiting.pop(row, None)
+
+    def advance(self, heard: Heard) -> list[Cue]:
+        """Look at the agent at the end of a frame; returns new cues, none of them before then."""
         if not self._waiting:
             return []
+        agent = heard.activity
         speaking, onset, offset = agent.speaking.tolist(), agent.onset.tolist(), agent.offset.tolist()
-        times = now.tolist()
+        times = heard.now.tolist()
         cues: list[Cue] = []
         for row in list(self._waiting):
             fired = False
@@ -142,7 +148,7 @@ class ScriptDriver:
         for i, line in enumerate(self._plan(row).lines):
             start, since = self._progress[row].starts[i], self._progress[row].since[i]
             if start >= 0:
-                found += [_shifted(event, start, since if event.id == line.id else -1) for event in line.events]
+                found += [shifted(event, start, since if event.id == line.id else -1) for event in line.events]
         return sorted(found, key=lambda event: (event.onset, event.id))
 
     def skipped(self, row: int) -> list[dict[str, str]]:
@@ -166,7 +172,9 @@ class ScriptDriver:
         self.plans = list(state["plans"])
         self._progress = [progress.copy() for progress in state["progress"]]
         for row, plan in enumerate(self.plans):
-            if plan is not None:
+            if plan is None:
+                self._waiting.pop(row, None)
+            else:
                 self._index(row)
 
     def _plan(self, row: int) -> Plan:
@@ -178,7 +186,8 @@ class ScriptDriver:
         return self._progress[row].starts[i] + self._plan(row).lines[i].over
 
 
-def _shifted(event: Event, start: int, since: int) -> Event:
+def shifted(event: Event, start: int, since: int) -> Event:
+    """An event of a line that began at `start`; `since` (unless -1) becomes its anchor `agent_speaking_since`."""
     anchors = {name: sample + start for name, sample in event.anchors.items()}
     if since >= 0:
         anchors["agent_speaking_since"] = since

@@ -1,0 +1,75 @@
+"""The `user:` of a scenario file: whose driver it is, and what that driver is told. Errors name the line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from envs.errors import UptakeError, nearest
+from envs.located_yaml import Document
+from envs.recording import Recording
+from envs.users.laws import load_laws
+from envs.users.persona import INTENTS, TURNS, Persona, ReactiveUser
+from envs.users.turn_models import turn_model
+from envs.variables import Var, known_variable
+
+_BELONGS = {"script": ("script",), "reactive": ("persona", "laws", "turn_model"), "replay": ("recording",)}
+
+
+def read_user(
+    document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]
+) -> ReactiveUser | Recording | None:
+    """Who speaks; None for a script. `variables` are what a number may refer to."""
+    driver = spec.get("driver", "script")
+    takes = _BELONGS[driver]
+    for key in spec:
+        if key not in (*takes, "driver"):
+            hint = f"does not belong to the {driver} driver; it takes {', '.join(takes)}"
+            raise document.error(f"user: {key!r} {hint}", ("user", key))
+    if driver == "reactive":
+        return _reactive(document, spec, variables)
+    if takes[0] not in spec:
+        raise document.error(f"user has no {takes[0]!r}; add it", ("user",))
+    return _recording(document, spec["recording"]) if driver == "replay" else None
+
+
+def _reactive(document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]) -> ReactiveUser:
+    where = ("user", "persona")
+    persona = dict(spec.get("persona", {}))
+    for key, value in persona.items():
+        known_variable(document, value, variables, (*where, key))
+    for key, known in (("says", TURNS), ("intents", INTENTS)):
+        if key not in persona:
+            continue
+        for name in persona[key]:
+            if name not in known:
+                raise document.error(f"persona.{key}: no {name!r}{nearest(name, known)}", (*where, key, name))
+        persona[key] = {name: float(weight) for name, weight in persona[key].items() if weight > 0}
+        if not persona[key]:
+            raise document.error(f"persona.{key} has no weight above 0; give one", (*where, key))
+    user = ReactiveUser(Persona(**persona), spec.get("laws", "human"), spec.get("turn_model", "energy"))
+    if user.laws != "human":
+        user = replace(user, laws=str(Path(document.source).parent / user.laws))
+    try:
+        load_laws(user.laws)
+    except UptakeError as error:
+        raise document.error(str(error), ("user", "laws")) from error
+    try:
+        turn_model(user.turn_model)
+    except UptakeError as error:
+        raise document.error(str(error), ("user", "turn_model")) from error
+    return user
+
+
+def _recording(document: Document, spec: Mapping[str, Any]) -> Recording:
+    folder = Path(document.source).parent
+    words = folder / spec["words"] if "words" in spec else None
+    start, stop = float(spec.get("from", 0.0)), float(spec["to"]) if "to" in spec else None
+    recording = Recording(folder / spec["file"], spec.get("channel", 0), words, start, stop)
+    try:
+        recording.check()
+    except UptakeError as error:
+        raise document.error(str(error), ("user", "recording")) from error
+    return recording

@@ -1,0 +1,131 @@
+"""The `replay` user: one channel of a recording of two people, as it was. It reacts to nothing.
+
+What happens is read from who spoke when (`envs.recording`):
+
+* speech of the user with silences of at most 1.0 s in it is an utterance, and those of at least 0.2 s are pauses (B1);
+* an utterance of at most 1.0 s and two words while the other one spoke is a backchannel (D1), and any other of that
+  length is nothing;
+* a longer one is a turn (A1 if its text ends in a question mark, else A3), or a barge-in (C1) if the other one had
+  talked for a second and talked on for 0.3 s;
+* a turn of 5 s or more in which the other one said something of at most 1.0 s is also a monologue (B7), and where they
+  said so are its opportunities: a person's choice, not a rule's (arXiv 2606.11167 takes them for the truth, too).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from envs.acoustics.config import Acoustics
+from envs.clock import CLOCK, Clock
+from envs.episode import to_pcm16
+from envs.event import Event, Word
+from envs.pack import Pack
+from envs.recording import Recording
+from envs.scenario import Scenario
+from envs.seeding import Seeds
+from envs.users.persona import EXPECTS
+from envs.users.plan import Line, Plan
+
+TURN_GAP = CLOCK.samples(1.0)
+"""A longer silence ends an utterance (arXiv 2606.11167)."""
+SHORT = CLOCK.samples(1.0)
+SHORTEST_PAUSE = CLOCK.samples(0.2)
+MONOLOGUE = CLOCK.samples(5.0)
+TERMINAL_OVERLAP = CLOCK.samples(0.3)
+
+Span = tuple[int, int]
+
+
+def bind_replay(
+    pack: Pack,
+    scenario: Scenario,
+    run_seed: int,
+    variant: int,
+    clock: Clock = CLOCK,
+    acoustics: Acoustics | None = None,
+) -> Plan:
+    """One line that holds the whole recording and begins with the conversation. Only the acoustics are drawn.
+
+    `acoustics` is what a scenario sounds like that says nothing about it.
+    """
+    assert isinstance(scenario.user, Recording)
+    seeds = Seeds(run_seed, scenario.seed_group, variant)
+    values = {name: var.draw(seeds.rng("vars", name)) for name, var in scenario.vars.items()}
+    tone = scenario.room_tone_db
+    pcm = to_pcm16(scenario.user.user)
+    pcm.setflags(write=False)
+    line = Line(
+        id="recording",
+        type="A3",
+        source="user",
+        pcm=pcm,
+        events=find_events(scenario.user, scenario),
+        at=0,
+        after=None,
+        gap=0,
+        agent=None,
+        hold=0,
+        timeout=0,
+        jitter=0,
+        ends=len(pcm),
+    )
+    return Plan(
+        scenario=scenario,
+        seeds=seeds,
+        lines=(line,),
+        room_tone_db=values[tone[1:]] if isinstance(tone, str) else tone,
+        after_script=clock.nearest_sample(scenario.after_script_s),
+        longest=clock.nearest_sample(scenario.max_seconds),
+        values=values,
+        voice=scenario.user.file.stem,
+        conditions=(scenario.acoustics or acoustics or Acoustics()).draw(seeds, values),
+    )
+
+
+def find_events(recording: Recording, scenario: Scenario) -> tuple[Event, ...]:
+    """What happens in a recording, in order of onset. Times are samples of its window."""
+    found: list[Event] = []
+    partner = recording.partner
+
+    def event(name: str, code: str, on: int, off: int, anchors: dict[str, int] | None = None) -> None:
+        spans = [s for s in recording.spans if s.onset >= on and s.offset <= off and s.text]
+        words = tuple(Word(*span) for span in spans if len(span.text.split()) == 1)
+        expects = tuple(e for c, e in scenario.expects if c == code) or EXPECTS.get(code, ())
+        text = " ".join(span.text for span in spans)
+        found.append(Event(name, code, "user", on, off, anchors or {}, text, words, expects))
+
+    for number, units in enumerate(utterances(recording.units)):
+        on, off = units[0][0], units[-1][1]
+        name = f"turn{number}"
+        spoken = " ".join(span.text for span in recording.spans if span.onset >= on and span.offset <= off)
+        talking = next(((a, b) for a, b in partner if a < on < b), None)
+        if off - on <= SHORT and len(spoken.split()) <= 2:
+            if talking:
+                event(name, "D1", on, off)
+            continue
+        code = "A1" if spoken.rstrip().endswith("?") else "A3"
+        if talking and on - talking[0] >= SHORT and talking[1] - on >= TERMINAL_OVERLAP:
+            first = next((span.offset for span in recording.spans if span.onset >= on and span.text), units[0][1])
+            event(name, "C1", on, off, {"sem": min(first, off)})
+            continue
+        heard = [a for a, b in partner if on <= a and b <= off and b - a <= SHORT]
+        if off - on >= MONOLOGUE and heard:
+            event(name, "B7", on, off, {f"bc{i}": at for i, at in enumerate(heard)})
+            event(f"{name}.turn", code, on, off)
+        else:
+            event(name, code, on, off)
+        for i, ((_, start), (stop, _)) in enumerate(pairwise(units)):
+            if stop - start >= SHORTEST_PAUSE:
+                event(f"{name}.pause{i}", "B1", start, stop)
+    return tuple(sorted(found, key=lambda e: (e.onset, e.id)))
+
+
+def utterances(units: tuple[Span, ...]) -> list[list[Span]]:
+    """Units with at most 1.0 s between them, together."""
+    grouped: list[list[Span]] = []
+    for unit in units:
+        if grouped and unit[0] - grouped[-1][-1][1] <= TURN_GAP:
+            grouped[-1].append(unit)
+        else:
+            grouped.append([unit])
+    return grouped

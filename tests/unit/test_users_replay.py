@@ -1,0 +1,153 @@
+"""A recording as the user: its channel is heard as it was, and who spoke when says what happened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from envs.clock import CLOCK
+from envs.duplex_vector_env import DuplexVectorEnv
+from envs.errors import UptakeError
+from envs.pack import Pack
+from envs.scenario import load_scenarios
+from tests.reactive_pack import reactive_pack
+
+USER = [(1.0, 2.0, "so I went"), (2.6, 4.0, "to the shop"), (5.5, 6.2, "okay"), (9.0, 10.5, "really?")]
+PARTNER = [(4.5, 8.0)]
+SECONDS = 12.0
+
+
+def write(folder: Path, user, partner, rate: int = 24000, seconds: float = SECONDS, name: str = "call.wav") -> Path:
+    """A two-channel recording with tones where somebody speaks."""
+    audio = np.zeros((round(seconds * rate), 2), np.float32)
+    for channel, spans in enumerate((user, partner)):
+        for span in spans:
+            first, last = round(span[0] * rate), round(span[1] * rate)
+            audio[first:last, channel] = 0.2 * np.sin(
+                2 * np.pi * (200 + 100 * channel) * np.arange(last - first) / rate
+            )
+    path = folder / name
+    soundfile.write(path, audio, rate, subtype="PCM_16")
+    return path
+
+
+def scenario(recording: str, more: str = "") -> str:
+    return (
+        "schema: duplex.scenario/1\nid: call\nsplit: train\nterminate: {after_script_s: 2}\n"
+        f"{more}user:\n  driver: replay\n  recording: {{{recording}}}\n"
+    )
+
+
+def load(folder: Path, recording: str, more: str = "") -> Pack:
+    pack = reactive_pack(folder, "")
+    path = folder / "replay.yaml"
+    path.write_text(scenario(recording, more))
+    return pack.with_users(path)
+
+
+def play(pack: Pack, frames: int = 200):
+    env = DuplexVectorEnv(pack, 1, frames=frames)
+    _, info = env.reset(seed=1, options={"scenario": "call"})
+    while not info["ended"].all():
+        info = env.step(np.zeros((1, CLOCK.frame), np.float32))[-1]
+    return env.episode(0)
+
+
+@pytest.fixture
+def call(tmp_path) -> Path:
+    write(tmp_path, USER, PARTNER)
+    (tmp_path / "call.json").write_text(json.dumps([[text, on, off] for on, off, text in USER]))
+    return tmp_path
+
+
+def seconds(event) -> tuple[float, float]:
+    return CLOCK.seconds(event.onset), CLOCK.seconds(event.offset)
+
+
+def test_the_channel_is_heard_sample_by_sample_and_the_conversation_ends_after_it(call):
+    episode = play(load(call, "file: call.wav, channel: 0, words: call.json"))
+    expected = soundfile.read(call / "call.wav", dtype="float32")[0][:, 0]
+    assert np.array_equal(episode.user[: expected.size], expected) and not episode.user[expected.size :].any()
+    assert np.abs(episode.mic).min() >= 0 and episode.mic[: CLOCK.samples(1.0)].any()  # the room is there
+    assert episode.meta["ended"] == "script" and episode.seconds == pytest.approx(SECONDS + 2.0, abs=0.08)
+    assert episode.meta["driver"] == "replay" and episode.meta["voice"] == "call"
+
+
+def test_turns_pauses_and_backchannels_are_found_from_who_spoke_when(call):
+    events = play(load(call, "file: call.wav, words: call.json")).events
+    assert [(event.type, seconds(event)) for event in events] == [
+        ("A3", (1.0, 4.0)),
+        ("B1", (2.0, 2.6)),
+        ("D1", (5.5, 6.2)),
+        ("A1", (9.0, 10.5)),
+    ]
+    assert events[0].text == "so I went to the shop" and events[0].expected("responds")
+    assert events[1].expected("silent") and events[2].expected("continues")
+
+
+def test_without_words_the_energy_of_the_channel_says_who_spoke(call):
+    events = play(load(call, "file: call.wav")).events
+    assert [event.type for event in events] == ["A3", "B1", "D1", "A3"]
+    assert seconds(events[0])[0] == pytest.approx(1.0, abs=0.02) and not events[0].text
+
+
+def test_the_other_channel_gives_the_other_user(call):
+    (event,) = play(load(call, "file: call.wav, channel: 1")).events
+    assert event.type == "A3" and seconds(event) == pytest.approx((4.5, 8.0), abs=0.02)
+
+
+def test_speech_over_a_running_turn_is_a_barge_in_and_a_listeners_words_are_opportunities(tmp_path):
+    user = [(3.0, 5.5, "no wait I meant the other one"), (7.0, 13.0, "and then we drove on and on")]
+    write(tmp_path, user, [(1.0, 4.0), (9.0, 9.5), (11.0, 11.4)], seconds=15)
+    (tmp_path / "call.json").write_text(json.dumps([[text, on, off] for on, off, text in user]))
+    events = play(load(tmp_path, "file: call.wav, words: call.json"), frames=220).events
+    assert [event.type for event in events] == ["C1", "B7", "A3"]
+    assert events[0].anchors["sem"] == events[0].offset  # one entry for the segment: its words are not timed
+    assert [CLOCK.seconds(events[1].anchors[f"bc{i}"]) for i in range(2)] == pytest.approx([9.0, 11.0], abs=0.02)
+
+
+def test_a_window_and_another_rate_keep_their_times(tmp_path):
+    write(tmp_path, USER, PARTNER, rate=8000)
+    episode = play(load(tmp_path, "file: call.wav, from: 5, to: 11"))
+    assert [event.type for event in episode.events] == ["D1", "A3"]
+    assert seconds(episode.events[1])[0] == pytest.approx(4.0, abs=0.02)
+    assert episode.seconds == pytest.approx(6.0 + 2.0, abs=0.08)
+
+
+def test_the_same_recording_sounds_the_same_beside_other_users(call):
+    pack = load(call, "file: call.wav")
+    env = DuplexVectorEnv(pack, 3, frames=60)
+    mic = [env.reset(seed=1, options={"scenario": "call", "variant": [0, 1, 0]})[0]["mic"]]
+    mic += [env.step(np.zeros((3, CLOCK.frame), np.float32))[0]["mic"] for _ in range(60)]
+    heard = np.concatenate(mic, axis=1)
+    assert np.array_equal(heard[0], heard[2]) and not np.array_equal(heard[0], heard[1])  # another room
+    assert np.array_equal(env.episode(0).user, env.episode(1).user)
+
+
+@pytest.mark.parametrize(
+    ("recording", "message"),
+    [
+        ("file: none.wav", r"replay.yaml:7: .*none.wav: no such recording"),
+        ("file: call.wav, channel: 2", "has 2 channels, so there is no channel 2"),
+        ("file: call.wav, from: 30", "the window from 30 s to 12 s of 12 s is empty"),
+        ("file: call.wav, from: 0, to: 0.5", "nobody speaks on channel 0 in this window"),
+        ("file: call.wav, words: bad.json", "entry 0 is 'oops'; expected"),
+        ("file: call.wav, words: order.json", "entry 1 lasts from 0.5 s to 1 s; sort and correct the times"),
+        ("file: text.wav", "text.wav: cannot be decoded"),
+        ("file: nan.wav", "holds NaN or infinite samples"),
+        ("file: call.wav, speaker: 1", "unknown key 'speaker' in user.recording"),
+    ],
+)
+def test_a_bad_recording_is_refused_when_the_scenario_is_loaded(call, recording, message):
+    (call / "bad.json").write_text('["oops"]')
+    (call / "order.json").write_text('[["b", 2, 3], ["a", 0.5, 1]]')
+    (call / "text.wav").write_text("not audio")
+    soundfile.write(call / "nan.wav", np.full((2400, 2), np.nan), 24000, subtype="FLOAT")
+    path = call / "replay.yaml"
+    path.write_text(scenario(recording))
+    with pytest.raises(UptakeError, match=message):
+        load_scenarios(path)
