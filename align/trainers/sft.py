@@ -44,7 +44,7 @@ from align.memory import keep_memory
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.model import MoshiModel
 from align.streams import EPAD, PAD, align, encode, text_stream
-from envs.acoustics import room_tone
+from envs.acoustics.room_tone import room_tone
 from envs.clock import CLOCK
 from envs.conversations import Composer, Conversation
 from envs.episode import from_pcm16

@@ -26,7 +26,7 @@ seen = []
 def update(i, give_up=False, broken=False):
     parts, total = mine.split(micro), 0.0
     for k, rows in enumerate(parts):
-        logits, _ = engine(heard[i][rows], said[i][rows])
+        logits, *_ = engine(heard[i][rows], said[i][rows])
         logp = logits.log_softmax(-1).gather(-1, said[i][rows].unsqueeze(-1)).squeeze(-1)
         loss = -(logp * active[i][rows]).sum() / active[i].sum() * engine.world
         if broken and engine.rank == 0:                       # the loss stays finite, its gradient is NaN

@@ -36,6 +36,9 @@ class Quiet:
         words = sum(24_000 <= word.onset < 48_000 for word in episode.transcript)
         return [Verdict(max(-1.0, 1.0 - words / 8), (24_000, 48_000), {}, "quiet", "second")]
 
+    def start(self, episode):
+        return lambda: self.score(episode)
+
     def total(self, verdicts):
         return term_values(verdicts)["quiet"]
 
