@@ -157,9 +157,12 @@ def compare(
             raise UptakeError(f"audit: a hole is declared for {agent!r}, which is none of {', '.join(sorted(terms))}")
     kept = {agent: {term: values.get(term) for term in weights} for agent, values in terms.items()}
     totals = {agent: weighted_mean(values, weights) for agent, values in kept.items()}
+    failed = {term: faults.get(term, 0) for term in weights}
+    if totals[oracle] is None and any(failed.values()):
+        broken = ", ".join(f"{term} failed to give {count} verdicts" for term, count in failed.items() if count)
+        raise UptakeError(f"audit: {broken}, and nothing else judged the oracle; see the warnings for why")
     if totals[oracle] is None:
         raise UptakeError(f"audit: no term applies to {oracle!r}; its episodes hold no event that this reward judges")
-    failed = {term: faults.get(term, 0) for term in weights}
     return Audit(kept, totals, oracle, margin, failed, dict(known))
 
 

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from align.config import names as config_names
+from envs.errors import UptakeError
 from launch.cli import app
 from rewards import names
 from rewards import registry as registry_module
@@ -67,8 +68,8 @@ def test_a_reward_with_a_hole_fails_with_status_1_and_names_attack_term_and_dist
     assert run(str(config), f"rewards.{file}:loud=90", *few)[0] == 1
     file.write_text(HACKED.replace("1.0 if len", "1 / 0 if len"))
     registry_module._FILES.clear()
-    status, output = run(f"{file}:loud", *few)
-    assert status == 1 and "loud failed to give" in output
+    done = CliRunner().invoke(app, ["audit", f"{file}:loud", *few])
+    assert isinstance(done.exception, UptakeError) and "loud failed to give" in str(done.exception)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_reward_with_a_hole_fails_with_status_1_and_names_attack_term_and_dist
         (("qualty",), "did you mean 'quality'"),
         (("quality", "seed=1"), "only a configuration takes overrides"),
         (("quickstart", "--pack", "no_such_pack"), "no pack 'no_such_pack'"),
-        (("quickstart", "--split", "trian"), "no scenario in split 'trian'"),
+        (("quickstart", "--split", "trian"), "no split 'trian'; did you mean 'train'?"),
         (("nothing.yaml",), "nothing.yaml"),
     ],
 )
