@@ -59,8 +59,8 @@ class TurnModel(Protocol):
 class EnergyTurns:
     """Silence alone: the longer, the less likely is a pause within the turn.
 
-    Before any silence, one of five silences ends a turn (going on is 3 to 5 times as frequent as changing speakers;
-    simulated-users dossier); after s seconds, the pauses that are longer than s are all that speaks against it. With
+    Before any silence, one of five silences ends a turn (going on is 3 to 5 times as frequent as changing speakers);
+    after s seconds, the pauses that are longer than s are all that speaks against it. With
     the human law of pauses, even odds take 0.56 s: what a listener pays who cannot project the end of a turn.
     """
 
