@@ -21,11 +21,10 @@ import soundfile
 
 from envs.activity import activity
 from envs.clock import CLOCK
+from envs.corpora.utterances import UNIT_GAP_SECONDS, units
 from envs.errors import UptakeError
 from envs.event import Word
 
-UNIT_GAP = CLOCK.samples(0.18)
-"""Words closer than this belong to one inter-pausal unit (Heldner and Edlund 2010)."""
 MAX_SECONDS = 600.0
 """Of one window: a conversation's microphone is held in memory."""
 
@@ -62,13 +61,8 @@ class Recording:
     @cached_property
     def units(self) -> tuple[tuple[int, int], ...]:
         """The user's inter-pausal units, in samples of the window."""
-        merged: list[tuple[int, int]] = []
-        for span in self.spans:
-            if merged and span.onset - merged[-1][1] < UNIT_GAP:
-                merged[-1] = (merged[-1][0], max(merged[-1][1], span.offset))
-            else:
-                merged.append((span.onset, span.offset))
-        return tuple(merged)
+        sounds = [(span.onset, span.offset) for span in self.spans]
+        return tuple(units(sounds, CLOCK.nearest_sample(UNIT_GAP_SECONDS)))
 
     @cached_property
     def partner(self) -> tuple[tuple[int, int], ...]:

@@ -23,9 +23,9 @@ import numpy as np
 from scipy import stats
 
 from envs.corpora import journal
-from envs.corpora.speech import UNIT_GAP_SECONDS
 from envs.corpora.text import read_json
 from envs.corpora.timing import Timing, measure
+from envs.corpora.utterances import UNIT_GAP_SECONDS
 from envs.errors import UptakeError
 
 UNITS: Mapping[str, str] = MappingProxyType(

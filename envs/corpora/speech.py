@@ -12,11 +12,10 @@ from envs.activity import ActivityConfig, segments
 from envs.clock import CLOCK
 from envs.corpora.audio import Heard, hear
 from envs.corpora.recording import Recording, Rejected, Span
-from envs.corpora.utterances import Interval, disjoint
+from envs.corpora.utterances import UNIT_GAP_SECONDS, Interval, disjoint
+from envs.corpora.utterances import units as join
 from envs.errors import UptakeError
 
-UNIT_GAP_SECONDS = 0.18
-"""A silence shorter than this does not split an inter-pausal unit (Heldner & Edlund 2010, Roberts et al. 2015)."""
 ENERGY = ActivityConfig(merge_gap=UNIT_GAP_SECONDS)
 _LATE_SECONDS = 1.0  # a segment file may overrun its audio by this much before it is taken for another recording's
 
@@ -69,13 +68,7 @@ def _by_track(
             for span, where in zip(spans, tracks, strict=True)
             if where == track
         ]
-        joined: list[Interval] = []
-        for onset, offset in disjoint(own, heard.samples):
-            if joined and onset - joined[-1][1] < gap:
-                joined[-1] = (joined[-1][0], offset)
-            else:
-                joined.append((onset, offset))
-        both.append(joined)
+        both.append(join(disjoint(own, heard.samples), gap))
     return both
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 Interval = tuple[int, int]
 """[onset, offset) in samples."""
+UNIT_GAP_SECONDS = 0.18
+"""A silence shorter than this does not split an inter-pausal unit (Heldner & Edlund 2010, Roberts et al. 2015)."""
 
 
 class Utterance(NamedTuple):
@@ -28,6 +30,17 @@ class Utterance(NamedTuple):
     def pauses(self) -> tuple[Interval, ...]:
         """The silences between its units."""
         return tuple((a[1], b[0]) for a, b in pairwise(self.units))
+
+
+def units(sounds: Iterable[Interval], gap: int) -> list[Interval]:
+    """Join one speaker's sounds, in order of their onsets, over silences shorter than `gap` samples."""
+    joined: list[Interval] = []
+    for onset, offset in sounds:
+        if joined and onset - joined[-1][1] < gap:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], offset))
+        else:
+            joined.append((onset, offset))
+    return joined
 
 
 def utterances(units: Sequence[Sequence[Interval]], boundary: int) -> list[Utterance]:
