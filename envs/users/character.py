@@ -37,7 +37,7 @@ from envs.users.persona import (
     Persona,
     ReactiveUser,
 )
-from envs.users.plan import render
+from envs.users.plan import draw, render, settle
 
 LOUDER_DB = 3.0
 """What a user adds each time that it repeats itself over the agent (taxonomy C10)."""
@@ -223,10 +223,12 @@ def bind_reactive(
     `acoustics` is what a scenario sounds like that says nothing about it.
     """
     assert isinstance(scenario.user, ReactiveUser)
-    seeds = Seeds(run_seed, scenario.seed_group, variant)
-    values = {name: var.draw(seeds.rng("vars", name)) for name, var in scenario.vars.items()}
+    drawn = draw(scenario, run_seed, variant, clock, acoustics)
+    seeds, values = drawn["seeds"], drawn["values"]
     persona = scenario.user.persona
-    numbers = {f.name: values[value[1:]] for f in fields(persona) if isinstance(value := getattr(persona, f.name), str)}
+    numbers = {
+        f.name: settle(value, values) for f in fields(persona) if isinstance(value := getattr(persona, f.name), str)
+    }
     persona = replace(persona, **numbers)  # type: ignore[arg-type]
     clips, voice = _cast(pack.spoken(scenario.split), persona, seeds)
     agenda: list[tuple[str, Clip]] = []
@@ -242,22 +244,15 @@ def bind_reactive(
         name = _weighted(fresh or persona.says, float(seeds.rng("user", "says", i).random()))
         options = left[kinds[name]] or list(clips[kinds[name]])
         agenda.append((name, options.pop(int(seeds.rng("user", "turn", i).integers(len(options))))))
-    tone = scenario.room_tone_db
     return Character(
+        **drawn,
         pack=pack,
-        scenario=scenario,
-        seeds=seeds,
-        values=values,
         persona=persona,
         laws=load_laws(scenario.user.laws),
         turn_model=scenario.user.turn_model,
         voice=voice,
         clips=clips,
         agenda=tuple(agenda),
-        room_tone_db=values[tone[1:]] if isinstance(tone, str) else tone,
-        conditions=(scenario.acoustics or acoustics or Acoustics()).draw(seeds, values),
-        after_script=clock.nearest_sample(scenario.after_script_s),
-        longest=clock.nearest_sample(scenario.max_seconds),
         clock=clock,
     )
 

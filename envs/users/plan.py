@@ -5,9 +5,9 @@ What remains is a `Plan` of `Line`s whose audio and events are known up to their
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -75,6 +75,43 @@ class Plan:
     """How it sounds."""
 
 
+class Drawn(TypedDict):
+    """What is drawn of every scenario, whoever its user is: fields of a `Plan` and of a `Character`."""
+
+    scenario: Scenario
+    seeds: Seeds
+    values: dict[str, float]
+    room_tone_db: float
+    after_script: int
+    longest: int
+    conditions: Conditions
+
+
+def draw(
+    scenario: Scenario, run_seed: int, variant: int, clock: Clock = CLOCK, acoustics: Acoustics | None = None
+) -> Drawn:
+    """Draw a scenario's variables and acoustics; the same arguments give the same.
+
+    `acoustics` is what a scenario sounds like that says nothing about it.
+    """
+    seeds = Seeds(run_seed, scenario.seed_group, variant)
+    values = {name: var.draw(seeds.rng("vars", name)) for name, var in scenario.vars.items()}
+    return Drawn(
+        scenario=scenario,
+        seeds=seeds,
+        values=values,
+        room_tone_db=settle(scenario.room_tone_db, values),
+        after_script=clock.nearest_sample(scenario.after_script_s),
+        longest=clock.nearest_sample(scenario.max_seconds),
+        conditions=(scenario.acoustics or acoustics or Acoustics()).draw(seeds, values),
+    )
+
+
+def settle(value: Value, values: Mapping[str, float]) -> float:
+    """A number as it is, or what the variable that it names came out as."""
+    return values[value[1:]] if isinstance(value, str) else value
+
+
 def bind(
     pack: Pack,
     scenario: Scenario,
@@ -87,21 +124,18 @@ def bind(
 
     `acoustics` is what a scenario sounds like that says nothing about it.
     """
-    seeds = Seeds(run_seed, scenario.seed_group, variant)
-    values = {name: var.draw(seeds.rng("vars", name)) for name, var in scenario.vars.items()}
-
-    def number(value: Value) -> float:
-        return values[value[1:]] if isinstance(value, str) else value
+    drawn = draw(scenario, run_seed, variant, clock, acoustics)
+    seeds, values = drawn["seeds"], drawn["values"]
 
     def samples(value: Value) -> int:
-        return clock.nearest_sample(number(value))
+        return clock.nearest_sample(settle(value, values))
 
     clips = _cast(pack, scenario, seeds)
     index = {item.id: i for i, item in enumerate(scenario.script)}
     lines = []
     for i, (item, clip) in enumerate(zip(scenario.script, clips, strict=True)):
         pauses = [samples(pause.seconds) for pause in item.pauses]
-        gain = number(item.gain_db)
+        gain = settle(item.gain_db, values)
         pcm, events = render(item, clip, pauses, gain, scenario.expected, scenario.twin, clock)
         trigger = item.trigger
         lines.append(
@@ -120,17 +154,7 @@ def bind(
                 jitter=int(seeds.rng("user", i).integers(clock.frame)),
             )
         )
-    return Plan(
-        scenario=scenario,
-        seeds=seeds,
-        lines=tuple(lines),
-        room_tone_db=number(scenario.room_tone_db),
-        after_script=samples(scenario.after_script_s),
-        longest=samples(scenario.max_seconds),
-        values=values,
-        voice=clips[0].voice,
-        conditions=(scenario.acoustics or acoustics or Acoustics()).draw(seeds, values),
-    )
+    return Plan(**drawn, lines=tuple(lines), voice=clips[0].voice)
 
 
 def _cast(pack: Pack, scenario: Scenario, seeds: Seeds) -> list[Clip]:

@@ -13,18 +13,16 @@ What happens is read from who spoke when (`envs.recording`):
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from envs.acoustics.config import Acoustics
 from envs.clock import CLOCK, Clock
+from envs.corpora.utterances import utterances
 from envs.episode import to_pcm16
 from envs.event import Event, Word
 from envs.pack import Pack
 from envs.recording import Recording
 from envs.scenario import Scenario
-from envs.seeding import Seeds
 from envs.users.persona import EXPECTS
-from envs.users.plan import Line, Plan
+from envs.users.plan import Line, Plan, draw
 
 TURN_GAP = CLOCK.samples(1.0)
 """A longer silence ends an utterance (arXiv 2606.11167)."""
@@ -32,8 +30,6 @@ SHORT = CLOCK.samples(1.0)
 SHORTEST_PAUSE = CLOCK.samples(0.2)
 MONOLOGUE = CLOCK.samples(5.0)
 TERMINAL_OVERLAP = CLOCK.samples(0.3)
-
-Span = tuple[int, int]
 
 
 def bind_replay(
@@ -49,9 +45,6 @@ def bind_replay(
     `acoustics` is what a scenario sounds like that says nothing about it.
     """
     assert isinstance(scenario.user, Recording)
-    seeds = Seeds(run_seed, scenario.seed_group, variant)
-    values = {name: var.draw(seeds.rng("vars", name)) for name, var in scenario.vars.items()}
-    tone = scenario.room_tone_db
     pcm = to_pcm16(scenario.user.user)
     pcm.setflags(write=False)
     line = Line(
@@ -69,17 +62,8 @@ def bind_replay(
         jitter=0,
         ends=len(pcm),
     )
-    return Plan(
-        scenario=scenario,
-        seeds=seeds,
-        lines=(line,),
-        room_tone_db=values[tone[1:]] if isinstance(tone, str) else tone,
-        after_script=clock.nearest_sample(scenario.after_script_s),
-        longest=clock.nearest_sample(scenario.max_seconds),
-        values=values,
-        voice=scenario.user.file.stem,
-        conditions=(scenario.acoustics or acoustics or Acoustics()).draw(seeds, values),
-    )
+    drawn = draw(scenario, run_seed, variant, clock, acoustics)
+    return Plan(**drawn, lines=(line,), voice=scenario.user.file.stem)
 
 
 def find_events(recording: Recording, scenario: Scenario) -> tuple[Event, ...]:
@@ -94,8 +78,8 @@ def find_events(recording: Recording, scenario: Scenario) -> tuple[Event, ...]:
         text = " ".join(span.text for span in spans)
         found.append(Event(name, code, "user", on, off, anchors or {}, text, words, expects))
 
-    for number, units in enumerate(utterances(recording.units)):
-        on, off = units[0][0], units[-1][1]
+    for number, said in enumerate(utterances([recording.units], TURN_GAP)):
+        on, off = said.onset, said.offset
         name = f"turn{number}"
         spoken = " ".join(span.text for span in recording.spans if span.onset >= on and span.offset <= off)
         talking = next(((a, b) for a, b in partner if a < on < b), None)
@@ -105,7 +89,7 @@ def find_events(recording: Recording, scenario: Scenario) -> tuple[Event, ...]:
             continue
         code = "A1" if spoken.rstrip().endswith("?") else "A3"
         if talking and on - talking[0] >= SHORT and talking[1] - on >= TERMINAL_OVERLAP:
-            first = next((span.offset for span in recording.spans if span.onset >= on and span.text), units[0][1])
+            first = next((span.offset for span in recording.spans if span.onset >= on and span.text), said.units[0][1])
             event(name, "C1", on, off, {"sem": min(first, off)})
             continue
         heard = [a for a, b in partner if on <= a and b <= off and b - a <= SHORT]
@@ -114,18 +98,7 @@ def find_events(recording: Recording, scenario: Scenario) -> tuple[Event, ...]:
             event(f"{name}.turn", code, on, off)
         else:
             event(name, code, on, off)
-        for i, ((_, start), (stop, _)) in enumerate(pairwise(units)):
+        for i, (start, stop) in enumerate(said.pauses):
             if stop - start >= SHORTEST_PAUSE:
                 event(f"{name}.pause{i}", "B1", start, stop)
     return tuple(sorted(found, key=lambda e: (e.onset, e.id)))
-
-
-def utterances(units: tuple[Span, ...]) -> list[list[Span]]:
-    """Units with at most 1.0 s between them, together."""
-    grouped: list[list[Span]] = []
-    for unit in units:
-        if grouped and unit[0] - grouped[-1][-1][1] <= TURN_GAP:
-            grouped[-1].append(unit)
-        else:
-            grouped.append([unit])
-    return grouped
