@@ -12,11 +12,19 @@ from envs.errors import UptakeError
 EVENT_TYPES: Mapping[str, str] = MappingProxyType(
     {
         "A1": "end of turn, question",
+        "A2": "end of turn, open question",
         "A3": "end of turn, statement",
+        "A4": "end of turn, trailing off or rising",
+        "A5": "opening: the agent speaks first",
         "A6": "simultaneous start",
+        "A7": "turn that overlaps the agent's last words",
         "A8": "closing",
         "B1": "pause within an utterance",
+        "B2": "filled pause",
+        "B3": "explicit hold",
         "B4": "pause within a dictation",
+        "B5": "disfluency or restart",
+        "B6": "self-repair",
         "B7": "monologue that invites backchannels",
         "C1": "barge-in, new topic",
         "C2": "barge-in, correction",
@@ -29,19 +37,37 @@ EVENT_TYPES: Mapping[str, str] = MappingProxyType(
         "C9": "barge-in, one of several corrections",
         "C10": "barge-in, repeated because the agent talked on",
         "D1": "user backchannel while the agent speaks",
+        "D2": "laughter or assessment while the agent speaks",
         "D3": "cough or other vocal noise",
         "D4": "noise",
         "D5": "talk to somebody else",
+        "D6": "a third person near the microphone",
+        "D7": "television or radio",
+        "D8": "the agent's own echo",
+        "D9": "hold music or keypad tones",
+        "E1": "silence after the agent's question",
         "E2": "hang-up",
+        "E3": "sounds in a silence",
+        "E4": "late answer",
+        "E5": "signal that the agent was asked to watch for",
+        "E6": "moment that the agent was asked to act at",
+        "F1": "lossy or narrow channel",
+        "F2": "network delay",
+        "F3": "distant speaker in a room",
+        "F4": "agent slower than its frames",
+        "G1": "agent backchannels",
+        "G2": "agent interrupts for a reason",
+        "G3": "agent holds the floor",
+        "G4": "resumption after a false stop",
     }
 )
-"""Taxonomy codes in use, and what they mean."""
+"""The taxonomy of what happens in a conversation: code, and what it means."""
 
 TURN_TYPES = frozenset({"A1", "A3"})
 PAUSE_TYPES = frozenset({"B1", "B4"})
 BARGE_IN_TYPES = frozenset({"C1", "C2", "C3", "C4", "C5", "C6", "C9", "C10"})
 """Those that an agent should stop for."""
-AGENT_BEHAVIOURS = ("responds", "silent", "stops", "continues", "backchannels")
+AGENT_BEHAVIOURS = ("responds", "silent", "stops", "continues", "backchannels", "speaks_up", "yields", "resumes")
 SOURCES = ("user", "other", "agent")
 
 
