@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ def run_training(
             use already, or none to resume.
     """
     started = time.perf_counter()
+    signal.signal(signal.SIGUSR1, signal.default_int_handler)  # outside of training a launcher's wish is a Ctrl-C
     console = console or make_console()
     config = load_config(name_or_path, overrides)
     job = prepare(config)
