@@ -21,12 +21,13 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from align import curriculum
+from align import curriculum, plan
 from align.checkpoints import list_checkpoints
 from align.comparison import compare
 from align.config import TrainConfig, dump_config, load_config, save_config
@@ -38,7 +39,7 @@ from align.monitor import duration
 from align.policies.base import DuplexPolicy
 from align.report import save_conversation, write_report
 from align.rollout import check_context
-from align.trainers import grpo, ppo
+from align.trainers import grpo, learner, ppo
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError, nearest
 from envs.pack import Pack
@@ -75,6 +76,7 @@ def run_training(
         console.print(dump_config(config), end="", markup=False, highlight=False)
         if judge is not None:
             console.print(judge_comment(judge, job.composition), end="", markup=False, highlight=False, soft_wrap=True)
+        console.print(plan_comment(job), end="", markup=False, highlight=False, soft_wrap=True)
         return None
     try:
         return _run(job, console, started, resume)
@@ -166,6 +168,26 @@ def prepare(config: TrainConfig) -> Job:
     return Job(config, pack, scenarios, policy, composition)
 
 
+def plan_comment(job: Job) -> str:
+    """What the run will take, as YAML comments below its configuration."""
+    config, world = job.config.algorithm, int(os.environ.get("WORLD_SIZE", "1"))
+    rows = config.conversations // world
+    learner.choose_trained(job.policy.model, config)
+    by_axis = curriculum.by_axis(job.pack.scenarios("train"))
+    turns = [name for names in zip(*by_axis.values(), strict=False) for name in names]  # axes take turns, as they will
+    pace = plan.measure(job.policy, make_env(job, rows), turns, config)
+    settings = job.config.evaluation
+    measured = 2 * settings.frames * settings.variants * len(job.scenarios) * pace.frame / rows
+    needs = plan.memory(job.policy.model, config, world, pace.activations)
+    found = plan.lines(needs, plan.seconds(pace, config, rows), config.iterations, measured)
+    return "".join(f"# {line}".rstrip() + "\n" for line in ["", *found])
+
+
+def make_env(job: Job, rows: int) -> DuplexVectorEnv:
+    """The world that a run trains in, `rows` conversations at a time."""
+    return DuplexVectorEnv(job.pack, rows, split="train", frames=job.config.algorithm.frames)
+
+
 def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:
     """Train with the algorithm whose section the configuration has.
 
@@ -174,10 +196,8 @@ def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:
     """
     config = job.config
 
-    def make_env(rows: int) -> DuplexVectorEnv:
-        return DuplexVectorEnv(job.pack, rows, split="train", frames=config.algorithm.frames)
-
-    world = (job.policy, make_env, curriculum.by_axis(job.pack.scenarios("train")), job.composition, folder)
+    envs = partial(make_env, job)
+    world = (job.policy, envs, curriculum.by_axis(job.pack.scenarios("train")), job.composition, folder)
     options: dict[str, Any] = {
         "seed": config.seed,
         "resume": resume and bool(list_checkpoints(folder / "checkpoints")),
