@@ -30,6 +30,7 @@ from rewards.judge.config import JudgeConfig
 
 ALGORITHMS: dict[str, type[GrpoConfig] | type[PpoConfig]] = {"grpo": GrpoConfig, "ppo": PpoConfig}
 """Sections of which a configuration has exactly one: it says what is trained with."""
+SMALL, SMALL_ON = "small", "small=true"
 KeyPath = tuple[str, ...]  # a dotted key, split: the names of rewards may hold dots
 
 
@@ -118,6 +119,9 @@ class TrainConfig:
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a configuration and check it.
 
+    A recipe for a large machine may have a section `small`: settings that `small=true` lays over the others, so that
+    the same recipe runs on a laptop.
+
     Args:
         name_or_path: a name inside `configs/` ("quickstart", "recipes/published") or the path of a YAML file.
         overrides: `key=value` with dotted keys ("grpo.iterations=2"); the values are YAML.
@@ -127,13 +131,19 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig
     """
     source, text = _read(name_or_path)
     tree, lines = _parse(text, source)
+    small = _small(tree, SMALL_ON in overrides, source, lines)
     given = [name for name in ALGORITHMS if tree.get(name) is not None]
     # What another algorithm calls something helps nobody who has chosen one.
     hidden = [name for name in ALGORITHMS if given and name not in given]
     _check_keys(tree, TrainConfig, source, lines, hidden)
     settings = [_Setting(path, value, _at(source, lines, path)) for path, value in _leaves(tree, TrainConfig)]
+    below = {path[1:]: line for path, line in lines.items() if path[:1] == (SMALL,)}
+    _check_keys(small, TrainConfig, source, below, hidden)
+    if SMALL_ON in overrides:
+        settings += [_Setting(path, value, _at(source, below, path)) for path, value in _leaves(small, TrainConfig)]
     for override in overrides:
-        settings.append(_parse_override(override, hidden))
+        if override != SMALL_ON:
+            settings.append(_parse_override(override, hidden))
     config = OmegaConf.structured(TrainConfig)
     algorithm = _algorithm(given, settings, source, lines)
     config[algorithm] = OmegaConf.structured(ALGORITHMS[algorithm])
@@ -150,6 +160,16 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig
     result: TrainConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     _check_values(result, settings)
     return result
+
+
+def _small(tree: dict[str, Any], wanted: bool, source: str, lines: Mapping[KeyPath, int]) -> dict[str, Any]:
+    """The section `small`, taken out of the tree."""
+    section = tree.pop(SMALL, {})
+    if not isinstance(section, dict):
+        raise UptakeError(f"{_at(source, lines, (SMALL,))}: '{SMALL}' is a section of keys, found {section!r}")
+    if wanted and not section:
+        raise UptakeError(f"override '{SMALL_ON}': {source} has no section '{SMALL}'")
+    return section
 
 
 def _algorithm(given: Sequence[str], settings: Sequence[_Setting], source: str, lines: Mapping[KeyPath, int]) -> str:
