@@ -22,6 +22,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from align.policies.moshi.prompt import PromptConfig
 from align.trainers.grpo_config import GrpoConfig
 from align.trainers.ppo_config import PpoConfig
 from envs import located_yaml
@@ -86,6 +87,8 @@ class TrainConfig:
     """The folder of run folders."""
     policy: str = "pocket"
     """The checkpoint that training starts from: `pocket`, or the path of a checkpoint folder."""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    """What its conversations begin with."""
     pack: str = "core"
     """The scenarios and their audio: `core`, or the path of a pack folder."""
     users: str = ""

@@ -28,6 +28,7 @@ from align import rollout
 from align.curriculum import by_axis
 from align.policies.base import DuplexPolicy
 from align.policies.moshi.policy import MoshiPolicy
+from align.policies.moshi.prompt import PromptConfig, make_prompt
 from envs import agents
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
@@ -246,13 +247,18 @@ def find_folder(name: str) -> Path:
     return folder
 
 
-def load_policy(name: str) -> DuplexPolicy:
+def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
     """The policy that a name or path means (see `find_folder`), on this rank's GPU if there is one.
 
+    Args:
+        prompt: what its conversations begin with.
+
     Raises:
-        UptakeError: no such checkpoint, or one that is incomplete or damaged.
+        UptakeError: no such checkpoint, or one that is incomplete or damaged; a prompt that does not fit it.
     """
     policy = MoshiPolicy.load(find_folder(name))
+    if prompt is not None:
+        policy = policy.prompted(make_prompt(policy, prompt))
     if torch.cuda.is_available():
         policy.model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
     return cast(DuplexPolicy, policy)

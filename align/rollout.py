@@ -109,6 +109,8 @@ def collect(
         codes=trajectory.codes.clone(),
         valid=trajectory.valid.clone(),
         sampler_logp=trajectory.sampler_logp.clone(),
+        lived=None if trajectory.lived is None else trajectory.lived.clone(),
+        lived_frames=None if trajectory.lived_frames is None else trajectory.lived_frames.clone(),
     )
     spec, lag = policy.spec, heard_after(policy.spec)
     episodes = [
@@ -146,11 +148,13 @@ def check_context(spec: DuplexSpec, frames: int, what: str) -> None:
 
     Such a policy can be streamed and scored, but it is judged by what it does about things that it cannot remember.
     """
-    if frames > spec.context:
+    room = spec.context - spec.lived
+    if frames > room:
         seconds = spec.frame / spec.sample_rate
+        prompt = f", {spec.lived} of them for its prompt" if spec.lived else ""
         raise UptakeError(
-            f"{what} = {frames}: the policy looks back {spec.context} frames ({spec.context * seconds:.1f} s), an "
-            f"episode has {frames} ({frames * seconds:.1f} s); set it to {spec.context} or less, or give a "
+            f"{what} = {frames}: the policy looks back {spec.context} frames ({spec.context * seconds:.1f} s){prompt}, "
+            f"an episode has {frames} ({frames * seconds:.1f} s); set it to {max(room, 0)} or less, or give a "
             "checkpoint with a longer context"
         )
 

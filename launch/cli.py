@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from align.memory import keep_memory
 from launch.errors import guarded
 from launch.threads import available, set_threads
+
+if TYPE_CHECKING:
+    from align.policies.moshi.prompt import PromptConfig
 
 app = typer.Typer(
     name="uptake",
@@ -58,6 +61,9 @@ Port = Annotated[int, typer.Option(min=1024, max=65535, help="Where the ranks me
 Gpus = Annotated[bool, typer.Option("--gpus/--cpus", help="Whether a rank has a GPU.")]
 Script = Annotated[Path | None, typer.Option(help="Write it to this file; left out: to the terminal.")]
 Submit = Annotated[bool, typer.Option("--submit", help="Submit it.")]
+Role = Annotated[str, typer.Option(help="For PersonaPlex: the role that it is told to have.")]
+Voice = Annotated[str, typer.Option(help="For PersonaPlex: a recording of the voice that it is to speak with.")]
+Silence = Annotated[float, typer.Option(min=0, help="Seconds of silence before the conversation; for Moshi, 3.")]
 Acoustics = Annotated[
     str, typer.Option(help="How it sounds where a scenario does not say: a preset such as `cafe`, or a YAML file.")
 ]
@@ -89,6 +95,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0)] = 1234,
     batch: Annotated[int, typer.Option(min=1, help="Conversations played side by side.")] = 32,
     acoustics: Acoustics = "clean",
+    role: Role = "",
+    voice: Voice = "",
+    silence: Silence = 0.0,
     asr: Annotated[bool, typer.Option("--asr", help="Judge the words that speech recognition hears.")] = False,
     out: Out = None,
     episodes: Annotated[Path | None, typer.Option(help="Store every conversation in this new folder.")] = None,
@@ -111,6 +120,7 @@ def evaluate(
         out=out,
         episodes=episodes,
         compat=compat or [],
+        prompt=_prompt(role, voice, silence),
     )
 
 
@@ -149,6 +159,9 @@ def rollout(
     frames: Annotated[int, typer.Option(min=1, help="Length of the conversation in frames of 80 ms.")] = 150,
     seed: Annotated[int, typer.Option(min=0)] = 1234,
     acoustics: Acoustics = "clean",
+    role: Role = "",
+    voice: Voice = "",
+    silence: Silence = 0.0,
 ) -> None:
     """Play one conversation and write it: the record, a timeline picture, and stereo audio to listen to."""
     from launch.evaluate import run_rollout
@@ -163,7 +176,15 @@ def rollout(
         seed=seed,
         acoustics=acoustics,
         out=out,
+        prompt=_prompt(role, voice, silence),
     )
+
+
+def _prompt(role: str, voice: str, silence: float) -> PromptConfig | None:
+    """What was asked for; None if nothing was, and a run's own prompt is taken."""
+    from align.policies.moshi.prompt import PromptConfig
+
+    return PromptConfig(role, voice, silence) if role or voice or silence else None
 
 
 @app.command()

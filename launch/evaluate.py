@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from align.config import load_config
 from align.evaluation import (
     BASELINES,
     Key,
@@ -19,6 +20,7 @@ from align.evaluation import (
 from align.hearing import Listener, codec_floor
 from align.policies.base import DuplexPolicy
 from align.policies.moshi.policy import MoshiPolicy
+from align.policies.moshi.prompt import PromptConfig
 from align.report import number, stereo, timeline_png
 from align.rollout import check_context
 from align.stored import Store
@@ -30,11 +32,17 @@ from launch.grading import Grader, parse_compat, print_result
 from launch.terminal import counting, make_console
 
 
-def find_system(name: str, frames: int) -> DuplexPolicy | Scripted:
-    """A scripted agent by name, else a policy by name or path, which must remember as many `frames`."""
+def find_system(name: str, frames: int, prompt: PromptConfig | None = None) -> DuplexPolicy | Scripted:
+    """A scripted agent by name, else a policy by name or path, which must remember as many `frames`.
+
+    Args:
+        prompt: what its conversations begin with; None: what those of its run began with.
+    """
     if name in BASELINES:
         return BASELINES[name]
-    policy = load_policy(name)
+    if prompt is None and (run := Path(name) / "config.yaml").is_file():
+        prompt = load_config(str(run)).prompt
+    policy = load_policy(name, prompt)
     check_context(policy.spec, frames, "--frames")
     return policy
 
@@ -54,6 +62,7 @@ def run_evaluation(
     acoustics: str = "clean",
     episodes: Path | None = None,
     compat: Sequence[str] = (),
+    prompt: PromptConfig | None = None,
     console: Console | None = None,
 ) -> None:
     """Measure one policy or scripted agent on a split; print the figures, and write them if `out` is given.
@@ -69,7 +78,7 @@ def run_evaluation(
     store = Store(episodes) if episodes is not None else None
     listener = Listener() if asr else None
     pack = Pack.load(pack_path, users)
-    system = find_system(policy, frames)
+    system = find_system(policy, frames, prompt)
 
     def watch(key: Key, episode: Episode, words: Sequence[Word] | None) -> None:
         grader.add(key, episode, words)
@@ -121,6 +130,7 @@ def run_rollout(
     seed: int,
     out: Path,
     acoustics: str = "clean",
+    prompt: PromptConfig | None = None,
     console: Console | None = None,
 ) -> None:
     """Play one conversation; write its record, `timeline.png`, and `stereo.flac` with what it hears on the left."""
@@ -128,7 +138,7 @@ def run_rollout(
     find_acoustics(acoustics)
     pack = Pack.load(pack_path, users)
     split = pack.scenario(scenario).split
-    system = find_system(policy, frames)
+    system = find_system(policy, frames, prompt)
     (episode,) = play(system, pack, [(scenario, variant)], split=split, seed=seed, frames=frames, acoustics=acoustics)
     episode.save(out)
     (out / "timeline.png").write_bytes(timeline_png(episode)[0])

@@ -162,7 +162,7 @@ def prepare(config: TrainConfig) -> Job:
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")
-    policy = load_policy(config.policy)
+    policy = load_policy(config.policy, config.prompt)
     check_context(policy.spec, config.algorithm.frames, f"{config.algorithm.section}.frames")
     check_context(policy.spec, config.evaluation.frames, "evaluation.frames")
     return Job(config, pack, scenarios, policy, composition)
@@ -232,7 +232,7 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False)
                 f"{folder} was started with {old.algorithm.section}, now it is {config.algorithm.section}; resume it "
                 "as it was, or start another run with name=NAME"
             )
-        for name in ("policy", "pack", "seed", "rewards", "evaluation"):  # a trainer compares its own section
+        for name in ("policy", "prompt", "pack", "seed", "rewards", "evaluation"):  # a trainer compares its own section
             if getattr(old, name) != getattr(config, name):
                 raise UptakeError(
                     f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
