@@ -105,7 +105,7 @@ def test_ragged_prompts_give_the_tokens_of_the_published_generator_each_row_alon
     p.codec.encode = lambda state, pcm: next(heard)  # the user's codes as they are
     p.reset(ALL, [1, 2, 3], prompts=ours)
     for _ in user:
-        p.step(np.zeros((3, 1920), np.float32))
+        p.step(np.arange(3, dtype=np.float32)[:, None].repeat(1920, axis=1))  # rows that hear the same are one
     t = p.trajectory()
     # The first call speaks the frame that the prompt's last call began: the last column of what was lived.
     begun = torch.stack([t.lived[row, :9, lengths[row] - 1] for row in range(3)])

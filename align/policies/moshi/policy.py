@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from align.codecs.base import Codec, rows_kept
+from align.codecs.shared_encoder import SharedEncoder
 from align.policies.base import DuplexSpec, Scores, Step, Stream, Trajectory, row_indices
 from align.policies.moshi.checkpoint import Tokenizer, load_checkpoint, save_checkpoint
 from align.policies.moshi.model import ZERO, MoshiModel
@@ -90,7 +91,7 @@ class MoshiPolicy:
         c = self.model.config
         with torch.inference_mode(False):  # a tensor made in inference mode cannot be changed outside of it
             self._stream = MoshiStream(self.model, self.sampling, batch)
-        self._ear = self.codec.init_state(batch)
+        self._ear = SharedEncoder(self.codec, batch)
         self._mouth = self.codec.init_state(batch)
         self._codes = np.full((batch, c.num_streams, _FIRST_COLUMNS), ZERO, np.int64)
         self._valid = np.zeros((batch, _FIRST_COLUMNS), bool)
@@ -119,7 +120,7 @@ class MoshiPolicy:
         given = [None if prompts is None else prompts[b] for b in index]
         chosen = [self.prompt if prompt is None else self._checked(prompt) for prompt in given]
         self._stream.reset(index, np.array([int(seeds[b]) % 2**64 for b in index], np.uint64))
-        self.codec.reset(self._ear, index)
+        self._ear.reset(index)
         self.codec.reset(self._mouth, index)
         self._codes[index] = ZERO
         self._valid[index] = False
@@ -177,7 +178,7 @@ class MoshiPolicy:
         self._stream.fork(source, index)
         if seeds is not None:
             self._stream.seeds[index] = np.array([int(seeds[b]) % 2**64 for b in index], np.uint64)
-        self.codec.fork(self._ear, source, index)
+        self._ear.fork(source, index)
         self.codec.fork(self._mouth, source, index)
         for record in (self._codes, self._valid, self._logp, self._lived):
             record[index] = record[source]
@@ -197,10 +198,7 @@ class MoshiPolicy:
         if not np.isfinite(mic[acting]).all():
             bad = acting[~np.isfinite(mic[acting]).all(axis=1)]
             raise UptakeError(f"microphone of row {bad[0]}: NaN or infinite samples; repair the audio")
-        if len(acting) < self.batch:
-            mic = np.where(active[:, None], mic, 0)
-        with rows_kept(self._ear, np.flatnonzero(~active)):
-            heard = self.codec.encode(self._ear, mic)
+        heard = self._ear.encode(mic, active)
         forced = self._forced(active)
         tokens, logp, steps = self._stream.step(heard, active, forced)
         if not np.isfinite(logp[acting]).all():
