@@ -95,4 +95,3 @@ def model() -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # a track at a time: threads would only wait
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-

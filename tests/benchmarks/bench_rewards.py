@@ -1,6 +1,6 @@
 """How many times real time all rule rewards together take, on one core.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_rewards.py [--detector energy silero] [--agents oracle metronome]
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_rewards.py [--detectors energy silero] [--agents oracle metronome]
 
 Prints one JSON line an agent and detector: seconds of conversation judged in a second of CPU time (median of the
 rounds), verdicts, and milliseconds a conversation. A batch is 64 conversations of 20 s: two of the core pack's, each
@@ -29,6 +29,7 @@ from envs.episode import Episode
 from envs.event import Event, Word
 from envs.pack import Pack
 from rewards import Composition, get, names
+from rewards.detector import DetectorConfig
 
 HALF = 10 * CLOCK.sample_rate
 
@@ -90,14 +91,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=64, help="conversations")
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds")
+    parser.add_argument("--detectors", nargs="+", default=["energy"], help="energy, silero, text")
     parser.add_argument("--agents", nargs="+", default=["oracle", "metronome"], help="whose conversations")
     options = parser.parse_args()
     pack = Pack.load("core")
     terms = {name: 1.0 for name in names() if get(name).rubric is None}
     for agent in options.agents:
         episodes = conversations(pack, agent, options.batch)
-        found = measure(episodes, Composition(terms), options.rounds)
-        print(json.dumps({"agent": agent, "detector": "energy", **found}), flush=True)
+        for detector in options.detectors:
+            found = measure(episodes, Composition(terms, activity=DetectorConfig(detector)), options.rounds)
+            print(json.dumps({"agent": agent, "detector": detector, **found}), flush=True)
 
 
 if __name__ == "__main__":
