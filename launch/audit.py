@@ -66,7 +66,9 @@ def run_audit(
     """
     console = console or make_console()
     subjects = find(what, overrides, everything)
-    detector = parse_detector(activity) or (load_config(what, overrides).activity if is_config(what) else ENERGY)
+    detector = parse_detector(activity) or (
+        load_config(what, overrides).activity if what and is_config(what) else ENERGY
+    )
     if detector.detector == "codec":
         raise UptakeError("audit: attacks are scripted and sample no codes; give --activity energy, silero or text")
     pack = Pack.load(pack_path)

@@ -87,7 +87,7 @@ def parse_detector(settings: Sequence[str]) -> DetectorConfig | None:
     if not settings:
         return None
     found = DetectorConfig()
-    known = {field.name: type(field.default) for field in fields(DetectorConfig)}
+    known: dict[str, type] = {field.name: type(getattr(ENERGY, field.name)) for field in fields(DetectorConfig)}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals:
