@@ -27,6 +27,7 @@ from align.trainers.grpo_config import GrpoConfig
 from align.trainers.ppo_config import PpoConfig
 from envs import located_yaml
 from envs.errors import UptakeError, nearest
+from rewards.detector import DetectorConfig
 from rewards.judge.config import JudgeConfig
 
 ALGORITHMS: dict[str, type[GrpoConfig] | type[PpoConfig]] = {"grpo": GrpoConfig, "ppo": PpoConfig}
@@ -97,6 +98,8 @@ class TrainConfig:
     """Seeds the training: rollouts, batches, sampling."""
     rewards: dict[str, float] = field(default_factory=dict)
     """Reward term -> weight; 0 leaves it out. A term is a registered name, or `path/to/file.py:name`."""
+    activity: DetectorConfig = field(default_factory=DetectorConfig)
+    """Who is taken to speak when, in rewards and measures."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """The language model that the terms which ask one are put to."""
     grpo: GrpoConfig | None = None

@@ -16,7 +16,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +37,7 @@ from envs.event import EVENT_TYPES, Word
 from envs.pack import Pack
 from envs.scenario import Scenario
 from rewards.aggregate import aggregate
+from rewards.detector import ENERGY, DetectorConfig
 from rewards.measures import measure
 
 VERSION = 1
@@ -75,6 +76,8 @@ class Evaluation:
     """Wall-clock time."""
     acoustics: str = "clean"
     """How it sounded where a scenario did not say."""
+    activity: DetectorConfig = ENERGY
+    """Who was taken to speak when."""
     examples: list[Example] = field(default_factory=list)
     kept: dict[Key, Episode] = field(default_factory=dict)
     """Conversations that were asked for; not saved with the figures."""
@@ -92,6 +95,7 @@ class Evaluation:
         """Write everything but the kept conversations."""
         fields = {name: value for name, value in vars(self).items() if name not in ("kept", "examples")}
         examples = [{"key": list(e.key), "folder": e.folder, "title": e.title} for e in self.examples]
+        fields["activity"] = asdict(self.activity)
         write_json({"version": VERSION, **fields, "examples": examples}, path)
 
     @classmethod
@@ -104,6 +108,7 @@ class Evaluation:
             record["examples"] = [
                 Example((str(e["key"][0]), int(e["key"][1])), e["folder"], e["title"]) for e in record["examples"]
             ]
+            record["activity"] = DetectorConfig(**record.get("activity", {}))
             return cls(**record)
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, UptakeError):
@@ -122,6 +127,7 @@ def evaluate(
     frames: int = 150,
     batch: int = 32,
     acoustics: str = "clean",
+    activity: DetectorConfig = ENERGY,
     keep: Sequence[Example] = (),
     transcribe: Callable[[Episode], Sequence[Word]] | None = None,
     watch: Callable[[Key, Episode, Sequence[Word] | None], None] = lambda key, episode, words: None,
@@ -135,14 +141,16 @@ def evaluate(
         frames: length of every conversation.
         batch: conversations side by side; changes the speed and no scripted agent's figure.
         acoustics: how scenarios sound that say nothing about it: a preset's name or a YAML file.
+        activity: who is taken to speak when.
         keep: conversations whose record is kept in `kept`.
         transcribe: gives the words to judge in place of the agent's own text, from its sound (`align.hearing`).
         watch: called with every conversation and what `transcribe` gave for it.
         on_done: called with the number of conversations that were just finished.
 
     Raises:
-        UptakeError: the split is empty.
+        UptakeError: the split is empty, or the detector cannot hear the system.
     """
+    check_hears(activity, system, name)
     scenarios = pack.scenarios(split)
     if not scenarios:
         raise UptakeError(f"pack {pack.name!r} has no scenario in split {split!r}")
@@ -156,15 +164,26 @@ def evaluate(
         played = play(system, pack, part, split=split, seed=seed, frames=frames, acoustics=acoustics)
         for key, episode in zip(part, played, strict=True):
             words = transcribe(episode) if transcribe else None
-            found[key[0]].append(measure(episode, words))
+            found[key[0]].append(measure(episode, words, activity))
             watch(key, episode, words)
             if key in wanted:
                 kept[key] = episode
         on_done(len(part))
     return Evaluation(
         name=name, split=split, variants=variants, frames=frames, seed=seed, pack=pack.name, pack_hash=pack.hash,
-        scenarios=found, seconds=time.perf_counter() - started, acoustics=acoustics, examples=list(keep), kept=kept,
+        scenarios=found, seconds=time.perf_counter() - started, acoustics=acoustics, activity=activity,
+        examples=list(keep), kept=kept,
     )  # fmt: skip
+
+
+def check_hears(activity: DetectorConfig, system: DuplexPolicy | Scripted, name: str) -> None:
+    """Raise `UptakeError` for a detector that cannot work, or that hears codes where a scripted agent has none."""
+    activity.check()
+    if activity.detector == "codec" and callable(system):
+        raise UptakeError(
+            f"activity.detector = codec hears the codes that a policy samples, and the scripted agent {name} samples "
+            "none; leave it out, or take energy, silero or text"
+        )
 
 
 def play(

@@ -20,6 +20,7 @@ import torch
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import Word
+from rewards.detector import CODE_ACTIVITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,6 +120,11 @@ def collect(
     for episode, seed in zip(episodes, seeds, strict=True):
         episode.meta["text_stream"] = True  # no words then means that it said none
         episode.meta["policy_seed"] = int(seed)
+    if silent := spec.streams[1].silent_ids if len(spec.streams) > 1 else None:
+        spoken = ~np.isin(trajectory.codes[:, 1].cpu().numpy(), [-1, *silent])  # (B, T)
+        for episode, row in zip(episodes, spoken, strict=True):
+            signs = "0" * lag + "".join("1" if one else "0" for one in row)
+            episode.meta[CODE_ACTIVITY] = signs[: episode.clock.frames_covering(episode.samples)]
     groups = [row // group_size for row in range(rows)]
     return Rollout(trajectory, episodes, groups, time.perf_counter() - started)
 

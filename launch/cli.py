@@ -68,6 +68,10 @@ Acoustics = Annotated[
     str, typer.Option(help="How it sounds where a scenario does not say: a preset such as `cafe`, or a YAML file.")
 ]
 
+Activity = Annotated[
+    list[str] | None,
+    typer.Option(help="Who speaks when: energy, silero, codec or text; and KEY=VALUE such as merge_gap=0.5, repeated."),
+]
 CheckpointArgument = Annotated[str, typer.Argument(help="`pocket`, a checkpoint folder or a run folder.")]
 
 
@@ -102,6 +106,7 @@ def evaluate(
     out: Out = None,
     episodes: Annotated[Path | None, typer.Option(help="Store every conversation in this new folder.")] = None,
     compat: Compat = None,
+    activity: Activity = None,
 ) -> None:
     """Measure one policy or scripted agent on a split."""
     from launch.evaluate import run_evaluation
@@ -121,6 +126,7 @@ def evaluate(
         episodes=episodes,
         compat=compat or [],
         prompt=_prompt(role, voice, silence),
+        activity=activity or [],
     )
 
 
@@ -129,11 +135,12 @@ def regrade(
     path: Stored,
     out: Out = None,
     compat: Compat = None,
+    activity: Activity = None,
 ) -> None:
     """Measure stored conversations again: every figure, and whether it is the one that was stored."""
     from launch.regrade import run_regrade
 
-    run_regrade(path, compat=compat or [], out=out)
+    run_regrade(path, compat=compat or [], out=out, activity=activity or [])
 
 
 @app.command("export-episodes")
@@ -250,13 +257,14 @@ def audit(
     margin: Annotated[float, typer.Option(min=0, help="How far below the oracle an attack must stay.")] = 0.25,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Annotated[Path, typer.Option(help="Where the figures (JSON) and the picture go.")] = Path("audits"),
+    activity: Activity = None,
 ) -> None:
     """Attack a reward with degenerate policies; exit 1 if one of them earns nearly what an oracle earns."""
     from launch.audit import run_audit
 
     passed = run_audit(
         what, overrides or [], everything=everything, pack_path=pack, split=split, scenarios=scenarios, margin=margin,
-        seed=seed, out=out,
+        seed=seed, out=out, activity=activity or [],
     )  # fmt: skip
     raise typer.Exit(0 if passed else 1)
 

@@ -30,6 +30,7 @@ from envs.event import Word
 from envs.pack import Pack
 from launch.grading import Grader, parse_compat, print_result
 from launch.terminal import counting, make_console
+from rewards.detector import ENERGY, parse_detector
 
 
 def find_system(name: str, frames: int, prompt: PromptConfig | None = None) -> DuplexPolicy | Scripted:
@@ -63,18 +64,21 @@ def run_evaluation(
     episodes: Path | None = None,
     compat: Sequence[str] = (),
     prompt: PromptConfig | None = None,
+    activity: Sequence[str] = (),
     console: Console | None = None,
 ) -> None:
     """Measure one policy or scripted agent on a split; print the figures, and write them if `out` is given.
 
     `users` names other scenarios than the pack's own. With `episodes`, every conversation is stored there
-    (`align.stored`). `compat` names published evaluators. Answers are set against chance (`rewards.chance`). With
-    `asr`, words are those that speech recognition hears; their error rate against the agent's text is shown, and what
-    the policy's codec alone does to speech.
+    (`align.stored`). `activity` says who is taken to speak when (`rewards.detector.parse_detector`). `compat` names
+    published evaluators. Answers are set against chance (`rewards.chance`). With `asr`, words are those that speech
+    recognition hears; their error rate against the agent's text is shown, and what the policy's codec alone does to
+    speech.
     """
     console = console or make_console()
     find_acoustics(acoustics)  # a mistake in it costs nothing yet
-    grader = Grader(parse_compat(compat))
+    detector = parse_detector(activity) or ENERGY
+    grader = Grader(parse_compat(compat), detector)
     store = Store(episodes) if episodes is not None else None
     listener = Listener() if asr else None
     pack = Pack.load(pack_path, users)
@@ -96,6 +100,7 @@ def run_evaluation(
             frames=frames,
             batch=batch,
             acoustics=acoustics,
+            activity=detector,
             transcribe=listener,
             watch=watch,
             on_done=advance,

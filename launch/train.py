@@ -32,7 +32,7 @@ from align.checkpoints import list_checkpoints
 from align.comparison import compare
 from align.config import TrainConfig, dump_config, load_config, save_config
 from align.engine import stop_ranks
-from align.evaluation import BASELINES, Evaluation, evaluate, examples, load_policy, write_json
+from align.evaluation import BASELINES, Evaluation, check_hears, evaluate, examples, load_policy, write_json
 from align.judging import check_axes
 from align.memory import peak_memory
 from align.monitor import duration
@@ -155,8 +155,10 @@ def prepare(config: TrainConfig) -> Job:
     for name in config.evaluation.baselines:
         if name not in BASELINES:
             raise UptakeError(f"evaluation.baselines: no scripted agent '{name}'{nearest(name, BASELINES)}")
+        check_hears(config.activity, BASELINES[name], f"{name} of evaluation.baselines")
     terms = {term: weight for term, weight in config.rewards.items() if weight}
-    composition = Composition(terms, judge=open_judge(config.judge, terms))
+    config.activity.check()  # before a judge is opened
+    composition = Composition(terms, judge=open_judge(config.judge, terms), activity=config.activity)
     pack = Pack.load(config.pack, config.users)
     check_axes(composition, pack.scenarios("train"))
     scenarios = pack.scenarios(config.evaluation.split)
@@ -232,7 +234,8 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False)
                 f"{folder} was started with {old.algorithm.section}, now it is {config.algorithm.section}; resume it "
                 "as it was, or start another run with name=NAME"
             )
-        for name in ("policy", "prompt", "pack", "seed", "rewards", "evaluation"):  # a trainer compares its own section
+        # A trainer compares its own section.
+        for name in ("policy", "prompt", "pack", "seed", "rewards", "activity", "evaluation"):
             if getattr(old, name) != getattr(config, name):
                 raise UptakeError(
                     f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
@@ -274,6 +277,7 @@ def measure(job: Job, name: str, folder: Path | None, console: Console) -> Evalu
             seed=settings.seed,
             frames=settings.frames,
             batch=settings.batch,
+            activity=job.config.activity,
             keep=keep,
             on_done=advance,
         )

@@ -17,6 +17,7 @@ from envs.episode import Episode
 from envs.errors import UptakeError
 from rewards.attacks import ORACLE
 from rewards.compose import Composition, term_values, weighted_mean
+from rewards.detector import ENERGY, DetectorConfig
 from rewards.registry import get
 
 MARGIN = 0.25
@@ -206,6 +207,7 @@ def examine(
     *,
     margin: float = MARGIN,
     known: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    activity: DetectorConfig = ENERGY,
 ) -> tuple[dict[str, Audit], dict[str, str]]:
     """Audit many compositions over the same conversations.
 
@@ -214,6 +216,7 @@ def examine(
         played: (agent, its conversations), the oracle among them; asked for one after the other (`rewards.attacks`).
         margin: how far below the oracle everybody else must stay.
         known: subject -> attack -> why it is expected to get away with it.
+        activity: who is taken to speak when.
 
     Returns:
         The audits; and for each subject that cannot be audited, why.
@@ -221,13 +224,13 @@ def examine(
     compositions, refused = {}, {}
     for name, terms in subjects.items():
         try:
-            compositions[name] = Composition(terms)
+            compositions[name] = Composition(terms, activity=activity)
         except UptakeError as error:
             refused[name] = str(error)
     spelled = {get(term).name: term for name in compositions for term, weight in subjects[name].items() if weight}
     if not spelled:
         return {}, refused
-    everything = Composition(dict.fromkeys(spelled.values(), 1.0))
+    everything = Composition(dict.fromkeys(spelled.values(), 1.0), activity=activity)
     found = {agent: score(everything, episodes) for agent, episodes in played}
     audits = {}
     for name, composition in compositions.items():

@@ -15,6 +15,7 @@ from envs.event import BARGE_IN_TYPES, PAUSE_TYPES, TURN_TYPES, Event, Word
 from rewards.aggregate import Measurement, aggregate, paired_score
 from rewards.backchannel import listening
 from rewards.continue_ import AFTER_SECONDS, GAP_SECONDS
+from rewards.detector import ENERGY, Activity, DetectorConfig
 from rewards.interruption import QUIET_SECONDS, STOP_ZERO_SECONDS, stop_latency
 from rewards.matching import matches, random_hits
 from rewards.pause import RESUME_SECONDS
@@ -113,18 +114,21 @@ class _Tally:
         self.ratios[name][1] += float(denominator)
 
 
-def measure(episode: Episode, transcript: Sequence[Word] | None = None) -> dict[str, tuple[float, ...]]:
+def measure(
+    episode: Episode, transcript: Sequence[Word] | None = None, activity: DetectorConfig = ENERGY
+) -> dict[str, tuple[float, ...]]:
     """The contributions of one episode.
 
     Args:
         episode: a finished episode.
         transcript: words to judge in place of the agent's own, for instance from speech recognition.
+        activity: who is taken to speak when.
 
     Returns:
         name -> (numerator, denominator); `fto_s`, `latency_s` and `stop_latency_s` -> all their values, and
         `NAME/TYPE` -> those of one timing (`TIMINGS`) at events of one type. JSON keeps it.
     """
-    view = EpisodeView(episode, episode.samples, transcript)
+    view = EpisodeView(episode, episode.samples, transcript, Activity(episode, activity, transcript))
     tally = _Tally()
     for event in view.events:
         if event.type in PAUSE_TYPES:

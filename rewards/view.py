@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from envs.activity import activity
 from envs.clock import Clock
 from envs.episode import Episode
 from envs.event import Event, Word
+from rewards.detector import Activity
 
 TURN_SECONDS = 1.0
 """Agent speech longer than this takes the floor (arXiv 2606.11167, Full-Duplex-Bench); up to it, a backchannel."""
@@ -58,14 +58,22 @@ class EpisodeView:
         end: first sample that is not seen; beyond the episode's length it is the length.
         transcript: words to use in place of the episode's own text stream (for instance from speech recognition of
             the agent's audio). None: the episode's own.
+        activity: who speaks when in the episode; views of one episode share it. None: by energy.
     """
 
-    def __init__(self, episode: Episode, end: int, transcript: Sequence[Word] | None = None) -> None:
+    def __init__(
+        self,
+        episode: Episode,
+        end: int,
+        transcript: Sequence[Word] | None = None,
+        activity: Activity | None = None,
+    ) -> None:
         self.end = max(0, min(int(end), episode.samples))
         self.clock: Clock = episode.clock
         self._episode = episode
         self._words = episode.transcript if transcript is None else transcript
         self._injected = transcript is not None
+        self._activity = Activity(episode, transcript=transcript) if activity is None else activity
 
     def seconds(self, samples: int) -> float:
         """Seconds of a number of samples."""
@@ -105,15 +113,15 @@ class EpisodeView:
         """The episode's own meta data, without what is known only when it is over."""
         return {name: value for name, value in self._episode.meta.items() if name not in _KNOWN_LATER}
 
-    @cached_property
+    @property
     def agent_activity(self) -> np.ndarray:
-        """(n, 2) int64: segments of agent speech [onset, offset) in samples."""
-        return activity(self.agent)
+        """(n, 2) int64, read-only: segments of agent speech [onset, offset) in samples."""
+        return self._activity.agent(self.end)
 
-    @cached_property
+    @property
     def user_activity(self) -> np.ndarray:
-        """(n, 2) int64: segments of user speech [onset, offset) in samples, measured on the audio."""
-        return activity(self.user)
+        """(n, 2) int64, read-only: segments of user speech [onset, offset) in samples, measured on the audio."""
+        return self._activity.user(self.end)
 
     @cached_property
     def events(self) -> tuple[Event, ...]:

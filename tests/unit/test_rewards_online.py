@@ -13,6 +13,7 @@ from envs.duplex_vector_env import DuplexVectorEnv
 from envs.impostors import EchoChaser, RandomTalker, Truncator
 from envs.pack import Pack
 from rewards import Composition, get, names
+from rewards.detector import DetectorConfig
 from tests.packs import tiny_pack
 
 SCENARIOS = ("turn", "statement", "pause", "nopause", "dictation", "story", "barge", "ack", "stop", "noise")
@@ -40,11 +41,13 @@ def pack(tmp_path_factory) -> Pack:
     frames=st.integers(20, 150),
     every=st.integers(1, 7),
     seed=st.integers(0, 2**31),
+    detector=st.sampled_from(["energy", "silero", "text"]),
 )
 def test_what_is_judged_online_in_the_environment_is_what_the_record_gives_afterwards(
-    pack, scenario, agent, frames, every, seed
+    pack, scenario, agent, frames, every, seed, detector
 ):
-    composition = Composition({name: 1.0 for name in names() if get(name).rubric is None})
+    terms = {name: 1.0 for name in names() if get(name).rubric is None}
+    composition = Composition(terms, activity=DetectorConfig(detector))
     env = DuplexVectorEnv(pack, 1, frames=frames)
     speaker = AGENTS[agent](env)
     obs, info = env.reset(seed=seed, options={"scenario": scenario})

@@ -26,6 +26,7 @@ from align.policies.moshi.streaming import SAMPLE, MoshiStream
 from align.policies.sampling import Sampling, truncated_log_probs
 from envs.errors import UptakeError
 
+SILENT_FRAMES = 16
 _FIRST_COLUMNS = 256  # the record starts with so many frames and doubles
 
 
@@ -66,7 +67,8 @@ class MoshiPolicy:
             frame=codec.frame,
             streams=(
                 Stream("text", c.text_card, True, silent),
-                *(Stream(f"agent_{k}", c.card, False) for k in range(c.dep_q)),
+                Stream("agent_0", c.card, False, silent_codes(codec)),
+                *(Stream(f"agent_{k}", c.card, False) for k in range(1, c.dep_q)),
                 *(Stream(f"user_{k}", c.card, False) for k in range(c.n_q - c.dep_q)),
             ),
             context=c.context,
@@ -350,6 +352,13 @@ class MoshiPolicy:
     ) -> None:
         """Write the checkpoint folder `path`, the weights as `dtype`; see `checkpoint.save_checkpoint`."""
         save_checkpoint(path, self.model, self.codec, self.tokenizer, dtype, format, base)
+
+
+def silent_codes(codec: Codec) -> frozenset[int]:
+    """What a codec's first codebook says of silence: the codes of 1.3 s of digital silence."""
+    state = codec.init_state(1)
+    frames = [codec.encode(state, np.zeros((1, codec.frame), np.float32)) for _ in range(SILENT_FRAMES)]
+    return frozenset(int(codes[0, 0]) for codes in frames)
 
 
 def _piece(tokenizer: Tokenizer, token: int, silent: frozenset[int]) -> str | bytes:
