@@ -196,5 +196,5 @@ class EpisodeView:
 
 
 def is_user_turn(event: Event) -> bool:
-    """Whether an event is user speech that has or takes the floor: an A type, a monologue or a barge-in."""
-    return event.type[:1] in ("A", "C") or event.type == "B7"
+    """Whether an event is user speech that has or takes the floor: a turn, a monologue, a barge-in or a late answer."""
+    return (event.type[:1] in ("A", "C") and event.type != "A5") or event.type in ("B5", "B6", "B7", "E4")
