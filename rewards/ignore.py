@@ -7,11 +7,10 @@ from rewards.continue_ import LASTING_TYPES
 from rewards.registry import reward
 from rewards.timing import RESPONSE_SECONDS
 from rewards.verdict import Verdict
-from rewards.view import EpisodeView, Utterance, is_user_turn
+from rewards.view import BREATH_SECONDS, EpisodeView, is_user_turn
 
 AFTER_SECONDS = 2.0
 """An answer to a sound comes within so long after it (tau-voice)."""
-JOINED_SECONDS = 1.0
 LEAST_SECONDS = 1.0
 LONG_SECONDS = 2.0
 """Agent speech of this length for nothing is as bad as can be."""
@@ -31,7 +30,7 @@ def ignore(view: EpisodeView, event: Event) -> Verdict:
     same sounds while the agent speaks.
 
     Window: turns that begin from the sound's onset to 2 s after its end, where none is due: not during a user's turn or
-    in the 3 s after it. What follows the agent's own speech within 1 s goes on with it and is no new turn. None when
+    in the 3 s after it. What follows the agent's own speech within 0.5 s goes on with it and is no new turn. None when
     less than 1 s of that is left; when the agent is speaking at the onset, unless the sound lasts (D7, D9) beyond that
     speech by 3 s; or when the episode ends before the window.
 
@@ -47,9 +46,9 @@ def ignore(view: EpisodeView, event: Event) -> Verdict:
     running = view.utterance_at(event.onset)
     start = event.onset
     if running is not None and event.type in LASTING_TYPES:
-        start = running.offset + view.samples(JOINED_SECONDS)
+        start = running.offset + view.samples(BREATH_SECONDS) + 1
     free = _unclaimed(view, start, close)
-    heard = [u for u in view.utterances if any(on <= u.onset < off for on, off in free) and not _goes_on(view, u)]
+    heard = [u for u in view.utterances if any(on <= u.onset < off for on, off in free) and not view.goes_on(u)]
     turns = [said for said in heard if said.takes_floor]
     raw = {
         "talk_s": max((said.seconds for said in heard), default=0.0),
@@ -78,9 +77,3 @@ def _unclaimed(view: EpisodeView, start: int, stop: int) -> list[tuple[int, int]
         at = max(at, turn.offset + view.samples(RESPONSE_SECONDS))
     free.append((at, stop))
     return [(on, off) for on, off in free if on < off]
-
-
-def _goes_on(view: EpisodeView, said: Utterance) -> bool:
-    """Whether the agent had been speaking within 1 s before."""
-    gap = view.samples(JOINED_SECONDS)
-    return any(said.onset - gap <= off < said.onset for _, off in view.agent_activity)

@@ -7,6 +7,8 @@ from rewards.registry import reward
 from rewards.verdict import Verdict
 from rewards.view import TURN_SECONDS, EpisodeView
 
+HELD = ("B1", "B2", "B4", "B5", "B6")
+"""Silences through which the user holds the floor; an explicit hold (B3) is judged by `silence_handling`."""
 RESUME_SECONDS = 0.3
 """The window runs this much beyond the pause: an onset there was decided before the user could be heard again."""
 FREE_SECONDS = 0.6
@@ -17,12 +19,18 @@ LONG_SECONDS = 2.0
 """Agent speech of this length in a pause is as bad as can be."""
 
 
-@reward("pause_handling", axis="pause", events=["B1", "B2", "B4"], horizon_s=1.5, beside=["turn_taking", "quality"])
+@reward(
+    "pause_handling",
+    axis="pause",
+    events=HELD,
+    horizon_s=1.5,
+    beside=["turn_taking", "quality"],
+)
 def pause_handling(view: EpisodeView, event: Event) -> Verdict:
     """Nothing but a backchannel while the user holds the floor through a silence.
 
-    Source: taxonomy B1, B2 and B4; the limit of 1 s is that of arXiv 2606.11167, whose reward leaves backchannels free
-    without a bound, is binary (a group often has no variance) and looks at whole segments.
+    Source: taxonomy B1, B2 and B4-B6; the limit of 1 s is that of arXiv 2606.11167, whose reward leaves backchannels
+    free without a bound, is binary (a group often has no variance) and looks at whole segments.
 
     Window: agent speech that sounds in [pause onset, pause offset + 0.3 s]; each stretch is followed to the end of the
     view, 1.5 s after the pause. No verdict (None) when the episode ends before offset + 0.3 s.
@@ -63,7 +71,7 @@ def pause_handling(view: EpisodeView, event: Event) -> Verdict:
 @reward(
     "pause_by_length",
     axis="pause",
-    events=["B1", "B2", "B4"],
+    events=HELD,
     horizon_s=1.5,
     beside=["turn_taking", "quality"],
 )

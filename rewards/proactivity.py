@@ -44,22 +44,29 @@ def proactivity(view: EpisodeView, event: Event) -> Verdict:
     than that, but later than 3 s after the user's last turn before (up to there it answers the request). The sum is
     not below -1.
 
-    None when the episode ends before `zero`.
+    An event of these types of which `silent` is expected (a signal that was not the one) is the other way round: from
+    its onset to 1.5 s after its end, 1 for nothing, and each sound that begins there costs 1. What begins within 3 s
+    after a turn of the user's answers that turn, here as well.
+
+    None when the episode ends before `zero`, or before that time is over.
 
     Degenerate policies: silent, always talking -1; a metronome, random speech and backchannels are false alarms, -1
     where the wait is long; a mumbler 0. Whoever speaks up at every sound loses on `ignore`, which must stand beside
     it, in packs that have sounds that nobody asked to be told of.
     Raw: `offset_s` (from `due`, signed, absent for none), `false_alarms`, `said` (1 when it says what is expected).
     """
+    if event.expected("silent") is not None:
+        return _uncalled(view, event)
     early, full, zero = _band(event)
     due = event.anchors.get("due", event.onset + view.samples(OPENING_SECONDS if event.type == "A5" else 0.0))
     begins = due - view.samples(early + EARLY_SECONDS)
     turns = [e.offset for e in view.events if e.source == "user" and is_user_turn(e) and e.offset <= due]
     watch = max(turns) + view.samples(RESPONSE_SECONDS) if turns else 0
-    alarms = sum(watch <= said.onset < begins for said in view.utterances)
+    fresh = [said for said in view.utterances if not view.goes_on(said)]
+    alarms = sum(watch <= said.onset < begins for said in fresh)
     running = any(said.onset < begins and said.offset > due for said in view.utterances)
     ends = due + view.samples(2.0 * zero - full)
-    told = None if running else next((u for u in view.utterances if begins <= u.onset < ends), None)
+    told = None if running else next((u for u in fresh if begins <= u.onset < ends), None)
     raw = {"false_alarms": float(alarms)}
     value, last = -1.0, due
     if told is not None:
@@ -71,6 +78,16 @@ def proactivity(view: EpisodeView, event: Event) -> Verdict:
     if view.end < due + view.samples(zero):
         return Verdict(None, window, raw)
     return Verdict(max(-1.0, value - FALSE_ALARM * alarms), window, raw)
+
+
+def _uncalled(view: EpisodeView, event: Event) -> Verdict:
+    """Nothing is due: every sound is a false alarm, but an answer to a turn before."""
+    close = event.offset + view.samples(BANDS["E5"][1])
+    answers = [e.offset + view.samples(RESPONSE_SECONDS) for e in view.events if e.source == "user" and is_user_turn(e)]
+    start = max([event.onset, *(at for at in answers if at < close)])
+    alarms = sum(start <= said.onset < close and not view.goes_on(said) for said in view.utterances)
+    window = view.credit(min(event.onset, view.end), min(event.offset, view.end))
+    return Verdict(None if view.end < close else max(-1.0, 1.0 - alarms), window, {"false_alarms": float(alarms)})
 
 
 def _band(event: Event) -> tuple[float, float, float]:

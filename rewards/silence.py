@@ -11,8 +11,11 @@ from rewards.view import EpisodeView, Utterance
 
 HOLD_SECONDS = 8.0
 """A user who asked for a moment has it for so long, or until the user's next turn (taxonomy B3: 8 to 15 s)."""
-EARLIEST_SECONDS, LATEST_SECONDS, AWAY_SECONDS = 5.0, 10.0, 15.0
+DUE_SECONDS = 7.5
+EARLY_SECONDS, FULL_SECONDS, ZERO_SECONDS = 2.5, 2.5, 7.5
 """A silence after the agent's question is asked about after 5 to 10 s; at 15 s the user is away (LiveKit)."""
+APART_SECONDS = 5.0
+"""A second prompt sooner than this after the first is pressing."""
 PROMPTS = 2
 """More than so many prompts in one silence are nagging."""
 DEAD_FREE_SECONDS = 2.0
@@ -29,7 +32,7 @@ Judged = tuple[float | None, dict[str, float], tuple[int, int]]
     "silence_handling",
     axis="silence",
     events=["B3", "E1", "E2", "E4"],
-    horizon_s=AWAY_SECONDS + 2.0,
+    horizon_s=17.0,
     beside=["turn_taking", "quality"],
 )
 def silence_handling(view: EpisodeView, event: Event) -> Verdict:
@@ -37,9 +40,10 @@ def silence_handling(view: EpisodeView, event: Event) -> Verdict:
 
     Source: taxonomy B3, E1, E2, E4. No published reward has such an axis; waiting for ever is perfect in most of them.
 
-    Hold (B3: "one second"): from the end of the user's words (or the start of the silence, for an event without words)
-    to the user's next turn, at most 8 s. 1 for silence or one acknowledgement (at most 1.0 s and two words), minus 0.5
-    for each further one, not below -0.5; taking the floor costs all of that: -1 at once, rising to -0.5 at 8 s.
+    Hold (B3: "one second"; a silence E4 before a late answer, or E1 of which `silent` is expected): from the end of the
+    user's words (or the start of the silence, for an event without words) to the user's next turn, at most 8 s. 1 for
+    silence or one acknowledgement (at most 1.0 s and two words), minus 0.5 for each further one, not below -0.5; taking
+    the floor costs all of that: -1 at once, rising to -0.5 at 8 s.
 
     Silence after the agent's question (E1, the event spans it): ask again once. The first prompt (a turn, or 0.6 s and
     two words) earns 1 from 5 to 10 s after the onset, 0 at 15 s and -1 at 20 s, and when it comes early, linearly down
@@ -49,8 +53,8 @@ def silence_handling(view: EpisodeView, event: Event) -> Verdict:
 
     Hang-up (E2, from the moment of it): speech later than 2 s after it counts, up to 10 s: 1 for none, -1 from 3 s on.
 
-    Late answer (E4, the user's words): turns that sound during it, beginning before it or inside: 1 for none, linear to
-    -1 at 1 s. Having moved on is talking over it.
+    Late answer (E4 with the user's words): turns that sound during it, beginning before it or inside: 1 for none,
+    linear to -1 at 1 s. Having moved on is talking over it.
 
     None where E1 begins while the agent still talks (more than 0.5 s into it; a hold is broken by that: -1), and when
     the episode ends before the silence that is judged has: at 3 s of a hold, at 15 s of E1, at 5 s of E2.
@@ -60,6 +64,8 @@ def silence_handling(view: EpisodeView, event: Event) -> Verdict:
     Raw: `talk_s`, `first_s` (from the start of the silence, absent for nothing), `prompts`, `acknowledgements`.
     """
     judge = {"B3": _hold, "E1": _unanswered, "E2": _dead, "E4": _late_answer}[event.type]
+    if (event.type == "E4" and not event.words) or (event.type == "E1" and event.expected("silent") is not None):
+        judge = _hold
     value, raw, (first, last) = judge(view, event)
     return Verdict(value, view.credit(min(first, view.end), min(last, view.end)), raw)
 
@@ -97,19 +103,20 @@ def _hold(view: EpisodeView, event: Event) -> Judged:
     return max(-0.5, 1.0 - 0.5 * max(0, len(said) - 1)), raw, (start, last)
 
 
-def _band(event: Event) -> tuple[float, float, float]:
-    """Seconds of the silence at which a prompt is first right, still right, and worth nothing any more."""
+def _band(event: Event, view: EpisodeView) -> tuple[float, float, float]:
+    """Seconds of the silence from which on a prompt is right, up to which it is, and at which it is worth nothing."""
     expect = event.expected("speaks_up")
     within = {} if expect is None else expect.within
-    early, full = within.get("early", EARLIEST_SECONDS), within.get("full", LATEST_SECONDS)
-    zero = within.get("zero", full + (AWAY_SECONDS - LATEST_SECONDS))
-    if not 0.0 < early <= full < zero:
-        raise ValueError(f"event {event.id!r}: within {early}, {full}, {zero}; needs 0 < early <= full < zero")
-    return early, full, zero
+    due = view.seconds(event.anchors["due"] - event.onset) if "due" in event.anchors else DUE_SECONDS
+    early, full = within.get("early", EARLY_SECONDS), within.get("full", FULL_SECONDS)
+    zero = within.get("zero", full + (ZERO_SECONDS - FULL_SECONDS))
+    if not (early >= 0.0 and 0.0 <= full < zero):
+        raise ValueError(f"event {event.id!r}: within {early}, {full}, {zero}; needs early >= 0 and 0 <= full < zero")
+    return due - early, due + full, due + zero
 
 
 def _unanswered(view: EpisodeView, event: Event) -> Judged:
-    early, full, zero = _band(event)
+    early, full, zero = _band(event, view)
     start, due = event.onset, event.onset + view.samples(full)
     said = _after(view, start, min(event.offset, view.end))
     prompts = [u for u in said if u.takes_floor or _is_prompt(u)]
@@ -126,7 +133,7 @@ def _unanswered(view: EpisodeView, event: Event) -> Judged:
             value = min(0.0, value)
     else:
         value = 1.0 if event.offset < due else -1.0
-    hurried = len(prompts) > 1 and prompts[1].onset - prompts[0].offset < view.samples(early)
+    hurried = len(prompts) > 1 and prompts[1].onset - prompts[0].offset < view.samples(APART_SECONDS)
     nagging = max(0, len(prompts) - PROMPTS) + max(0, sounds - 1)
     return max(-1.0, value - 0.5 * hurried - 0.5 * nagging), raw, (decided, decided)
 

@@ -52,22 +52,24 @@ def inspect(audio: np.ndarray, activity: np.ndarray, rate: int) -> Waveform:
         rate: samples a second.
     """
     finite = np.isfinite(audio)
-    broken = float(1.0 - finite.mean()) if audio.size else 0.0
-    audio = np.where(finite, audio, 0.0)
+    broken = 0.0 if finite.all() else float(1.0 - finite.mean())
+    audio = np.where(finite, audio, 0.0) if broken else audio
     spoken = sum(int(off - on) for on, off in activity)
-    speech = np.concatenate([audio[on:off] for on, off in activity]) if spoken else np.zeros(0, np.float32)
+    total = sum(float(audio[on:off].sum(dtype=np.float64)) for on, off in activity)
     return Waveform(
         broken=broken,
-        clipped=_in_runs(np.abs(speech) >= FULL_SCALE) / spoken if spoken else 0.0,
+        clipped=clipped(audio) / spoken if spoken else 0.0,
         clicks=_clicks(audio),
-        offset=float(abs(speech.mean(dtype=np.float64))) if spoken else 0.0,
+        offset=abs(total) / spoken if spoken else 0.0,
         speech_s=spoken / rate,
     )
 
 
-def _in_runs(there: np.ndarray) -> int:
-    """How many of the true values stand in runs of at least `CLIPPED_RUN`."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], there.astype(np.int8), [0]])))
+def clipped(audio: np.ndarray) -> int:
+    """How many samples of a track (N,) stand at full scale in runs of at least `CLIPPED_RUN`."""
+    if not audio.size or max(audio.max(), -audio.min()) < FULL_SCALE:
+        return 0
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], (np.abs(audio) >= FULL_SCALE).astype(np.int8), [0]])))
     lengths = edges[1::2] - edges[::2]
     return int(lengths[lengths >= CLIPPED_RUN].sum())
 
@@ -92,8 +94,9 @@ def _clicks(audio: np.ndarray) -> int:
 
 def intact(view: EpisodeView) -> bool:
     """The gate of SteerDuplex: finite audio that is not all silence, with less than 1 % of its speech clipped."""
-    seen = inspect(view.agent, view.agent_activity, view.clock.sample_rate)
-    return seen.speech_s > 0.0 and not seen.broken and seen.clipped < CLIPPED_WORST
+    spoken = sum(int(off - on) for on, off in view.agent_activity)
+    finite = bool(np.isfinite(view.agent.sum(dtype=np.float64)))
+    return spoken > 0 and finite and clipped(view.agent) < CLIPPED_WORST * spoken
 
 
 @reward("waveform", axis="waveform", events=[EPISODE], horizon_s=0.0, beside=["turn_taking", "quality"])
