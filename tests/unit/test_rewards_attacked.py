@@ -107,7 +107,6 @@ def say(case: Case, said: Sequence[tuple[float, float, Sequence[str]]], level: f
     for on, off, text in said:
         each = (off - on) / max(1, len(text))
         transcript += [w for w in words(" ".join(text), on, each) if w.onset < case.seconds * 24000]
-    # A quiet tone that runs on from one burst into the next has no clicks at its edges.
     told = {"text_stream": True, "tags": list(case.tags)}
     episode = conversation(spans, case.events, seconds=case.seconds, transcript=transcript, meta=told)
     return replace(episode, agent=faded(episode.agent, spans) * np.float32(level))
@@ -166,7 +165,7 @@ def attacked(case: Case, seed: int) -> dict[str, Episode]:
 @pytest.mark.parametrize("name", sorted(cases()))
 def test_no_attack_comes_near_the_oracle_beside_what_a_term_must_be_trained_with(name):
     composition = Composition(companions(name))
-    runs = [attacked(case, seed) for seed in range(3) for case in cases()[name]]
+    runs = [attacked(case, seed) for seed in range(2) for case in cases()[name]]
     found = {agent: score(composition, [run[agent] for run in runs]) for agent in runs[0]}
     audit = compare(composition.weights, found, faults=composition.faults)
     assert audit.passed, (audit.complaints(), {a: audit.terms[a] for a in audit.holes})
