@@ -25,11 +25,12 @@ def collision_at(view: EpisodeView, event: Event) -> int | None:
     return None
 
 
-@reward("collision", axis="collision", events=["A6"], horizon_s=4.0, beside=["turn_taking", "quality"])
+@reward("collision", axis="collision", events=["A6", "A7"], horizon_s=4.0, beside=["turn_taking", "quality"])
 def collision(view: EpisodeView, event: Event) -> Verdict:
     """When both have begun at once, stop soon, let the user finish, and then say it.
 
-    Source: taxonomy A6; human overlaps are short (three in four below 0.374 s).
+    Source: taxonomy A6, and A7 (the user begins over the agent's last words) where `yields` is expected and the anchor
+    `collision` given; human overlaps are short (three in four below 0.374 s).
 
     Window: from the collision (anchor `collision`, or the later of two onsets within 0.25 s) to 4 s after the user's
     words. None when the agent was not talking at the collision, and when the episode ends within 1.85 s of the user's

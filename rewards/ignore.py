@@ -29,8 +29,8 @@ def ignore(view: EpisodeView, event: Event) -> Verdict:
     Source: taxonomy D3-D7, D9 and E3 with the times of tau-voice. It is the other half of `continue`, which judges the
     same sounds while the agent speaks.
 
-    Window: turns that begin from the sound's onset to 2 s after its end, where none is due: not during a user's turn or
-    in the 3 s after it. What follows the agent's own speech within 0.5 s goes on with it and is no new turn. None when
+    Window: turns that begin from the sound's onset to 2 s after its end, where none is due: not during a user's turn,
+    nor in the 3 s after it or after the agent is called upon (`speaks_up`). What follows the agent's own speech within 0.5 s goes on with it and is no new turn. None when
     less than 1 s of that is left; when the agent is speaking at the onset, unless the sound lasts (D7, D9) beyond that
     speech by 3 s; or when the episode ends before the window.
 
@@ -69,11 +69,15 @@ def ignore(view: EpisodeView, event: Event) -> Verdict:
 
 
 def _unclaimed(view: EpisodeView, start: int, stop: int) -> list[tuple[int, int]]:
-    """The parts of [start, stop) that are neither in a user's turn nor in the 3 s after one."""
+    """The parts of [start, stop) in which nothing is due: no user's turn, nor the 3 s after it, nor a speaking up."""
+    after = view.samples(RESPONSE_SECONDS)
+    claims = [(e.onset, e.offset + after) for e in view.events if e.source == "user" and is_user_turn(e)]
+    called = [e for e in view.events if e.expected("speaks_up") is not None]
+    claims += [(due, due + after) for e in called for due in [e.anchors.get("due", e.onset)]]
     free, at = [], start
-    for turn in sorted((e for e in view.events if e.source == "user" and is_user_turn(e)), key=lambda e: e.onset):
-        if turn.onset > at:
-            free.append((at, min(stop, turn.onset)))
-        at = max(at, turn.offset + view.samples(RESPONSE_SECONDS))
+    for on, off in sorted(claims):
+        if on > at:
+            free.append((at, min(stop, on)))
+        at = max(at, off)
     free.append((at, stop))
     return [(on, off) for on, off in free if on < off]

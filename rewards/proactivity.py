@@ -11,7 +11,12 @@ from rewards.timing import RESPONSE_SECONDS, late_score, offset_score
 from rewards.verdict import Verdict
 from rewards.view import EpisodeView, Utterance, is_user_turn
 
-BANDS: Mapping[str, tuple[float, float, float]] = {"A5": (0.0, 2.2, 4.0), "E5": (0.0, 1.5, 3.0), "E6": (0.3, 0.3, 1.0)}
+BANDS: Mapping[str, tuple[float, float, float]] = {
+    "A5": (0.0, 2.2, 4.0),
+    "E5": (0.0, 1.5, 3.0),
+    "E6": (0.3, 0.3, 1.0),
+    "G2": (0.0, 1.5, 3.0),
+}
 """Seconds round `due`: so much before and so much after still earns everything, and this much after earns nothing."""
 OPENING_SECONDS = 0.3
 """An opening without the anchor `due` is due so long after its onset."""
@@ -31,11 +36,12 @@ def proactivity(view: EpisodeView, event: Event) -> Verdict:
     """Greet who has just connected, speak up at the signal or at the moment that one was asked for, and not before.
 
     Source: taxonomy A5 (opening, 0.3 to 2.5 s after the connection), E5 (a signal that the agent was asked to watch
-    for, up to 1.5 s after it) and E6 (a moment, +- 0.3 s: the time axis of Game-Time, arXiv 2509.26388). No published
-    reward pays an agent for beginning; silence is the best policy under all of them.
+    for, up to 1.5 s after it), E6 (a moment, +- 0.3 s: the time axis of Game-Time, arXiv 2509.26388) and G2 (a reason
+    to interrupt, as E5). No published reward pays an agent for beginning; silence is the best under all of them.
 
     The moment is the anchor `due`; without it the onset, and for A5 0.3 s after it. `within` of the event's `speaks_up`
-    expectation is {early, full, zero} in seconds round it; by default 0, 2.2, 4 (A5), 0, 1.5, 3 (E5), 0.3, 0.3, 1 (E6).
+    expectation is {early, full, zero} in seconds round it; by default 0, 2.2, 4 for A5, 0, 1.5, 3 for E5 and G2, and
+    0.3, 0.3, 1 for E6.
 
     Value, by the first speech that begins later than 1 s before the band: 1 inside [due - early, due + full], linear
     through 0 at `zero` on, and before the band as the early side of `offset_score`, down to -1 at 1 s; none is -1, and

@@ -147,6 +147,12 @@ def test_false_starts_during_television_are_counted_outside_the_users_turns():
     assert value("ignore", long([(10.3, 14.0), (14.4, 16.0)], television, asked)) == 1.0  # its second sentence
 
 
+def test_an_alarm_that_is_to_be_reported_is_no_false_start_in_talk_to_somebody_else():
+    story, alarm = event("D5", 4.0, 14.0), event("E5", 8.0, 8.5, [Expect("speaks_up")], due=8.0)
+    assert value("ignore", long([(8.4, 10.0)], story, alarm)) == 1.0
+    assert value("ignore", long([(8.4, 10.0)], story)) < 0.0
+
+
 # ---- continue
 
 
@@ -298,3 +304,16 @@ def test_where_nobody_takes_the_floor_both_pause_terms_agree(kind):
     for agent in ([], [(3.2, 3.6)], [(3.1, 3.3), (3.7, 3.9)]):
         episode = conversation(agent, [pause])
         assert value("pause_by_length", episode) == value("pause_handling", episode)
+
+
+def test_a_user_who_begins_over_the_last_words_is_given_way_to_and_answered():
+    over = event("A7", 4.0, 6.0, [Expect("yields", {"full": 0.5, "zero": 1.0}), Expect("responds")], collision=4.0)
+    assert value("collision", conversation([(2.0, 4.4), (6.3, 8.5)], [over])) == 1.0
+    assert value("collision", conversation([(2.0, 5.0), (6.3, 8.5)], [over])) == pytest.approx(0.25, abs=0.02)
+    assert value("collision", conversation([(2.0, 4.4), (6.3, 8.5)], [event("A7", 4.0, 6.0)])) is None
+
+
+def test_a_reason_to_interrupt_is_one_and_a_knock_is_not():
+    alarm, knock = (event("G2", 6.0, 6.5, [Expect(kind)]) for kind in ("speaks_up", "silent"))
+    for spans, values in (([(6.4, 8.0)], (1.0, 0.0)), ([], (-1.0, 1.0))):
+        assert tuple(value("proactivity", conversation(spans, [one])) for one in (alarm, knock)) == values

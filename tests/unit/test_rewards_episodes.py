@@ -108,7 +108,10 @@ MANY = (
     event("E5", 3.0, 3.5, [Expect("speaks_up", content=("noon",))]),
     event("E5", 3.0, 3.5, [Expect("silent")]),
     event("E6", 1.0, 2.0, [Expect("speaks_up")], due=6.0),
-    event("G3", 1.0, 3.0, [Expect("stops", {"full": 1.0, "zero": 2.0})]),
+    event("A7", 3.0, 4.5, [Expect("yields")], collision=3.0),
+    event("G2", 3.0, 3.5, [Expect("speaks_up")]),
+    event("G3", 3.0, 5.0, [Expect("stops", {"full": 1.0, "zero": 2.0})]),
+    event("G3", 3.0, 5.0, [Expect("continues")]),
     event("G4", 3.0, 3.5, [Expect("resumes", content=("noon",))]),
     event("A1", 1.0, 3.0, [Expect("declines"), Expect("silent", content=("noon",))]),
 )

@@ -19,7 +19,8 @@ from tests.unit.test_rewards_episodes import RATE, at, bursts, conversation, eve
 
 QUESTION = event("A1", 1.0, 3.0)
 ASKED = event("A1", 1.0, 3.0, [Expect("responds")])
-SHORTLY = event("G3", 1.0, 3.0, [Expect("stops", {"full": 2.0, "zero": 4.0})])
+SHORTLY = event("G3", 6.3, 8.3, [Expect("stops", {"full": 0.5, "zero": 1.5})])
+AT_LENGTH = event("G3", 6.3, 8.3, [Expect("continues")])
 
 
 def overall(name: str, episode) -> float | None:
@@ -30,16 +31,20 @@ def overall(name: str, episode) -> float | None:
 # ---- brevity
 
 
-@pytest.mark.parametrize("length, expected", [(2.0, 1.0), (6.0, 1.0), (9.0, 0.0), (11.7, -0.9), (20.0, -0.9)])
+@pytest.mark.parametrize("length, expected", [(2.0, 1.0), (8.0, 1.0), (12.0, 0.0), (15.7, -0.92), (20.0, -0.92)])
 def test_an_answer_of_two_sentences_is_long_enough(length, expected):
     assert value("brevity", conversation([(3.3, 3.3 + length)], [QUESTION], seconds=30)) == pytest.approx(
         expected, abs=0.02
     )
 
 
-def test_who_asks_for_a_short_answer_may_say_how_short():
-    assert value("brevity", conversation([(3.3, 5.3)], [SHORTLY], seconds=30)) == 1.0
-    assert value("brevity", conversation([(3.3, 7.3)], [SHORTLY], seconds=30)) == pytest.approx(0.0, abs=0.02)
+def test_who_asks_for_a_short_answer_gets_one_and_who_asks_for_more_gets_more():
+    spans = {"short": [(3.3, 6.5)], "long": [(3.3, 9.0)], "broken": [(3.3, 6.4), (6.9, 9.0)], "none": []}
+    stops, goes_on = (
+        [value("brevity", conversation(s, [one])) for s in spans.values()] for one in (SHORTLY, AT_LENGTH)
+    )
+    assert stops == [pytest.approx(1.0), -1.0, -1.0, None]
+    assert goes_on == [pytest.approx(-0.6, abs=0.02), 1.0, 1.0, None]
 
 
 def test_an_answer_ends_with_the_users_next_turn_and_silences_in_it_count_nothing():
@@ -57,14 +62,14 @@ def test_no_answer_is_not_a_short_one():
 def test_an_answer_that_the_episode_cuts_off_is_not_known_to_be_short():
     assert value("brevity", conversation([(3.3, 9.0)], [QUESTION], seconds=6.0)) is None
     assert value("brevity", conversation([(3.3, 4.5)], [QUESTION], seconds=6.0)) == 1.0
-    assert value("brevity", conversation([(3.3, 13.0)], [QUESTION], seconds=13.0)) < 0.0
+    assert value("brevity", conversation([(3.3, 16.5)], [QUESTION], seconds=16.5)) < 0.0
 
 
 # ---- talk ratio
 
 
 def test_speaking_most_of_the_time_is_too_much_and_nothing_too_little_where_something_was_asked():
-    shares = [overall("talk_ratio", conversation([(0.0, 20.0 * s)], [ASKED], seconds=20)) for s in (0.3, 0.65, 0.9)]
+    shares = [overall("talk_ratio", conversation([(0.0, 20.0 * s)], [ASKED], seconds=20)) for s in (0.5, 0.8, 0.95)]
     assert shares == pytest.approx([1.0, 0.0, -1.0], abs=0.01)
     assert overall("talk_ratio", conversation([], [ASKED], seconds=20)) == -1.0
     assert overall("talk_ratio", conversation([(3.3, 3.6)], [ASKED], seconds=20)) == pytest.approx(0.0, abs=0.02)
