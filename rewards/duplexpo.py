@@ -185,10 +185,8 @@ def _floor(view: EpisodeView, event: Event) -> Found:
     window = critical_window(view, aim if turn else event.onset, aim, event)
     if view.end < aim + (view.samples(TAIL_SECONDS) if turn else 0):
         return None, window
-    if not turn:
-        return {"false_alarm": any(u.onset < event.offset and u.offset > event.onset for u in view.turns)}, window
-    alarm = any(u.onset < event.offset and u.offset > event.onset for u in view.turns)
-    return {"missed": _onset(view, window) is None, "false_alarm": alarm}, window
+    found = {"false_alarm": any(u.onset < event.offset and u.offset > event.onset for u in view.turns)}
+    return ({"missed": _onset(view, window) is None} if turn else {}) | found, window
 
 
 def _listening(view: EpisodeView, event: Event) -> Found:

@@ -86,7 +86,8 @@ def pause_by_length(view: EpisodeView, event: Event) -> Verdict:
     its onset, rising linearly to -0.25 at 2.0 s; one that was running as the pause began, or that begins in the 0.3 s
     after it, the same as if it had begun at the onset or the end.
 
-    Degenerate policies: as `pause_handling`; one that always waits 2 s loses little here and much on `turn_taking`.
+    Degenerate policies: silent 1, always talking -1, the others as on `pause_handling`; one that always waits 2 s loses
+    little here and much on `turn_taking`.
     Raw: as `pause_handling`, and `waited_s` (absent without a takeover).
     """
     plain = pause_handling(view, event)

@@ -47,9 +47,10 @@ def silence_handling(view: EpisodeView, event: Event) -> Verdict:
 
     Silence after the agent's question (E1, the event spans it): ask again once. The first prompt (a turn, or 0.6 s and
     two words) earns 1 from 5 to 10 s after the onset, 0 at 15 s and -1 at 20 s, and when it comes early, linearly down
-    to -1 at 0 s. None at all: -1, but 1 where the user speaks again before 10 s have passed. Each prompt after the
-    second costs 0.5, and so does the second when it comes less than 5 s after the first. `within: {full, zero}` of a
-    `speaks_up` expectation moves 10 and 15 s, its `early` moves 5 s.
+    to -1 at 0 s; one that babbles (`rewards.text.babbles`) at most 0. None at all: -1, but 1 where the user speaks
+    again before 10 s have passed. Each prompt after the second costs 0.5, so does the second when it comes less than
+    5 s after the first, and so does each lesser sound after the first. A `speaks_up` expectation moves the band: round
+    the anchor `due` (7.5 s after the onset) by its `within: {early, full, zero}` (2.5, 2.5 and 7.5 s).
 
     Hang-up (E2, from the moment of it): speech later than 2 s after it counts, up to 10 s: 1 for none, -1 from 3 s on.
 
@@ -71,7 +72,8 @@ def silence_handling(view: EpisodeView, event: Event) -> Verdict:
 
 
 def _after(view: EpisodeView, start: int, stop: int) -> list[Utterance]:
-    return [said for said in view.utterances if start <= said.onset < stop]
+    """What the agent begins to say in [start, stop), not what merely goes on after a breath."""
+    return [said for said in view.utterances if start <= said.onset < stop and not view.goes_on(said)]
 
 
 def _still_talking(view: EpisodeView, start: int) -> bool:
