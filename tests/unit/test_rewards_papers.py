@@ -8,8 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from align.judging import check_axes
+from envs.errors import UptakeError
 from envs.event import Event
-from rewards import Composition, get
+from envs.pack import Pack
+from rewards import Composition, Verdict, get, reward
 from rewards.registry import whole
 from tests.unit.test_rewards_episodes import at, conversation, event, value
 
@@ -177,3 +180,15 @@ def test_steerduplex_pays_nothing_for_audio_that_fails_its_gate(broken):
 def test_an_event_of_the_whole_conversation_is_none_of_the_taxonomy():
     episode = conversation([], [])
     assert whole(episode) == Event("episode", "episode", "agent", 0, episode.samples)
+
+
+@pytest.mark.parametrize("events, horizon", [(["episode"], 1.0), (["episode", "A1"], 0.0)])
+def test_a_reward_of_whole_conversations_judges_nothing_else_and_waits_for_nothing_more(events, horizon):
+    with pytest.raises(UptakeError, match=r"give events=\['episode'\], horizon_s=0"):
+        reward("unfit", axis="x", events=events, horizon_s=horizon)(lambda view, event: Verdict(None, (0, 0)))
+
+
+def test_a_reward_of_whole_conversations_has_something_to_say_about_every_axis():
+    check_axes(Composition({"aspirin": 1.0}), Pack.load("core").scenarios("dev"))
+    with pytest.raises(UptakeError, match="nothing applies"):
+        check_axes(Composition({"collision": 1.0}), Pack.load("core").scenarios("dev"))
