@@ -167,6 +167,13 @@ def compare(
     return Audit(kept, totals, oracle, margin, failed, dict(known))
 
 
+def _judges(term: str, found: Mapping[str, Values]) -> None:
+    """Refuse a term that judged nobody: what it is audited beside would pass in its place."""
+    if all(values.get(term) is None for values in found.values()):
+        types = ", ".join(get(term).events)
+        raise UptakeError(f"audit: {term!r} judged nobody: these conversations hold nothing that it judges ({types})")
+
+
 def audit(
     composition: Composition,
     episodes: Mapping[str, Sequence[Episode]],
@@ -235,6 +242,8 @@ def examine(
     audits = {}
     for name, composition in compositions.items():
         try:
+            if name in composition.terms and len(composition.terms) > 1:
+                _judges(get(name).name, found)
             audits[name] = compare(
                 composition.weights, found, margin=margin, faults=everything.faults, known=known.get(name, {})
             )

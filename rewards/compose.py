@@ -18,7 +18,7 @@ from rewards.detector import ENERGY, Activity, DetectorConfig
 from rewards.judge.answer import Answer
 from rewards.judge.rubric import Rubric
 from rewards.limits import TimeLimit, within
-from rewards.registry import Reward, get
+from rewards.registry import Reward, get, whole
 from rewards.verdict import Verdict
 from rewards.view import EpisodeView
 
@@ -123,7 +123,7 @@ class Composition:
         return tuple(dict.fromkeys(term.rubric for term in self.rewards if term.rubric is not None))
 
     def score(self, episode: Episode, transcript: Sequence[Word] | None = None) -> list[Verdict]:
-        """Every term on every event of its types, in the order of events, then of terms.
+        """Every term on every event of its types, in the order of events, then of terms; whole conversations last.
 
         A verdict whose value is None does not apply and is to be masked. A term that raises, that takes longer than
         `LIMIT_SECONDS` or that gives no verdict costs that verdict only: it comes back as None with `raw["fault"] = 1`,
@@ -197,7 +197,8 @@ class Composition:
         views: dict[int, EpisodeView] = {}
         activity = Activity(episode, self.activity, transcript)
         verdicts = []
-        for number, event in enumerate(episode.events):
+        events = [*episode.events, *([whole(episode)] if to_the_end else [])]
+        for number, event in enumerate(events):
             for place, term in terms:
                 close = term.window_end(event, episode.clock)
                 if not (term.applies(event) and since < close and (to_the_end or close <= episode.samples)):

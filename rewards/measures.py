@@ -14,7 +14,7 @@ from envs.episode import Episode
 from envs.event import BARGE_IN_TYPES, PAUSE_TYPES, TURN_TYPES, Event, Word
 from rewards.aggregate import Measurement, aggregate, paired_score
 from rewards.backchannel import listening
-from rewards.continue_ import AFTER_SECONDS, GAP_SECONDS
+from rewards.continue_ import GAP_SECONDS, heard_until
 from rewards.detector import ENERGY, Activity, DetectorConfig
 from rewards.interruption import QUIET_SECONDS, STOP_ZERO_SECONDS, stop_latency
 from rewards.matching import matches, random_hits
@@ -139,7 +139,7 @@ def measure(
             _monologue(view, event, tally)
         elif event.type in BARGE_IN_TYPES:
             _barge_in(view, event, tally)
-        elif event.type in ("C7", "D1", "D3", "D4", "D5"):
+        elif event.type == "C7" or event.type[0] == "D":
             _continue(view, event, tally)
         if event.type in TURN_TYPES | BARGE_IN_TYPES - {"C3"}:
             _quality(view, event, tally)
@@ -257,7 +257,7 @@ def _barge_in(view: EpisodeView, event: Event, tally: _Tally) -> None:
 
 
 def _continue(view: EpisodeView, event: Event, tally: _Tally) -> None:
-    end = event.offset + view.samples(AFTER_SECONDS)
+    end = heard_until(view, event)
     if view.end >= end and view.utterance_at(event.onset) is not None:
         gap = view.longest_silence(event.onset, end)
         tally.add("false_stop", gap > GAP_SECONDS)

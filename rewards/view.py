@@ -20,6 +20,8 @@ TURN_WORDS = 2
 """More words than this take the floor too, however fast they are spoken."""
 TEXT_LEAD_SECONDS = 0.4
 """A word of the text stream may lead the sound that speaks it by this much (emission lag and decoder delay)."""
+BREATH_SECONDS = 0.5
+"""A shorter silence of the agent's is no end: clause ends of a fluent speaker reach 0.45 s."""
 CREDIT_LEAD_SECONDS = 1.0
 CREDIT_TAIL_SECONDS = 2.0
 """Credit reaches from this long before a decision to this long after it (DuplexPO, arXiv 2607.07148)."""
@@ -180,6 +182,11 @@ class EpisodeView:
         """The utterance that sounds at a sample, or None."""
         return next((u for u in self.utterances if u.onset <= sample < u.offset), None)
 
+    def goes_on(self, said: Utterance) -> bool:
+        """Whether the agent had been speaking within 0.5 s before an utterance, so that it begins nothing new."""
+        gap = self.samples(BREATH_SECONDS)
+        return any(said.onset - gap <= off < said.onset for _, off in self.agent_activity)
+
     def next_user_turn(self, after: int) -> int:
         """Onset of the first user turn, monologue or barge-in at or after a sample; `end` when none has begun."""
         onsets = [e.onset for e in self.events if e.source == "user" and is_user_turn(e) and e.onset >= after]
@@ -204,5 +211,8 @@ class EpisodeView:
 
 
 def is_user_turn(event: Event) -> bool:
-    """Whether an event is user speech that has or takes the floor: an A type, a monologue or a barge-in."""
-    return event.type[:1] in ("A", "C") or event.type == "B7"
+    """Whether an event is user speech that has or takes the floor: an A type, a monologue or a barge-in.
+
+    The opening (A5) is the agent's.
+    """
+    return (event.type[:1] in ("A", "C") and event.type != "A5") or event.type == "B7"
