@@ -229,7 +229,8 @@ class Canned(ScriptedAgent):
     def decide(self, row: int, now: int) -> None:
         """Do what was chosen in the frame about to be played."""
         choice, sounding = self._chosen[row], self._sounding(row, now)
-        if sounding == "agent" and choice != SPEAK or sounding == "agent_backchannel" and choice == SPEAK:
+        speech_ends = sounding == "agent" and choice != SPEAK
+        if speech_ends or (sounding == "agent_backchannel" and choice == SPEAK):
             self.hush(row, now + _FADE)
         if choice == SPEAK and sounding != "agent":
             self.say(row, self._next(row, now), now)

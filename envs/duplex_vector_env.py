@@ -45,7 +45,7 @@ from envs.clock import CLOCK
 from envs.episode import Episode, from_pcm16, to_pcm16
 from envs.errors import UptakeError
 from envs.event import Event, Word
-from envs.pack import Pack
+from envs.pack import Pack, open_pack
 from envs.reset_options import find_mode, masked, spread
 from envs.scenario import Scenario
 from envs.seeding import crc
@@ -100,9 +100,10 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             raise UptakeError(f"environment: num_envs={num_envs}, frames={frames}; both must be at least 1")
         if render_mode not in (None, "rgb_array"):
             raise UptakeError(f"environment: render_mode={render_mode!r}; give None or 'rgb_array'")
-        self.pack = pack if isinstance(pack, Pack) else Pack.load(pack)
-        if users:
-            self.pack = self.pack.with_users(users)
+        if isinstance(pack, Pack):
+            self.pack = pack.with_users(users) if users else pack
+        else:
+            self.pack = open_pack(pack, users)
         self.split = split
         self.frames = frames
         self.score = score

@@ -23,6 +23,7 @@ from envs.errors import UptakeError
 from envs.pack import Pack
 from envs.registration import IDS
 from tests.packs import SCENARIOS, tiny_pack, write_tiny_pack
+from tests.toy_codec import ToyCodec
 
 F = CLOCK.frame
 
@@ -30,34 +31,6 @@ F = CLOCK.frame
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory) -> Pack:
     return tiny_pack(tmp_path_factory.mktemp("packs"))
-
-
-class ToyCodec:
-    """Two codebooks of 16: the level of a frame and that of the one before, so that it has something to remember."""
-
-    sample_rate, frame, codebooks, card = CLOCK.sample_rate, F, 2, 16
-
-    def init_state(self, batch):
-        return {"heard": np.zeros(batch, np.int64), "said": np.zeros(batch, np.int64)}
-
-    def encode(self, state, pcm):
-        level = np.minimum(np.abs(pcm).max(axis=1) * 16, 15).astype(np.int64)
-        codes = np.stack([level, state["heard"]], axis=1)
-        state["heard"] = level
-        return codes
-
-    def decode(self, state, codes):
-        sound = np.repeat(((codes[:, :1] + state["said"][:, None]) / 64).astype(np.float32), F, axis=1)
-        state["said"] = codes[:, 0].copy()
-        return sound
-
-    def reset(self, state, rows):
-        for memory in state.values():
-            memory[rows] = 0
-
-    def fork(self, state, source, rows):
-        for memory in state.values():
-            memory[rows] = memory[source]
 
 
 def quiet(env: DuplexVectorEnv) -> np.ndarray:
@@ -181,7 +154,7 @@ def test_the_modes_agree_with_gymnasiums_own_vectoriser(pack):
 
 
 def test_an_unknown_mode_is_named(pack):
-    with pytest.raises(UptakeError, match="autoreset_mode='NextStap'.*did you mean 'NextStep'"):
+    with pytest.raises(UptakeError, match=r"autoreset_mode='NextStap'.*did you mean 'NextStep'"):
         DuplexVectorEnv(pack, 1, autoreset_mode="NextStap")
 
 
