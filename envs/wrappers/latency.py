@@ -28,9 +28,7 @@ class Latency(DuplexWrapper):
         """Delays in milliseconds, or ranges to draw them from: on the way to the user and on the way from it."""
         super().__init__(env, to_user_ms=to_user_ms, to_agent_ms=to_agent_ms)
         self._needs_audio()
-        self._ranges = tuple(
-            _range(name, ms) for name, ms in (("to_user_ms", to_user_ms), ("to_agent_ms", to_agent_ms))
-        )
+        self._ranges = _range("to_user_ms", to_user_ms), _range("to_agent_ms", to_agent_ms)
         self._says, self._hears, self._ms = Delay(0), Delay(0), 0.0
 
     def reset(

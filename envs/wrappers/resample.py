@@ -1,4 +1,4 @@
-"""A policy at another sample rate than the world's: both directions, frame by frame, with a fixed and declared delay."""
+"""A policy at another sample rate than the world's: both directions, with a fixed and declared delay."""
 
 from __future__ import annotations
 
