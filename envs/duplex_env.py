@@ -73,6 +73,22 @@ class DuplexEnv(gym.Env):
         """What is settled about this conversation, the future included: for scripted oracles, never for a policy."""
         return self.vector.privileged(0)
 
+    def twins(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Options for `reset` of pairs of conversations that are the same up to one moment."""
+        scenarios = {scenario.id: scenario for scenario in self.vector.pack.scenarios(self.vector.split)}
+        pairs = [(one.id, one.twin) for one in scenarios.values() if one.twin in scenarios and one.id < str(one.twin)]
+        return [({"scenario": one, "variant": 0}, {"scenario": other, "variant": 0}) for one, other in pairs]
+
+    def unmoved(self) -> dict[str, Any] | None:
+        """Options for `reset` of a conversation that ignores the agent; None where there is none."""
+        if "echo" in self.vector.acoustics.sections:
+            return None
+        for scenario in self.vector.pack.scenarios(self.vector.split):
+            listens = any(item.trigger.agent for item in scenario.script)
+            if scenario.driver == "script" and scenario.acoustics is None and not listens:
+                return {"scenario": scenario.id, "variant": 0}
+        return None
+
     def fork(self) -> DuplexEnv:
         """Another environment that continues exactly from where this one stands; each then goes its own way."""
         vector = self.vector
