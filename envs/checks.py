@@ -82,6 +82,9 @@ def examine(
             yield Finding(name, "skipped", str(why))
         except (UptakeError, AssertionError) as error:  # Gymnasium's checker asserts
             yield Finding(name, "broken", str(error))
+        # An environment may be anybody's code: whatever it raises is a finding, and the rest is still checked.
+        except Exception as error:
+            yield Finding(name, "broken", f"{type(error).__name__}: {error}")
 
 
 def _ranking(subject: Subject, score: Callable[[Episode], float] | None) -> str:

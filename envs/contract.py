@@ -26,6 +26,7 @@ from envs.leak import probe
 F = CLOCK.frame
 SOONEST = CLOCK.samples(0.001)
 """Samples (1 ms, in which sound travels 34 cm) after which the earliest echo of an action may be heard."""
+_LONGEST = 4500  # frames (6 minutes) of a conversation that the leak probe listens to
 LEAK = 0.55
 """The highest AUC of the leak probe."""
 
@@ -206,7 +207,7 @@ def drift(subject: Subject) -> str:
     while played < wanted:
         subject.env.reset(seed=subject.seed + conversations)
         places, ended = [], False
-        while not ended:
+        while not ended and len(places) < wanted:
             action, k = subject.quiet, len(places)
             place = (k + 1) * F + 7 * k % F
             if subject.audio:
@@ -292,8 +293,9 @@ def leak(subject: Subject) -> str:
 def _listen(subject: Subject, options: Mapping[str, Any]) -> Episode:
     """One conversation with an agent that answers any silence after speech with three seconds of noise."""
     obs, _ = subject.env.reset(seed=subject.seed, options=dict(options))
-    ear, ended = OnlineActivity(1), False
-    while not ended:
+    ear, ended, frames = OnlineActivity(1), False, 0
+    while not ended and frames < _LONGEST:
+        frames += 1
         ear.update(obs["mic"][None])
         quiet_for = CLOCK.seconds(int(ear.now[0] - ear.offset[0]))
         talks = ear.offset[0] >= 0 and 0.5 <= quiet_for < 3.5

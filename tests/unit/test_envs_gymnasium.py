@@ -9,6 +9,7 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
+import soundfile
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from hypothesis import HealthCheck, given, settings
@@ -20,8 +21,10 @@ from envs.clock import CLOCK
 from envs.duplex_env import DuplexEnv
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError
+from envs.look import write_look
 from envs.pack import Pack
 from envs.registration import IDS
+from rewards.compose import OURS, Composition
 from tests.packs import SCENARIOS, tiny_pack, write_tiny_pack
 from tests.toy_codec import ToyCodec
 
@@ -350,6 +353,22 @@ def test_what_is_expected_of_the_agent_cannot_be_heard(tmp_path):
         obs, _ = env.reset(seed=1, options={"scenario": ["turn", "pause", "barge"]})
         heard.append([obs["mic"]] + [env.step(quiet(env) + 0.1)[0]["mic"] for _ in range(40)])
     assert np.array_equal(*heard)
+
+
+def test_one_call_gives_a_picture_with_verdicts_and_a_stereo_file(pack, tmp_path):
+    env = DuplexEnv(pack, frames=60, act="canned")
+    env.reset(seed=1, options={"scenario": "turn"})
+    for k in range(60):
+        env.step(SPEAK if k > 45 else SILENT)
+    episode = env.episode()
+    verdicts = Composition(OURS).score(episode)
+    assert any(verdict.value is not None for verdict in verdicts)
+    for name, shown in (("plain", ()), ("judged", verdicts)):
+        write_look(episode, tmp_path / name, shown)
+    pictures = [(tmp_path / name / "timeline.png").read_bytes() for name in ("plain", "judged")]
+    assert pictures[0] != pictures[1] and all(picture[:4] == b"\x89PNG" for picture in pictures)
+    sound, rate = soundfile.read(tmp_path / "judged" / "stereo.flac", dtype="float32")
+    assert rate == CLOCK.sample_rate and np.array_equal(sound, np.stack([episode.mic, episode.agent], axis=1))
 
 
 def test_a_conversation_renders_to_a_picture(pack):
