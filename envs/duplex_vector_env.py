@@ -184,7 +184,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         rows = np.flatnonzero(~again)
         audio = self.speech.speak(checked)
         self._frame[rows] += 1
-        self._agent[rows, self._frame[rows]] = to_pcm16(audio[rows])
+        self._agent[rows, self._frame[rows]] = to_pcm16(audio)[rows]
         heard = self._sound(audio, rows) if self._chains else audio
         self._heard.update(heard)
         now = (self._frame + 1 + again) * self.clock.frame
@@ -210,7 +210,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             final |= self._which()
         info = self._info()
         if isinstance(self.speech, Pcm):
-            info["clipped"] = np.count_nonzero(np.abs(checked) > 1.0, axis=1)
+            info["clipped"] = np.count_nonzero(checked != audio, axis=1)
         return self._observe(), reward, terminated, truncated, {**info, **final}
 
     def render(self) -> tuple[np.ndarray, ...] | None:
