@@ -26,9 +26,9 @@ from envs.leak import probe
 F = CLOCK.frame
 SOONEST = CLOCK.samples(0.001)
 """Samples (1 ms, in which sound travels 34 cm) after which the earliest echo of an action may be heard."""
-_LONGEST = 4500  # frames (6 minutes) of a conversation that the leak probe listens to
 LEAK = 0.55
 """The highest AUC of the leak probe."""
+_LONGEST = 4500  # frames (6 minutes) of a conversation that the leak probe listens to
 
 
 class Skip(Exception):

@@ -53,7 +53,10 @@ def decision(one: Episode, other: Episode) -> tuple[int, bool] | None:
 
 def probe(pairs: Sequence[tuple[Episode, Episode]], seed: int = 0) -> Probe:
     """Try to tell twins apart before their decision points."""
-    rows, labels, groups, alike = [], [], [], 0
+    rows: list[np.ndarray] = []
+    labels: list[bool] = []
+    groups: list[int] = []
+    alike = 0
     for one, other in pairs:
         found = decision(one, other)
         if found is None:
