@@ -206,7 +206,8 @@ def drift(subject: Subject) -> str:
     wanted, played, conversations = round(subject.hours * 3600 / CLOCK.frame_seconds), 0, 0
     while played < wanted:
         subject.env.reset(seed=subject.seed + conversations)
-        places, ended = [], False
+        places: list[int] = []
+        ended = False
         while not ended and len(places) < wanted:
             action, k = subject.quiet, len(places)
             place = (k + 1) * F + 7 * k % F
