@@ -22,6 +22,7 @@ import soundfile
 
 from envs.episode import Episode
 from envs.errors import UptakeError
+from envs.look import stereo
 from envs.timeline import draw
 from rewards.verdict import Verdict
 
@@ -329,11 +330,6 @@ def _read_conversation(folder: Path) -> tuple[Episode, list[Verdict]]:
     except (KeyError, TypeError, ValueError) as error:
         raise UptakeError(f"{folder / 'verdicts.jsonl'}: not what uptake wrote ({error}); restore the file") from error
     return Episode.load(folder), verdicts
-
-
-def stereo(episode: Episode) -> np.ndarray:
-    """(N, 2) float32: left what the agent hears, right what it says."""
-    return np.stack([episode.mic, episode.agent], axis=1)
 
 
 def stereo_opus(episode: Episode) -> bytes:

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from envs.activity import OnlineActivity
 from envs.clock import CLOCK
-from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import BARGE_IN_TYPES, TURN_TYPES, Event, Word
 from envs.pack import Clip, Pack
+
+if TYPE_CHECKING:
+    from envs.duplex_vector_env import DuplexVectorEnv  # which lets agents speak by canned actions
 
 _FADE = 240  # samples (10 ms): nobody stops with a click
 
@@ -104,6 +106,10 @@ class ScriptedAgent:
         """Hear frame k (B, F) float32, return frame k+1 (B, F) float32."""
         self.now += CLOCK.frame
         self.hear(mic)
+        return self.play()
+
+    def play(self) -> np.ndarray:
+        """Decide, and return the frame (B, F) float32 that begins now."""
         out = np.zeros((self.num_envs, CLOCK.frame), np.float32)
         for row in range(self.num_envs):
             now = int(self.now[row])

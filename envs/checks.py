@@ -1,31 +1,43 @@
 """Checks that anyone can run on their own duplex environment, and on the score that they hand to one.
 
     check_duplex_env(gymnasium.make("Uptake/Duplex-v0", pack="my_pack").unwrapped)
+    examine(gymnasium.make("my_package:Mine-v0").unwrapped)      # every clause: `uptake check-env my_package:Mine-v0`
     check_score(pack, my_score)
 
-Both raise `UptakeError` naming the first thing that does not hold.
+What the environment needs is in `envs.contract`: `mic` in the observation, and audio, {silent, speak, ...} or codes as
+action. More is checked where it has `episode()` (an `Episode` of the conversation so far), `twins()` (pairs of options
+for `reset`, of conversations that part at one moment) and `unmoved()` (options of one that ignores the agent, or None).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.utils.env_checker import check_env
 
 from envs.agents import AlwaysBackchannel, AlwaysTalking, Metronome, Oracle, ScriptedAgent, Silent, converse
-from envs.clock import CLOCK
+from envs.contract import QUICK, THOROUGH, Skip, Subject
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.pack import Pack
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What came of one check."""
+
+    check: str
+    result: str
+    """`holds`, `broken` or `skipped`."""
+    detail: str
+
+
 def check_duplex_env(env: gym.Env[Any, Any], frames: int = 12, seed: int = 3) -> None:
-    """Check that an environment keeps the contract of a duplex one.
+    """Check that an environment keeps the contract of a duplex one, as far as a few frames show it.
 
     Gymnasium's own checker; same seed, same audio; a microphone that is finite, within full scale and never digital
     silence; an action that changes nothing before it can be heard; bad actions refused by name. Where the environment
@@ -33,44 +45,60 @@ def check_duplex_env(env: gym.Env[Any, Any], frames: int = 12, seed: int = 3) ->
     reset included.
 
     Args:
-        env: takes (F,) float32 and returns a dict with `mic` (F,) float32.
+        env: what `gymnasium.make` gives, unwrapped; see `envs.contract`.
         frames: how many frames each check plays.
         seed: the seed of each check.
+
+    Raises:
+        UptakeError: naming the first thing that does not hold.
     """
-    check_env(env)
-    size = CLOCK.frame
-    silence = np.zeros((frames, size), np.float32)
-    heard = _play(env, silence, seed)
-    if _digest(heard) != _digest(_play(env, silence, seed)):
-        raise UptakeError("the same seed gave other audio; draw everything random from the seed of reset()")
-    if not np.isfinite(heard).all() or np.abs(heard).max() > 1.0:
-        raise UptakeError("the microphone is not finite or exceeds full scale; clip what is mixed")
-    if not np.abs(heard).max(axis=1).all():
-        frame = int(np.flatnonzero(np.abs(heard).max(axis=1) == 0)[0])
-        raise UptakeError(f"microphone frame {frame} is digital silence; add room tone")
-    loud = silence.copy()
-    loud[frames // 2] = 0.5 * np.sin(np.arange(size) * 0.1)
-    if not np.array_equal(heard[: frames // 2 + 2], _play(env, loud, seed)[: frames // 2 + 2]):
-        raise UptakeError("an action changed the microphone before it could be heard; play action k in frame k+1")
-    for bad, what in ((np.full(size, np.nan, np.float32), "NaN"), (np.zeros(size + 1, np.float32), "wrong shape")):
-        env.reset(seed=seed)
+    subject = Subject(env, seed, frames)
+    for check in QUICK.values():
         try:
-            env.step(bad)
-        except ValueError:
+            check(subject)
+        except Skip:
             continue
-        raise UptakeError(f"an action with {what} was accepted; raise a ValueError that names it")
-    record: Callable[[], Episode] | None = getattr(env, "episode", None)
-    if record is not None:
-        for k in (0, frames - 1):  # frame 0 follows a reset after other steps: no action may be swallowed
-            impulse = silence[: k + 1].copy()
-            impulse[k, 7] = 1.0
-            _play(env, impulse, seed)
-            found = np.flatnonzero(record().agent)
-            if found.tolist() != [(k + 1) * size + 7]:
-                raise UptakeError(
-                    f"an impulse at sample 7 of action {k} was recorded at {found[:4].tolist()}, expected "
-                    f"{[(k + 1) * size + 7]}; play action k in frame k+1"
-                )
+
+
+def examine(
+    env: gym.Env[Any, Any],
+    hours: float = 1.0,
+    pairs: int = 40,
+    seed: int = 3,
+    score: Callable[[Episode], float] | None = None,
+) -> Iterator[Finding]:
+    """Every clause of the contract, one finding each, as they are checked.
+
+    Beyond `check_duplex_env`: no drift over `hours` of conversation, the same audio in batches and in another process,
+    twins that cannot be told apart before they part, and with a `score`, no degenerate agent near the oracle.
+    """
+    subject = Subject(env, seed, hours=hours, pairs=pairs)
+    clauses: dict[str, Callable[[Subject], str]] = {**QUICK, **THOROUGH}
+    clauses["degenerate ranking"] = lambda subject: _ranking(subject, score)
+    for name, check in clauses.items():
+        try:
+            yield Finding(name, "holds", check(subject))
+        except Skip as why:
+            yield Finding(name, "skipped", str(why))
+        except (UptakeError, AssertionError) as error:  # Gymnasium's checker asserts
+            yield Finding(name, "broken", str(error))
+        # An environment may be anybody's code: whatever it raises is a finding, and the rest is still checked.
+        except Exception as error:
+            yield Finding(name, "broken", f"{type(error).__name__}: {error}")
+
+
+def _ranking(subject: Subject, score: Callable[[Episode], float] | None) -> str:
+    """No agent that does not listen scores like one that knows everything."""
+    if score is None:
+        raise Skip("no score was given")
+    vector = getattr(subject.env.unwrapped, "vector", None)
+    if not isinstance(vector, DuplexVectorEnv):
+        raise Skip("the oracle knows the scenarios of our packs alone; see check_score")
+    twins = subject.env.unwrapped.twins()  # type: ignore[attr-defined]
+    chosen = [twins[i] for i in np.unique(np.linspace(0, len(twins) - 1, subject.pairs).astype(int))] if twins else []
+    names = [options["scenario"] for pair in chosen for options in pair]
+    means = check_score(vector.pack, score, split=vector.split, scenarios=names, frames=vector.frames)
+    return ", ".join(f"{name} {mean:+.2f}" for name, mean in sorted(means.items(), key=lambda item: -item[1]))
 
 
 def rank_agents(
@@ -105,17 +133,3 @@ def check_score(
                 f"{name} scores {mean:.3f}, the oracle {means['Oracle']:.3f}: the score can be had without listening"
             )
     return means
-
-
-def _play(env: gym.Env[Any, Any], actions: np.ndarray, seed: int) -> np.ndarray:
-    """Microphone (n + 1, F) while `actions` (n, F) are played after a reset."""
-    obs, _ = env.reset(seed=seed)
-    heard = [obs["mic"]]
-    for action in actions:
-        obs, *_ = env.step(action)
-        heard.append(obs["mic"])
-    return np.stack(heard)
-
-
-def _digest(audio: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(audio).tobytes()).hexdigest()

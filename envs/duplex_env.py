@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import gymnasium as gym
 import numpy as np
 
 from envs.acoustics.config import Acoustics
+from envs.actions import Codec
+from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
 from envs.errors import UptakeError
@@ -18,9 +21,9 @@ from envs.pack import Pack
 
 
 class DuplexEnv(gym.Env):
-    """Observation: dict with `mic` (F,) float32; action: (F,) float32. See `DuplexVectorEnv` for time and ends."""
+    """Observation: dict with `mic` (F,) float32; action: as `act` says. See `DuplexVectorEnv` for time and ends."""
 
-    metadata: dict[str, Any] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1.0 / CLOCK.frame_seconds}
 
     def __init__(
         self,
@@ -29,9 +32,16 @@ class DuplexEnv(gym.Env):
         frames: int = 150,
         score: Callable[[Episode], float] | None = None,
         acoustics: str | Path | Mapping[str, Any] | Acoustics | None = None,
+        act: str | Codec = "pcm",
+        privileged: bool = False,
+        users: str | Path = "",
+        render_mode: str | None = None,
     ) -> None:
         """As `DuplexVectorEnv`, for one conversation."""
-        self.vector = DuplexVectorEnv(pack, 1, split, frames, score, acoustics)
+        self.vector = DuplexVectorEnv(
+            pack, 1, split, frames, score, acoustics, act, privileged=privileged, users=users, render_mode=render_mode
+        )
+        self.render_mode = render_mode
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space
 
@@ -45,18 +55,50 @@ class DuplexEnv(gym.Env):
         obs, info = self.vector.reset(seed=seed, options=options)
         return {"mic": obs["mic"][0]}, _single(info)
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Play one frame (F,) and hear the next."""
-        obs, reward, terminated, truncated, info = self.vector.step(np.asarray(action, np.float32)[None])
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Play one frame and hear the next."""
+        obs, reward, terminated, truncated, info = self.vector.step(np.asarray(action)[None])
         return {"mic": obs["mic"][0]}, float(reward[0]), bool(terminated[0]), bool(truncated[0]), _single(info)
 
-    def episode(self, transcript: Sequence[Word] = ()) -> Episode:
+    def render(self) -> np.ndarray | None:
+        """A picture (height, width, 3) uint8 of the conversation so far; None without a `render_mode`."""
+        pictures = self.vector.render()
+        return None if pictures is None else pictures[0]
+
+    def episode(self, transcript: Sequence[Word] | None = None) -> Episode:
         """The record so far."""
         return self.vector.episode(0, transcript)
 
     def privileged(self) -> tuple[Event, ...]:
         """What is settled about this conversation, the future included: for scripted oracles, never for a policy."""
         return self.vector.privileged(0)
+
+    def twins(self) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Options for `reset` of pairs of conversations that are the same up to one moment."""
+        scenarios = {scenario.id: scenario for scenario in self.vector.pack.scenarios(self.vector.split)}
+        pairs = [(one.id, one.twin) for one in scenarios.values() if one.twin in scenarios and one.id < str(one.twin)]
+        return [({"scenario": one, "variant": 0}, {"scenario": other, "variant": 0}) for one, other in pairs]
+
+    def unmoved(self) -> dict[str, Any] | None:
+        """Options for `reset` of a conversation that ignores the agent; None where there is none."""
+        if "echo" in self.vector.acoustics.sections:
+            return None
+        for scenario in self.vector.pack.scenarios(self.vector.split):
+            listens = any(item.trigger.agent for item in scenario.script)
+            if scenario.driver == "script" and scenario.acoustics is None and not listens:
+                return {"scenario": scenario.id, "variant": 0}
+        return None
+
+    def fork(self) -> DuplexEnv:
+        """Another environment that continues exactly from where this one stands; each then goes its own way."""
+        vector = self.vector
+        twin = DuplexEnv(
+            vector.pack, vector.split, vector.frames, vector.score, vector.acoustics, vector.act, vector.tells,
+            render_mode=self.render_mode,
+        )  # fmt: skip
+        twin.spec, twin._np_random = self.spec, copy.deepcopy(self._np_random)
+        twin.set_state(self.get_state())
+        return twin
 
     def get_state(self) -> dict[str, Any]:
         """A copy of everything that `set_state` needs to continue exactly from here."""

@@ -8,9 +8,18 @@ Time: `reset` returns microphone frame 0. `step(a_k)` plays `a_k` during frame k
 the earliest audible reaction to a sample of frame k begins at the first sample of frame k+1.
 
 Ends: `terminated` when the script is over (and `terminate.after_script_s` has passed), `truncated` after `frames`
-steps. There is no autoreset: a row that has terminated stays so, hears room tone and records nothing more, while the
-others go on, so that every row of every rank makes the same number of steps; `reset(options={"reset_mask": mask})`
-starts rows afresh. The reward is the score of the finished episode, given once, in the step that ends it.
+steps. The reward is the score of the finished episode, given once, in the step that ends it. What comes then is
+`autoreset_mode` (`gymnasium.vector.AutoresetMode`):
+
+* `DISABLED`, unless said otherwise: a row that has terminated stays so, hears room tone and records nothing more, while
+  the others go on, so that every row of every rank makes the same number of steps; a row at its last frame must be
+  reset. `reset(options={"reset_mask": mask})` starts rows afresh.
+* `NEXT_STEP`: the step after the end starts the row afresh: its action is swallowed, it hears frame 0, the reward is 0.
+* `SAME_STEP`: the step that ends a row starts it afresh and returns frame 0 of the new conversation; the last frame of
+  the old one is in `info["final_obs"]`, what was known in `info["final_info"]`, both with the mask that Gymnasium uses.
+
+Rows that start by themselves draw their conversations from the run seed, their number and how often they did it, so
+that what a row meets does not depend on when the others end.
 
 Everything that the simulated user may say is mixed into a row's buffer as soon as its time is settled, so a step is a
 slice, a copy and a look at the agent's energy.
@@ -30,27 +39,31 @@ from gymnasium.vector.utils import batch_space
 from envs.acoustics.chain import Chain
 from envs.acoustics.config import Acoustics, find_acoustics
 from envs.acoustics.room_tone import room_tone
+from envs.actions import Codec, Pcm, make_actions
 from envs.activity import OnlineActivity
 from envs.clock import CLOCK
 from envs.episode import Episode, from_pcm16, to_pcm16
 from envs.errors import UptakeError
 from envs.event import Event, Word
-from envs.pack import Pack
+from envs.pack import Pack, open_pack
+from envs.reset_options import find_mode, masked, spread
 from envs.scenario import Scenario
 from envs.seeding import crc
+from envs.timeline import image
 from envs.users.drivers import Plan, Users, bind
 from envs.users.script import Cue
 from envs.users.turn_models import Heard
+from envs.voice import Voice, mix
 
 SIMULATOR_VERSION = 1
 """Raised whenever the same seed would give other audio or other events."""
 
-_TRACKS = ("_scene", "_user", "_agent")
-_COUNTERS = ("_frame", "_end", "_terminated")
+_TRACKS = ("_scene", "_agent")
+_COUNTERS = ("_frame", "_end", "_terminated", "_restarts")
 
 
 class DuplexVectorEnv(gym.vector.VectorEnv):
-    """`num_envs` conversations in lockstep. Observation: dict with `mic` (B, F) float32; action: (B, F) float32."""
+    """`num_envs` conversations in lockstep. Observation: dict with `mic` (B, F) float32; action: as `act` says."""
 
     def __init__(
         self,
@@ -60,6 +73,11 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         frames: int = 150,
         score: Callable[[Episode], float] | None = None,
         acoustics: str | Path | Mapping[str, Any] | Acoustics | None = None,
+        act: str | Codec = "pcm",
+        autoreset_mode: AutoresetMode | str = AutoresetMode.DISABLED,
+        privileged: bool = False,
+        users: str | Path = "",
+        render_mode: str | None = None,
     ) -> None:
         """Make the environment.
 
@@ -71,33 +89,52 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             score: called once a row as its episode ends; what it returns is that step's reward.
             acoustics: how scenarios sound that say nothing about it: a preset such as `cafe`, a YAML file, or a mapping
                 as under `acoustics:` of a scenario.
+            act: what an action is: `pcm`, (B, F) float32; `canned`, (B,) of {silent, speak, backchannel}; or a codec,
+                whose codes (B, codebooks) are then played (`envs.actions`).
+            autoreset_mode: what happens to rows that have ended; the enumeration or its value (`NextStep`).
+            privileged: tell in ``info["privileged"]["events"]`` everything that is settled, the future included.
+            users: other scenarios for the pack's audio, as `Pack.load` takes them.
+            render_mode: None, or `rgb_array`: `render` draws every row so far.
         """
         if num_envs < 1 or frames < 1:
             raise UptakeError(f"environment: num_envs={num_envs}, frames={frames}; both must be at least 1")
-        self.pack = pack if isinstance(pack, Pack) else Pack.load(pack)
+        if render_mode not in (None, "rgb_array"):
+            raise UptakeError(f"environment: render_mode={render_mode!r}; give None or 'rgb_array'")
+        if isinstance(pack, Pack):
+            self.pack = pack.with_users(users) if users else pack
+        else:
+            self.pack = open_pack(pack, users)
         self.split = split
         self.frames = frames
         self.score = score
         self.acoustics = find_acoustics(acoustics)
         self.clock = CLOCK
         self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.autoreset_mode = find_mode(autoreset_mode)
+        self.act, self.tells = act, privileged
         size = self.clock.frame
-        audio = gym.spaces.Box(-1.0, 1.0, (size,), np.float32)
-        self.single_observation_space = gym.spaces.Dict({"mic": audio})
-        self.single_action_space = audio
+        self.speech = make_actions(act, num_envs, self.pack, self._settled)
+        self.single_observation_space = gym.spaces.Dict({"mic": gym.spaces.Box(-1.0, 1.0, (size,), np.float32)})
+        self.single_action_space = self.speech.single_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.DISABLED}
+        self.metadata = {
+            "render_modes": ["rgb_array"],
+            "render_fps": 1.0 / self.clock.frame_seconds,
+            "autoreset_mode": self.autoreset_mode,
+        }
         self.spec = None
 
         self._ids = [scenario.id for scenario in self.pack.scenarios(split)]
         shape = (num_envs, frames + 1, size)
         self._scene = np.zeros(shape, np.int16)  # what the microphone hears: room tone, user and others
-        self._user = np.zeros(shape, np.int16)  # the user's voice alone
+        self._voices = [Voice() for _ in range(num_envs)]  # the users alone
         self._agent = np.zeros(shape, np.int16)  # what the agent played
         self._frame = np.full(num_envs, -1, np.int64)  # current frame; -1 before the first reset
         self._end = np.zeros(num_envs, np.int64)  # frames in the episode once it has ended, else 0
         self._terminated = np.zeros(num_envs, bool)
+        self._restarts = np.zeros(num_envs, np.int64)  # conversations that rows started by themselves
         self._heard = OnlineActivity(num_envs)
         self._driver = Users(num_envs)
         self._chains: dict[int, Chain] = {}  # row -> what acoustics do to its sound; no entry where they are clean
@@ -120,7 +157,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             The current frame of every row, and info.
         """
         options = dict(options or {})
-        rows = self._masked(options.pop("reset_mask", None))
+        rows = masked(options.pop("reset_mask", None), self.num_envs)
         scenarios, variants = options.pop("scenario", None), options.pop("variant", None)
         if options:
             raise UptakeError(f"reset: unknown option {next(iter(options))!r}; known: reset_mask, scenario, variant")
@@ -128,49 +165,66 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             super().reset(seed=seed)
             self._run_seed = int(np.random.default_rng().integers(2**31)) if seed is None else int(seed)
             self._sampler = np.random.default_rng(np.random.SeedSequence(self._run_seed, spawn_key=(crc("scenarios"),)))
-        chosen = self._choose(rows, scenarios, variants)
-        for row, (scenario, variant) in zip(rows, chosen, strict=True):
-            self._begin(int(row), scenario, variant)
-        self._heard.reset(rows)
-        self._heard.now[rows] = self.clock.frame  # frame 0: the agent cannot have said anything yet
+        if seed is not None:
+            self._restarts[:] = 0
+        self._start(rows, self._choose(rows, scenarios, variants))
         info = self._info()
-        plans = [self._driver.plans[row] for row in range(self.num_envs)]
-        info["scenario"] = np.array([plan.scenario.id if plan else "" for plan in plans], dtype=object)
-        info["variant"] = np.array([plan.seeds.variant if plan else -1 for plan in plans])
-        return self._observe(), info
+        return self._observe(), {**info, **self._which()}
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Play one frame of agent audio (B, F) in [-1, 1] (clipped) and hear the next microphone frame."""
-        audio = self._checked(actions)
-        spent = np.flatnonzero((self._frame >= self.frames) | (self._frame < 0))
+        """Play one frame of the agent a row (audio is clipped to [-1, 1]) and hear the next microphone frame."""
+        checked = self.speech.check(actions)
+        again = self._end > 0 if self.autoreset_mode is AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, bool)
+        spent = np.flatnonzero(((self._frame >= self.frames) & ~again) | (self._frame < 0))
         if spent.size:
             what = "was never reset" if self._frame[spent[0]] < 0 else f"is at its last frame ({self.frames})"
             raise UptakeError(f"step: row {spent[0]} {what}; call reset(options={{'reset_mask': mask}}) first")
-        self._frame += 1
-        self._agent[self._rows, self._frame] = to_pcm16(audio)
-        heard = self._sound(audio) if self._chains else audio
+        rows = np.flatnonzero(~again)
+        audio = self.speech.speak(checked)
+        self._frame[rows] += 1
+        self._agent[rows, self._frame[rows]] = to_pcm16(audio)[rows]
+        heard = self._sound(audio, rows) if self._chains else audio
         self._heard.update(heard)
-        self._mix(self._driver.advance(Heard((self._frame + 1) * self.clock.frame, self._heard, heard)))
+        now = (self._frame + 1 + again) * self.clock.frame
+        self._mix(self._driver.advance(Heard(now, self._heard, heard)))
 
-        for row in np.flatnonzero(~self._terminated):
+        for row in np.flatnonzero(~self._terminated & ~again):
             done_at = self._driver.done_at(int(row))
-            self._terminated[row] = done_at is not None and (self._frame[row] + 1) * self.clock.frame >= done_at
-        truncated = self._frame >= self.frames
+            self._terminated[row] = done_at is not None and now[row] >= done_at
+        truncated = (self._frame >= self.frames) & ~again
         ending = np.flatnonzero((self._terminated | truncated) & (self._end == 0))
         self._end[ending] = self._frame[ending] + 1
         reward = np.zeros(self.num_envs, np.float64)
         if self.score is not None:
             for row in ending:
                 reward[row] = self.score(self.episode(int(row)))
-        return self._observe(), reward, self._terminated.copy(), truncated, self._info()
+        terminated = self._terminated & ~again
+        final: dict[str, Any] = {}
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and ending.size:
+            final = self._final(ending)
+            again[ending] = True
+        if again.any():
+            self._restart(np.flatnonzero(again))
+            final |= self._which()
+        info = self._info()
+        if isinstance(self.speech, Pcm):
+            info["clipped"] = np.count_nonzero(checked != audio, axis=1)
+        return self._observe(), reward, terminated, truncated, {**info, **final}
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """A picture (height, width, 3) uint8 of every conversation so far; None without a `render_mode`."""
+        if self.render_mode is None:
+            return None
+        return tuple(image(self.episode(row)) for row in range(self.num_envs))
 
     # -- conversations -------------------------------------------------------------------------------------------------
 
-    def episode(self, row: int, transcript: Sequence[Word] = ()) -> Episode:
+    def episode(self, row: int, transcript: Sequence[Word] | None = None) -> Episode:
         """The record of a row so far (to its end, if it has ended). `transcript` is the agent's own text, if any.
 
+        Left out, it is what canned actions said. A row that started afresh by itself has another conversation already.
         Its events are those that are over; one that has begun and is not over stands in `meta["running"]`, so that a
         reward knows of it (`EpisodeView.events`) now as it will later.
         """
@@ -205,14 +259,17 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "running": [event.to_json() for event in events if event.offset > length],
             "references": {event.id: texts for event in events if (texts := self._references(event))},
         }
-        mic, user, agent = (from_pcm16(getattr(self, name)[row, :frames].reshape(-1)) for name in _TRACKS)
+        mic, agent = (from_pcm16(getattr(self, name)[row, :frames].reshape(-1)) for name in _TRACKS)
+        user = from_pcm16(self._voices[row].between(0, length))
         events = [event for event in events if event.offset <= length]
+        if transcript is None:
+            transcript = [word for word in self.speech.transcript(row) if word.onset < length]
         return Episode(mic, user, agent, events, tuple(transcript), meta, self.clock)
 
     def privileged(self, row: int) -> tuple[Event, ...]:
         """What is settled about a row, the future included: for scripted oracles, never for a policy."""
         self._check_row(row)
-        return tuple(self._driver.events(row))
+        return tuple(self._settled(row))
 
     def fork(self, source: int, rows: Iterable[int]) -> None:
         """Let `rows` continue exactly from where row `source` stands, so that a group starts from one state."""
@@ -224,6 +281,10 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             getattr(self, name)[index] = getattr(self, name)[source]
         self._heard.fork(source, index)
         self._driver.fork(source, index.tolist())
+        self.speech.fork(source, index.tolist())
+        voice = self._voices[source]
+        for row in index.tolist():
+            self._voices[row] = voice.fork()
         chain = self._chains.get(source)
         for row in index.tolist():
             if chain is None:
@@ -235,7 +296,12 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         """A copy of everything that `set_state` needs to continue exactly from here."""
         state = {name: getattr(self, name).copy() for name in (*_TRACKS, *_COUNTERS)}
         sampler = self._sampler.bit_generator.state if self._run_seed is not None else None
-        more = {"heard": self._heard.get_state(), "driver": self._driver.get_state()}
+        more = {
+            "heard": self._heard.get_state(),
+            "driver": self._driver.get_state(),
+            "speech": self.speech.get_state(),
+            "voices": [voice.fork() for voice in self._voices],
+        }
         chains = {row: chain.fork() for row, chain in self._chains.items()}
         return {**state, **more, "chains": chains, "run_seed": self._run_seed, "sampler": sampler}
 
@@ -250,11 +316,16 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             setattr(self, name, state[name].copy())
         self._heard.set_state(state["heard"])
         self._driver.set_state(state["driver"])
+        self.speech.set_state(state["speech"])
+        self._voices = [voice.fork() for voice in state["voices"]]
         self._chains = {row: chain.fork() for row, chain in state["chains"].items()}
         self._run_seed = state["run_seed"]
         if state["sampler"] is not None:
             self._sampler = np.random.default_rng()
             self._sampler.bit_generator.state = state["sampler"]
+
+    def _settled(self, row: int) -> list[Event]:
+        return self._driver.events(row)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
@@ -263,12 +334,44 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         expect = event.expected("responds")
         return [clip.text for clip in self.pack.answers(expect.content)] if expect else []
 
+    def _start(self, rows: np.ndarray, chosen: Sequence[tuple[Scenario, int]]) -> None:
+        """Begin these conversations in these rows."""
+        for row, (scenario, variant) in zip(rows, chosen, strict=True):
+            self._begin(int(row), scenario, variant)
+        self._heard.reset(rows)
+        self._heard.now[rows] = self.clock.frame  # frame 0: the agent cannot have said anything yet
+        self.speech.reset(rows.tolist())
+
+    def _restart(self, rows: np.ndarray) -> None:
+        """Let rows begin conversations by themselves."""
+        self._need_ids()
+        assert self._run_seed is not None
+        chosen = []
+        for row in rows.tolist():
+            key = (crc("restarts"), row, int(self._restarts[row]))
+            rng = np.random.default_rng(np.random.SeedSequence(self._run_seed, spawn_key=key))
+            chosen.append((self.pack.scenario(self._ids[rng.integers(len(self._ids))]), int(rng.integers(2**31))))
+        self._restarts[rows] += 1
+        self._start(rows, chosen)
+
+    def _final(self, rows: np.ndarray) -> dict[str, Any]:
+        """What is lost as these rows start afresh in the step that ends them, in the form that Gymnasium gives it."""
+        ended = np.zeros(self.num_envs, bool)
+        ended[rows] = True
+        last = np.full(self.num_envs, None, object)
+        mic = self._observe()["mic"]
+        for row in rows:
+            last[row] = {"mic": mic[row].copy()}
+        told = self._info() | self._which()
+        told |= {f"_{key}": ended.copy() for key in list(told)}
+        return {"final_obs": last, "_final_obs": ended, "final_info": told, "_final_info": ended.copy()}
+
     def _begin(self, row: int, scenario: Scenario, variant: int) -> None:
         assert self._run_seed is not None
         plan = bind(self.pack, scenario, self._run_seed, variant, self.clock, self.acoustics)
         tone = room_tone(self._scene[row].size, plan.room_tone_db, plan.seeds.rng("noise"), plan.seeds.rng("room"))
         self._scene[row] = tone.reshape(self._scene[row].shape)
-        self._user[row] = 0
+        self._voices[row] = Voice()
         self._agent[row] = 0
         self._frame[row] = 0
         self._end[row] = 0
@@ -279,7 +382,8 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._mix(self._driver.reset(row, plan))
         if row in self._chains:  # frame 0: the agent cannot have said anything yet
             silence = np.zeros(self.clock.frame, np.float32)
-            _, self._scene[row, 0] = self._chains[row].step(silence, self._user[row, 0], self._scene[row, 0])
+            voice = self._voices[row].between(0, self.clock.frame)
+            _, self._scene[row, 0] = self._chains[row].step(silence, voice, self._scene[row, 0])
 
     def _surround(self, row: int, plan: Plan) -> None:
         """Give a row the chain of its conditions, and what sounds by itself there."""
@@ -297,28 +401,26 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             scene[:] = to_pcm16(from_pcm16(scene) + background)
         self._chains[row] = chain
 
-    def _sound(self, agent: np.ndarray) -> np.ndarray:
-        """Send a frame (B, F) on its way and write what the agents hear; returns what the users hear of it, (B, F)."""
-        heard = agent.copy()
-        for row, chain in self._chains.items():
-            frame = self._frame[row]
-            heard[row], self._scene[row, frame] = chain.step(
-                agent[row], self._user[row, frame], self._scene[row, frame]
-            )
+    def _sound(self, agent: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Send a frame (B, F) on its way and write what the agents of `rows` hear; returns what the users hear."""
+        heard, size = agent.copy(), self.clock.frame
+        for row in rows.tolist():
+            if (chain := self._chains.get(row)) is not None:
+                frame = int(self._frame[row])
+                voice = self._voices[row].between(frame * size, (frame + 1) * size)
+                heard[row], self._scene[row, frame] = chain.step(agent[row], voice, self._scene[row, frame])
         return heard
 
     def _mix(self, cues: Iterable[Cue]) -> None:
         """Add what will be said to what will be heard."""
         for cue in cues:
-            scene, user, pcm = self._scene[cue.row].reshape(-1), self._user[cue.row].reshape(-1), cue.pcm
-            targets = [scene] if cue.source != "user" else [scene, user]
-            if cue.row in self._chains:  # there the voice meets the surroundings only frame by frame
-                targets = [user] if cue.source == "user" else [scene]
-                pcm = pcm if cue.source == "user" else self._chains[cue.row].place(pcm)
-            for track in targets:
-                part = track[cue.onset : cue.onset + len(pcm)]
-                total = part.astype(np.int32) + pcm[: len(part)]
-                part[:] = np.clip(total, -32768, 32767)
+            own, pcm, chain = cue.source == "user", cue.pcm, self._chains.get(cue.row)
+            if own:
+                self._voices[cue.row].add(cue.onset, pcm)
+            if chain is not None and not own:
+                pcm = chain.place(pcm)
+            if chain is None or not own:  # in a chain the voice meets the surroundings only frame by frame
+                mix(self._scene[cue.row].reshape(-1)[cue.onset :], pcm)
 
     def _observe(self) -> dict[str, np.ndarray]:
         return {"mic": from_pcm16(self._scene[self._rows, np.maximum(self._frame, 0)])}
@@ -330,11 +432,25 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "compute_ms": 0.0,
             "network_ms": self._network_ms(),
         }
-        return {
+        info = {
             "frame": self._frame.copy(),
             "t": (self._frame + 1) * self.clock.frame_seconds,
             "ended": self._end > 0,
             "latency_ledger": ledger,
+        }
+        if self.tells:
+            events = np.full(self.num_envs, None, object)
+            for row, plan in enumerate(self._driver.plans):
+                events[row] = [event.to_json() for event in self._driver.events(row)] if plan else []
+            info["privileged"] = {"events": events}
+        return info
+
+    def _which(self) -> dict[str, np.ndarray]:
+        """Which conversations the rows are having."""
+        plans = self._driver.plans
+        return {
+            "scenario": np.array([plan.scenario.id if plan else "" for plan in plans], dtype=object),
+            "variant": np.array([plan.seeds.variant if plan else -1 for plan in plans]),
         }
 
     def _network_ms(self) -> np.ndarray:
@@ -344,32 +460,12 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             ms[row] = 1000.0 * (chain.uplink_samples + chain.downlink_samples) / self.clock.sample_rate
         return ms
 
-    def _checked(self, actions: np.ndarray) -> np.ndarray:
-        audio = np.asarray(actions, np.float32)
-        if audio.shape != (self.num_envs, self.clock.frame):
-            raise UptakeError(
-                f"step: action has shape {audio.shape}, expected {(self.num_envs, self.clock.frame)}: "
-                "one frame of audio a row"
-            )
-        if not np.isfinite(audio).all():
-            row = int(np.flatnonzero(~np.isfinite(audio).all(axis=1))[0])
-            raise UptakeError(f"step: action of row {row} holds NaN or infinity; check the policy's audio")
-        return np.clip(audio, -1.0, 1.0)
-
-    def _masked(self, mask: Any) -> np.ndarray:
-        if mask is None:
-            return self._rows
-        mask = np.asarray(mask)
-        if mask.shape != (self.num_envs,) or mask.dtype != bool:
-            raise UptakeError(f"reset: reset_mask is {mask.dtype} {mask.shape}, expected bool ({self.num_envs},)")
-        return np.flatnonzero(mask)
-
     def _choose(self, rows: np.ndarray, scenarios: Any, variants: Any) -> list[tuple[Scenario, int]]:
         """One (scenario, variant) for each of `rows`; what is not given is drawn."""
-        if scenarios is None and not self._ids:
-            raise UptakeError(f"pack {self.pack.name!r} has no scenario in split {self.split!r}; name one in options")
-        named = self._spread(scenarios, "scenario", str)
-        numbers = self._spread(variants, "variant", (int, np.integer))
+        if scenarios is None:
+            self._need_ids()
+        named = spread(scenarios, "scenario", str, self.num_envs)
+        numbers = spread(variants, "variant", (int, np.integer), self.num_envs)
         chosen = []
         for row in rows:
             name = named[row] if named else self._ids[int(self._sampler.integers(len(self._ids)))]
@@ -380,13 +476,9 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             chosen.append((self.pack.scenario(name), variant))
         return chosen
 
-    def _spread(self, value: Any, what: str, kind: type | tuple[type, ...]) -> list[Any]:
-        if value is None:
-            return []
-        values = [value] * self.num_envs if isinstance(value, kind) else list(value)
-        if len(values) != self.num_envs or not all(isinstance(v, kind) for v in values):
-            raise UptakeError(f"reset: option {what!r} is {value!r:.80}; give one, or a list of {self.num_envs}")
-        return values
+    def _need_ids(self) -> None:
+        if not self._ids:
+            raise UptakeError(f"pack {self.pack.name!r} has no scenario in split {self.split!r}; name one in options")
 
     def _check_row(self, row: int) -> None:
         if not 0 <= row < self.num_envs or self._frame[row] < 0:

@@ -20,7 +20,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -380,3 +380,15 @@ def _check_times(index: Path, clip: Clip) -> None:
 
 def _normal(text: str) -> str:
     return " ".join(text.lower().split())
+
+
+def open_pack(path: str | Path, users: str | Path = "") -> Pack:
+    """As `Pack.load`, but a pack that ships with the package is read and checked once a process."""
+    shipped = isinstance(path, str) and (BUILTIN / path / "pack.json").is_file() and Path(path).name == path
+    pack = _shipped(path) if shipped else Pack.load(path)
+    return pack.with_users(users) if users else pack
+
+
+@cache
+def _shipped(name: str) -> Pack:
+    return Pack.load(name)

@@ -78,6 +78,16 @@ def draw(episode: Episode, verdicts: Sequence[Judged] = (), title: str = "") -> 
     return figure
 
 
+def image(episode: Episode, verdicts: Sequence[Judged] = (), title: str = "", dpi: int = 100) -> np.ndarray:
+    """The picture that `draw` gives, as (height, width, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(draw(episode, verdicts, title))
+    canvas.figure.set_dpi(dpi)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def _lane(axes: Axes, episode: Episode, audio: np.ndarray, words: Sequence[Word], centre: float, colour: str) -> None:
     """The peaks of a track round `centre`, speech underlined, words below."""
     bins = max(1, min(1600, audio.size // 120))

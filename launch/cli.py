@@ -301,6 +301,21 @@ def doctor(
     raise typer.Exit(0 if run_checkup(checkpoint) else 1)
 
 
+@app.command("check-env")
+def check_env(
+    env: Annotated[str, typer.Argument(metavar="ID", help="An id that Gymnasium knows, or `module:ID`.")],
+    options: Annotated[
+        list[str] | None, typer.Argument(help="key=value for the environment, such as frames=100")
+    ] = None,
+    hours: Annotated[float, typer.Option(min=0, help="How much conversation is played to look for drift.")] = 1.0,
+    pairs: Annotated[int, typer.Option(min=1, help="How many twins are played to look for leaks.")] = 40,
+) -> None:
+    """Check that an environment keeps the contract of a duplex one; exit 1 if it does not."""
+    from launch.check_env import run_check_env
+
+    raise typer.Exit(0 if run_check_env(env, options or [], hours=hours, pairs=pairs) else 1)
+
+
 @launch_app.command("local")
 def launch_local(
     config: Config,

@@ -21,15 +21,17 @@ from align.hearing import Listener, codec_floor
 from align.policies.base import DuplexPolicy
 from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.prompt import PromptConfig
-from align.report import number, stereo, timeline_png
+from align.report import number
 from align.rollout import check_context
 from align.stored import Store
 from envs.acoustics.config import find_acoustics
-from envs.episode import Episode, write_flac
+from envs.episode import Episode
 from envs.event import Word
+from envs.look import write_look
 from envs.pack import Pack
 from launch.grading import Grader, parse_compat, print_result
 from launch.terminal import counting, make_console
+from rewards.compose import OURS, Composition
 from rewards.detector import ENERGY, parse_detector
 
 
@@ -138,7 +140,8 @@ def run_rollout(
     prompt: PromptConfig | None = None,
     console: Console | None = None,
 ) -> None:
-    """Play one conversation; write its record, `timeline.png`, and `stereo.flac` with what it hears on the left."""
+    """Play one conversation; write its record, `timeline.png` with our rewards' verdicts on it, and `stereo.flac` with
+    what it hears on the left."""
     console = console or make_console()
     find_acoustics(acoustics)
     pack = Pack.load(pack_path, users)
@@ -146,8 +149,7 @@ def run_rollout(
     system = find_system(policy, frames, prompt)
     (episode,) = play(system, pack, [(scenario, variant)], split=split, seed=seed, frames=frames, acoustics=acoustics)
     episode.save(out)
-    (out / "timeline.png").write_bytes(timeline_png(episode)[0])
-    write_flac(out / "stereo.flac", stereo(episode), episode.clock.sample_rate)
+    write_look(episode, out, Composition(OURS).score(episode))
     words = " ".join(word.text for word in episode.transcript)
     console.print(f"{episode.seconds:.1f} s written to [bold]{out}[/]", soft_wrap=True)
     if words:

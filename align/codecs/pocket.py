@@ -254,6 +254,11 @@ class PocketCodec:
             raise UptakeError(f"{path}: truncated or not safetensors ({error}); copy the file again") from error
 
 
+def shipped() -> PocketCodec:
+    """The codec of the checkpoint that ships with the package."""
+    return PocketCodec.load(Path(__file__).parents[1] / "policies" / "pocket" / "codec.safetensors")
+
+
 class _Tables:
     """Constants of the transforms, computed once a codec."""
 

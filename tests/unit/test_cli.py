@@ -15,7 +15,8 @@ from launch.threads import VARIABLES, per_process, set_threads
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    "train", "eval", "regrade", "export-episodes", "rollout", "view", "audit", "new", "pack", "scenario", "segments",
+    "train", "eval", "regrade", "export-episodes", "rollout", "view", "audit", "check-env", "new", "pack", "scenario",
+    "segments",
     "fit", "doctor",
 )  # fmt: skip
 
