@@ -102,6 +102,9 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._driver = Users(num_envs)
         self._chains: dict[int, Chain] = {}  # row -> what acoustics do to its sound; no entry where they are clean
         self._run_seed: int | None = None
+        self.agent_words: Callable[[int], Sequence[Word]] | None = None
+        """Gives the words that the agent has said so far in a row, from its text stream or by speech recognition: set
+        by whoever plays the agent. Only users that read a transcript (`llm`) ask for them."""
         self._rows = np.arange(num_envs)
 
     # -- gymnasium -----------------------------------------------------------------------------------------------------
@@ -152,7 +155,9 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._agent[self._rows, self._frame] = to_pcm16(audio)
         heard = self._sound(audio) if self._chains else audio
         self._heard.update(heard)
-        self._mix(self._driver.advance(Heard((self._frame + 1) * self.clock.frame, self._heard, heard)))
+        self._mix(
+            self._driver.advance(Heard((self._frame + 1) * self.clock.frame, self._heard, heard, self.agent_words))
+        )
 
         for row in np.flatnonzero(~self._terminated):
             done_at = self._driver.done_at(int(row))
@@ -203,11 +208,12 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "skipped": self._driver.skipped(row),
             "unfinished": [event.id for event in events if event.offset > length],
             "running": [event.to_json() for event in events if event.offset > length],
+            **self._driver.notes(row),
             "references": {event.id: texts for event in events if (texts := self._references(event))},
         }
         mic, user, agent = (from_pcm16(getattr(self, name)[row, :frames].reshape(-1)) for name in _TRACKS)
         events = [event for event in events if event.offset <= length]
-        return Episode(mic, user, agent, events, tuple(transcript), meta, self.clock)
+        return Episode(mic, user, agent, events, tuple(transcript), meta, self.clock, self._driver.decisions(row))
 
     def privileged(self, row: int) -> tuple[Event, ...]:
         """What is settled about a row, the future included: for scripted oracles, never for a policy."""

@@ -40,6 +40,7 @@ from envs.located_yaml import Document
 from envs.recording import Recording
 from envs.schema import json_schema
 from envs.users.declared import read_user
+from envs.users.llm_user import LlmUser
 from envs.users.persona import ReactiveUser
 from envs.variables import Value, Var, known_variable, parse_var
 
@@ -50,6 +51,9 @@ DEFAULT_AFTER_SCRIPT = 3.0
 DEFAULT_MAX = 60.0
 REPLAY_TYPES = frozenset({"A1", "A3", "B1", "B7", "C1", "D1"})
 """What is found in a recording (`envs.users.replay`)."""
+LLM_TYPES = frozenset({"A1", "A3", "A8", "C1", "C2", "C3", "C4", "C5", "C6", "D1", "E2"})
+"""What a language model may decide on (`envs.users.caller`), as far as any pack lets it."""
+_DRIVERS: Mapping[type, str] = {ReactiveUser: "reactive", Recording: "replay", LlmUser: "llm"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Scenario:
     id: str
     split: str
     script: tuple[ScriptItem, ...] = ()
-    user: ReactiveUser | Recording | None = None
+    user: ReactiveUser | Recording | LlmUser | None = None
     """Who speaks when there is no script."""
     expects: tuple[tuple[str, Expect], ...] = ()
     """(event name, expectation): the name is ITEM, ITEM.pause, ITEM.pauseN or ITEM.turn; without a script, a type."""
@@ -134,14 +138,16 @@ class Scenario:
 
     @property
     def driver(self) -> str:
-        """`script`, `reactive` or `replay`."""
-        return "reactive" if isinstance(self.user, ReactiveUser) else "replay" if self.user else "script"
+        """`script`, `reactive`, `replay` or `llm`."""
+        return "script" if self.user is None else _DRIVERS[type(self.user)]
 
     @property
     def types(self) -> frozenset[str]:
         """Types of the events that it may give rise to, as far as the user alone decides that."""
         if isinstance(self.user, ReactiveUser):
             return frozenset(self.user.persona.types())
+        if isinstance(self.user, LlmUser):
+            return LLM_TYPES
         if self.user is not None:
             return REPLAY_TYPES
         items = {item.type for item in self.script} | {item.turn for item in self.script if item.turn}

@@ -70,8 +70,8 @@ class EndpointConfig:
             raise UptakeError(f"{self.section}.base_url = {self.base_url!r}: must be an http:// or https:// address")
         if self.api_key_env and not _VARIABLE.fullmatch(self.api_key_env):
             raise UptakeError(
-                f"{self.section}.api_key_env is no name of an environment variable (capitals, digits, _); give the variable's "
-                "name, never the key"
+                f"{self.section}.api_key_env is no name of an environment variable (capitals, digits, _); give the "
+                "variable's name, never the key"
             )
         for name in ("concurrency", "breaker_faults"):
             if getattr(self, name) < 1:
