@@ -42,6 +42,7 @@ from envs.schema import json_schema
 from envs.users.declared import read_user
 from envs.users.llm_user import LlmUser
 from envs.users.persona import ReactiveUser
+from envs.users.policy_user import PolicyUser
 from envs.variables import Value, Var, known_variable, parse_var
 
 SCHEMA = "duplex.scenario/1"
@@ -50,10 +51,10 @@ DEFAULT_TIMEOUT = 6.0
 DEFAULT_AFTER_SCRIPT = 3.0
 DEFAULT_MAX = 60.0
 REPLAY_TYPES = frozenset({"A1", "A3", "B1", "B7", "C1", "D1"})
-"""What is found in a recording (`envs.users.replay`)."""
+"""What is found in a recording, and in what a policy says (`envs.users.replay`)."""
 LLM_TYPES = frozenset({"A1", "A3", "A8", "C1", "C2", "C3", "C4", "C5", "C6", "D1", "E2"})
 """What a language model may decide on (`envs.users.caller`), as far as any pack lets it."""
-_DRIVERS: Mapping[type, str] = {ReactiveUser: "reactive", Recording: "replay", LlmUser: "llm"}
+_DRIVERS: Mapping[type, str] = {ReactiveUser: "reactive", Recording: "replay", LlmUser: "llm", PolicyUser: "policy"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Scenario:
     id: str
     split: str
     script: tuple[ScriptItem, ...] = ()
-    user: ReactiveUser | Recording | LlmUser | None = None
+    user: ReactiveUser | Recording | LlmUser | PolicyUser | None = None
     """Who speaks when there is no script."""
     expects: tuple[tuple[str, Expect], ...] = ()
     """(event name, expectation): the name is ITEM, ITEM.pause, ITEM.pauseN or ITEM.turn; without a script, a type."""
@@ -138,7 +139,7 @@ class Scenario:
 
     @property
     def driver(self) -> str:
-        """`script`, `reactive`, `replay` or `llm`."""
+        """`script`, `reactive`, `replay`, `llm` or `policy`."""
         return "script" if self.user is None else _DRIVERS[type(self.user)]
 
     @property

@@ -13,6 +13,7 @@ from envs.recording import Recording
 from envs.users.laws import load_laws
 from envs.users.llm_user import LlmUser, UserEndpoint, Voice
 from envs.users.persona import INTENTS, TURNS, Persona, ReactiveUser
+from envs.users.policy_user import PolicyUser
 from envs.users.turn_models import turn_model
 from envs.variables import Var, known_variable
 
@@ -22,12 +23,13 @@ _BELONGS = {
     "reactive": ("persona", "laws", "turn_model"),
     "replay": ("recording",),
     "llm": ("goal", "endpoint", "who", "speech", "log", *_LLM),
+    "policy": ("policy",),
 }
 
 
 def read_user(
     document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]
-) -> ReactiveUser | Recording | LlmUser | None:
+) -> ReactiveUser | Recording | LlmUser | PolicyUser | None:
     """Who speaks; None for a script. `variables` are what a number may refer to."""
     driver = spec.get("driver", "script")
     takes = _BELONGS[driver]
@@ -41,6 +43,8 @@ def read_user(
         raise document.error(f"user has no {takes[0]!r}; add it", ("user",))
     if driver == "llm":
         return _llm(document, spec)
+    if driver == "policy":
+        return PolicyUser(spec["policy"])
     return _recording(document, spec["recording"]) if driver == "replay" else None
 
 

@@ -18,6 +18,7 @@ from envs.seeding import Seeds
 from envs.users import plan as script_plan
 from envs.users.caller import bind_llm
 from envs.users.character import bind_reactive
+from envs.users.partner import PolicyDriver, bind_policy
 from envs.users.reactive import ReactiveDriver
 from envs.users.replay import bind_replay
 from envs.users.script import Cue, ScriptDriver
@@ -99,6 +100,7 @@ DRIVERS: Mapping[str, Callable[[int], Driver]] = {
     "reactive": ReactiveDriver,
     "replay": ScriptDriver,  # a recording is a script of one line
     "llm": _llm,
+    "policy": PolicyDriver,
 }
 
 
@@ -107,6 +109,7 @@ _BIND: Mapping[str, Callable[[Pack, Scenario, int, int, Clock, Acoustics | None]
     "reactive": bind_reactive,
     "replay": bind_replay,
     "llm": bind_llm,
+    "policy": bind_policy,
 }
 
 
@@ -187,6 +190,10 @@ class Users:
         self.plans = list(state["plans"])
         for name, kept in state["drivers"].items():
             self._driver(name).set_state(kept)
+
+    def use(self, name: str, driver: Driver) -> None:
+        """Put a driver in the place of the one that would be made for this name."""
+        self._drivers[name] = driver
 
     def _driver(self, name: str) -> Driver:
         if name not in self._drivers:

@@ -1,0 +1,271 @@
+"""Another policy as the user: what it needs to be one, and the `policy` driver that lets it speak.
+
+    user: {driver: policy, policy: pocket}
+
+`Partner` is audio in, audio out, a frame at a time; `align.partner` makes one of any `DuplexPolicy`. The partner hears
+what the agent plays as its conditions let it through, over a room tone of its own, and what it says at the end of a
+frame is heard from the next frame on, so both sides react equally fast. What it did is read off its sound when it is
+over: turns, barge-ins, backchannels and pauses by the rules that are used for recordings (`envs.users.replay`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from envs.acoustics.conditions import Conditions
+from envs.acoustics.config import Acoustics
+from envs.acoustics.room_tone import room_tone
+from envs.activity import activity
+from envs.clock import CLOCK, Clock
+from envs.corpora.utterances import UNIT_GAP_SECONDS, units, utterances
+from envs.episode import from_pcm16, to_pcm16
+from envs.errors import UptakeError
+from envs.event import Event, Word
+from envs.pack import Pack
+from envs.scenario import Scenario
+from envs.seeding import Seeds
+from envs.users.plan import draw
+from envs.users.policy_user import PolicyUser
+from envs.users.replay import TURN_GAP, find_events
+from envs.users.script import Cue
+from envs.users.turn_models import Heard
+
+
+class Partner(Protocol):
+    """One side of a batch of conversations. Rows know nothing of each other, and nothing changes a row but itself."""
+
+    def reset(self, rows: np.ndarray, seeds: Sequence[int]) -> None:
+        """Begin afresh in these rows (indices), one seed each."""
+
+    def step(self, heard: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """Hear one frame (B, F) float32 and give what is played in the next, (B, F); rows not `active` stay."""
+
+    def words(self, row: int) -> Sequence[Word]:
+        """What it has said so far by its text stream, in samples of the episode; nothing where it has none."""
+
+    def fork(self, source: int, rows: np.ndarray) -> None:
+        """Let `rows` continue from where row `source` stands."""
+
+
+_loaders: list[Callable[[str, int], Partner]] = []
+
+
+def set_loader(load: Callable[[str, int], Partner]) -> None:
+    """Say how the name of a policy and a batch size become a partner: `align.evaluation` does, when it is imported."""
+    _loaders[:] = [load]
+
+
+def open_partner(name: str, batch: int) -> Partner:
+    """The partner of a name.
+
+    Raises:
+        UptakeError: nobody said how, or there is no such policy.
+    """
+    if not _loaders:
+        raise UptakeError(
+            f"user.policy = {name!r}: nothing here can load a policy; import align.evaluation first, or call "
+            "envs.users.partner.set_loader"
+        )
+    return _loaders[0](name, batch)
+
+
+@dataclass(frozen=True, eq=False)
+class PartnerPlan:
+    """A `policy` scenario with everything random drawn."""
+
+    scenario: Scenario
+    seeds: Seeds
+    values: dict[str, float]
+    room_tone_db: float
+    after_script: int
+    longest: int
+    conditions: Conditions
+    voice: str
+
+    @property
+    def user(self) -> PolicyUser:
+        """Who speaks."""
+        assert isinstance(self.scenario.user, PolicyUser)
+        return self.scenario.user
+
+    def tone(self) -> np.ndarray:
+        """What the partner hears when nobody speaks, (longest,) int16."""
+        return room_tone(self.longest, self.room_tone_db, self.seeds.rng("noise", "ear"), self.seeds.rng("room", "ear"))
+
+
+def bind_policy(
+    pack: Pack,
+    scenario: Scenario,
+    run_seed: int,
+    variant: int,
+    clock: Clock = CLOCK,
+    acoustics: Acoustics | None = None,
+) -> PartnerPlan:
+    """Draw a `policy` scenario's variables and acoustics. Its clips are not used.
+
+    `acoustics` is what a scenario sounds like that says nothing about it.
+    """
+    assert isinstance(scenario.user, PolicyUser)
+    return PartnerPlan(**draw(scenario, run_seed, variant, clock, acoustics), voice=scenario.user.policy)
+
+
+@dataclass
+class Side:
+    """One conversation so far, from the user's side."""
+
+    said: tuple[np.ndarray, ...] = ()
+    """What the user says, (F,) int16 a frame from the start; the last one is being played."""
+    agent: tuple[tuple[int, int], ...] = ()
+    """The agent's speech, [onset, offset) in samples."""
+    now: int = CLOCK.frame
+
+    def hear(self, onset: int, offset: int) -> None:
+        """Take note of the agent's latest segment (`OnlineActivity`)."""
+        if onset >= 0 and self.agent[-1:] != ((onset, offset),):
+            self.agent = (*self._settled(onset), (onset, offset))
+
+    def _settled(self, onset: int) -> tuple[tuple[int, int], ...]:
+        return self.agent[:-1] if self.agent and self.agent[-1][0] == onset else self.agent
+
+
+def measured(
+    speech: Sequence[tuple[int, int]],
+    other: Sequence[tuple[int, int]],
+    now: int,
+    scenario: Scenario,
+    words: Sequence[Word] = (),
+) -> tuple[Event, ...]:
+    """The events of one side of a conversation, as its activity shows them.
+
+    What is still being said, or ended less than a second before `now` and may go on, is no event yet.
+
+    Args:
+        speech: its segments, [onset, offset) in samples, in order.
+        other: those of the other side.
+        now: sample up to which both are known.
+        scenario: says what is expected about each type.
+        words: what it said, where that is known.
+    """
+    sounds = units(list(speech), CLOCK.nearest_sample(UNIT_GAP_SECONDS))
+    over = [said for said in utterances([sounds], TURN_GAP) if said.offset <= now - TURN_GAP]
+    return find_events([unit for said in over for unit in said.units], words, other, scenario)
+
+
+class PolicyDriver:
+    """The users of a batch; each is a row of a partner."""
+
+    def __init__(self, batch: int, load: Callable[[str, int], Partner] = open_partner) -> None:
+        self.plans: list[PartnerPlan | None] = [None] * batch
+        self._load = load
+        self._partners: dict[str, Partner] = {}
+        self._tones: list[np.ndarray] = [np.zeros(0, np.int16)] * batch
+        self._sides = [Side() for _ in range(batch)]
+
+    def reset(self, row: int, plan: PartnerPlan) -> list[Cue]:
+        """Begin a conversation: nothing is said in frame 0, and in frame 1 what the partner makes of frame 0."""
+        name = plan.user.policy
+        if name not in self._partners:
+            self._partners[name] = self._load(name, len(self.plans))
+        self.plans[row], self._tones[row] = plan, plan.tone()
+        self._sides[row] = Side((np.zeros(CLOCK.frame, np.int16),))
+        self._partners[name].reset(np.array([row]), [int(plan.seeds.rng("user", "policy").integers(2**62))])
+        return self._go_on([row], np.zeros((len(self.plans), CLOCK.frame), np.float32))
+
+    def release(self, row: int) -> None:
+        """Another driver has taken over this row."""
+        self.plans[row] = None
+
+    def advance(self, heard: Heard) -> list[Cue]:
+        """Listen at the end of a frame; returns what is said in the next one."""
+        rows = [row for row, plan in enumerate(self.plans) if plan is not None]
+        for row in rows:
+            side = self._sides[row]
+            side.now = int(heard.now[row])
+            side.hear(int(heard.activity.onset[row]), int(heard.activity.offset[row]))
+        return self._go_on(rows, heard.agent) if rows else []
+
+    def _go_on(self, rows: Sequence[int], agent: np.ndarray) -> list[Cue]:
+        """Let the partners of `rows` hear the agents' frame (B, F); returns what they say in the next one."""
+        ear = np.array(agent, np.float32)
+        for row in rows:
+            now = self._sides[row].now
+            tone = self._tones[row][now - CLOCK.frame : now]
+            ear[row, : len(tone)] += from_pcm16(tone)
+        ear = np.clip(ear, -1.0, 1.0)
+        cues = []
+        for name, partner in self._partners.items():
+            mine = [row for row in rows if self._plan(row).user.policy == name]
+            if not mine:
+                continue
+            active = np.zeros(len(self.plans), bool)
+            active[mine] = True
+            audio = np.asarray(partner.step(ear, active), np.float32)
+            if audio.shape != ear.shape or not np.isfinite(audio[mine]).all():
+                raise UptakeError(
+                    f"user.policy {name!r} gave audio of shape {audio.shape} or with NaN; mend the policy"
+                )
+            for row in mine:
+                side = self._sides[row]
+                side.said = (*side.said, np.zeros(CLOCK.frame, np.int16))
+                cues.append(self.speak(row, audio[row]))
+        return cues
+
+    def speak(self, row: int, audio: np.ndarray) -> Cue:
+        """Put (F,) float32 into the frame that comes next, in place of what is there."""
+        side, pcm = self._sides[row], to_pcm16(np.clip(audio, -1.0, 1.0))
+        pcm.setflags(write=False)
+        side.said = (*side.said[:-1], pcm)
+        return Cue(row, side.now, pcm, "user")
+
+    # -- the record ----------------------------------------------------------------------------------------------------
+
+    def done_at(self, row: int) -> int | None:
+        """The sample at which the conversation ends: neither side hangs up."""
+        return self._plan(row).longest
+
+    def events(self, row: int) -> list[Event]:
+        """What the user did, as its sound shows it, in order of onset."""
+        plan, side = self._plan(row), self._sides[row]
+        partner = self._partners[plan.user.policy]
+        speech = activity(from_pcm16(np.concatenate(side.said)[: side.now]))
+        spans = [(int(on), int(off)) for on, off in speech]
+        words = [word for word in partner.words(row) if word.onset < side.now]
+        return list(measured(spans, side.agent, side.now, plan.scenario, words))
+
+    def skipped(self, row: int) -> list[dict[str, str]]:
+        """Nothing is planned, so nothing is left out."""
+        return []
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def fork(self, source: int, rows: Iterable[int]) -> None:
+        """Let `rows` continue from where row `source` stands."""
+        index = np.asarray(list(rows), np.int64)
+        plan = self._plan(source)
+        for row in index.tolist():
+            self.plans[row], self._tones[row] = plan, self._tones[source]
+            self._sides[row] = replace(self._sides[source])
+        self._partners[plan.user.policy].fork(source, index)
+
+    def get_state(self) -> Any:
+        """Not to be had: a policy can be forked and cannot be copied out.
+
+        Raises:
+            UptakeError: a row has such a user.
+        """
+        if any(plan is not None for plan in self.plans):
+            raise UptakeError("get_state: a policy that is the user keeps its state to itself; use fork()")
+        return None
+
+    def set_state(self, state: Any) -> None:
+        """Nothing was kept."""
+        self.plans = [None] * len(self.plans)
+
+    def _plan(self, row: int) -> PartnerPlan:
+        plan = self.plans[row]
+        assert plan is not None
+        return plan

@@ -1,0 +1,13 @@
+"""The `user:` of a `policy` scenario: another policy plays the user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PolicyUser:
+    """Who that is."""
+
+    policy: str
+    """`pocket`, a checkpoint folder or a run folder: what `envs.users.partner.open_partner` takes."""
