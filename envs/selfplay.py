@@ -21,6 +21,7 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from envs.acoustics.config import Acoustics, find_acoustics
+from envs.acoustics.packets import PACKET_MS
 from envs.activity import activity
 from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
@@ -92,18 +93,20 @@ class SelfPlayEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
         Args:
             frames: steps after which both sides are truncated.
-            delay_ms: from either side to the other; if it is not 0, in place of the acoustics' own network delay.
+            delay_ms: from either side to the other: 0, or 20 (voice goes in packets of that) to 1000.
             acoustics: as in `DuplexVectorEnv`; babble and a second speaker need a pack's voices, and there is none.
             room_tone_db: dBFS of what both hear when nobody speaks.
             score: called for each side with its record (`episode`) in the last step; what it returns is its reward.
         """
-        if not 0 <= delay_ms <= 1000:
-            raise UptakeError(f"delay_ms = {delay_ms}: must be from 0 to 1000")
         found = find_acoustics(acoustics)
         sections = dict(found.sections)
         if delay_ms:
-            network = sections.get("network", {"buffer_ms": Var("choice", (0.0,))})  # without jitter, none is needed
-            sections["network"] = {**network, "delay_ms": Var("choice", (float(delay_ms),))}
+            if not PACKET_MS <= delay_ms <= 1000:
+                raise UptakeError(f"delay_ms = {delay_ms:g}: must be 0, or from {PACKET_MS:g} to 1000")
+            if "network" in sections:
+                raise UptakeError(f"delay_ms = {delay_ms:g}: the acoustics have a network; give its delay_ms there")
+            quantities = {"delay_ms": delay_ms - PACKET_MS, "buffer_ms": 0.0}
+            sections["network"] = {name: Var("choice", (float(ms),)) for name, ms in quantities.items()}
         self._scenario = Scenario(
             id="selfplay",
             split="train",

@@ -23,7 +23,7 @@ _BELONGS = {
     "reactive": ("persona", "laws", "turn_model"),
     "replay": ("recording",),
     "llm": ("goal", "endpoint", "who", "speech", "log", *_LLM),
-    "policy": ("policy",),
+    "policy": ("policy", "opens"),
 }
 
 
@@ -44,7 +44,7 @@ def read_user(
     if driver == "llm":
         return _llm(document, spec)
     if driver == "policy":
-        return PolicyUser(spec["policy"])
+        return PolicyUser(spec["policy"], spec.get("opens"))
     return _recording(document, spec["recording"]) if driver == "replay" else None
 
 

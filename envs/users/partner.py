@@ -23,9 +23,9 @@ from envs.activity import activity
 from envs.clock import CLOCK, Clock
 from envs.corpora.utterances import UNIT_GAP_SECONDS, units, utterances
 from envs.episode import from_pcm16, to_pcm16
-from envs.errors import UptakeError
+from envs.errors import UptakeError, nearest
 from envs.event import Event, Word
-from envs.pack import Pack
+from envs.pack import Clip, Pack
 from envs.scenario import Scenario
 from envs.seeding import Seeds
 from envs.users.plan import draw
@@ -33,6 +33,9 @@ from envs.users.policy_user import PolicyUser
 from envs.users.replay import TURN_GAP, find_events
 from envs.users.script import Cue
 from envs.users.turn_models import Heard
+
+OPENS_S = (0.4, 1.0)
+"""When first words begin, seconds, uniform."""
 
 
 class Partner(Protocol):
@@ -85,12 +88,20 @@ class PartnerPlan:
     longest: int
     conditions: Conditions
     voice: str
+    opening: Clip | None = None
+    """What it says first, whatever the policy does."""
+    opens_at: int = 0
 
     @property
     def user(self) -> PolicyUser:
         """Who speaks."""
         assert isinstance(self.scenario.user, PolicyUser)
         return self.scenario.user
+
+    @property
+    def opens_until(self) -> int:
+        """Sample at which the first words are over."""
+        return 0 if self.opening is None else self.opens_at + self.opening.samples
 
     def tone(self) -> np.ndarray:
         """What the partner hears when nobody speaks, (longest,) int16."""
@@ -105,12 +116,21 @@ def bind_policy(
     clock: Clock = CLOCK,
     acoustics: Acoustics | None = None,
 ) -> PartnerPlan:
-    """Draw a `policy` scenario's variables and acoustics. Its clips are not used.
+    """Draw a `policy` scenario's variables, acoustics and first words.
 
     `acoustics` is what a scenario sounds like that says nothing about it.
     """
-    assert isinstance(scenario.user, PolicyUser)
-    return PartnerPlan(**draw(scenario, run_seed, variant, clock, acoustics), voice=scenario.user.policy)
+    user = scenario.user
+    assert isinstance(user, PolicyUser)
+    drawn = draw(scenario, run_seed, variant, clock, acoustics)
+    if user.opens is None:
+        return PartnerPlan(**drawn, voice=user.policy)
+    spoken, rng = pack.spoken(scenario.split), drawn["seeds"].rng("user", "opens")
+    if user.opens not in spoken:
+        hint = nearest(user.opens, spoken)
+        raise scenario.error(f"user.opens: no {scenario.split} clip of kind {user.opens!r} in pack {pack.name!r}{hint}")
+    clip = spoken[user.opens][int(rng.integers(len(spoken[user.opens])))]
+    return PartnerPlan(**drawn, voice=user.policy, opening=clip, opens_at=clock.nearest_sample(rng.uniform(*OPENS_S)))
 
 
 @dataclass
@@ -205,14 +225,23 @@ class PolicyDriver:
             active[mine] = True
             audio = np.asarray(partner.step(ear, active), np.float32)
             if audio.shape != ear.shape or not np.isfinite(audio[mine]).all():
-                raise UptakeError(
-                    f"user.policy {name!r} gave audio of shape {audio.shape} or with NaN; mend the policy"
-                )
+                raise UptakeError(f"user.policy {name!r} gave audio of shape {audio.shape} or with NaN; mend it")
             for row in mine:
                 side = self._sides[row]
                 side.said = (*side.said, np.zeros(CLOCK.frame, np.int16))
-                cues.append(self.speak(row, audio[row]))
+                cues.append(self.speak(row, self._opening(row, audio[row])))
         return cues
+
+    def _opening(self, row: int, audio: np.ndarray) -> np.ndarray:
+        """The first words in the place of what the policy says meanwhile: (F,) float32."""
+        plan, now = self._plan(row), self._sides[row].now
+        if plan.opening is None or now >= plan.opens_until:
+            return audio
+        first, last = now - plan.opens_at, now + CLOCK.frame - plan.opens_at
+        piece = plan.opening.audio[max(first, 0) : max(last, 0)]
+        said = np.zeros(CLOCK.frame, np.float32)
+        said[max(-first, 0) : max(-first, 0) + len(piece)] = piece
+        return said
 
     def speak(self, row: int, audio: np.ndarray) -> Cue:
         """Put (F,) float32 into the frame that comes next, in place of what is there."""
@@ -233,7 +262,10 @@ class PolicyDriver:
         partner = self._partners[plan.user.policy]
         speech = activity(from_pcm16(np.concatenate(side.said)[: side.now]))
         spans = [(int(on), int(off)) for on, off in speech]
-        words = [word for word in partner.words(row) if word.onset < side.now]
+        words = [word for word in partner.words(row) if plan.opens_until <= word.onset < side.now]
+        if plan.opening is not None:
+            first = [Word(w.text, w.onset + plan.opens_at, w.offset + plan.opens_at) for w in plan.opening.words]
+            words = [word for word in first if word.onset < side.now] + words
         return list(measured(spans, side.agent, side.now, plan.scenario, words))
 
     def skipped(self, row: int) -> list[dict[str, str]]:

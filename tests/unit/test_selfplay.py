@@ -103,7 +103,7 @@ def test_either_side_has_a_record_and_the_rewards_judge_it():
         ("A3", 0.5), ("D1", 6.0)
     ]  # fmt: skip
     assert [(event.type, round(CLOCK.seconds(event.onset), 1)) for event in other.events if event.type != "B1"] == [
-        ("A3", 2.3)
+        ("B7", 2.3), ("A3", 2.3)
     ]  # fmt: skip
     composition = Composition({"turn_taking": 1.0, "continue": 1.0})
     values = {verdict.term: verdict.value for verdict in composition.score(own)}
@@ -138,8 +138,11 @@ def test_an_action_that_cannot_be_played_is_named(actions, message):
 
 
 def test_a_delay_that_is_none_is_refused():
-    with pytest.raises(UptakeError, match="delay_ms = -1"):
-        SelfPlayEnv(delay_ms=-1)
+    for delay_ms in (-1, 5, 2000):
+        with pytest.raises(UptakeError, match=f"delay_ms = {delay_ms}: must be 0, or from 20 to 1000"):
+            SelfPlayEnv(delay_ms=delay_ms)
+    with pytest.raises(UptakeError, match="the acoustics have a network"):
+        SelfPlayEnv(delay_ms=40, acoustics="bad_network")
 
 
 # ---- a policy as the user of the other environments
@@ -198,8 +201,8 @@ def test_a_policy_is_heard_one_frame_after_it_heard_and_its_events_are_measured(
     assert np.abs(said[1:90] - 0.5 * agent[:89]).max() < 0.01  # what it heard, and half of its own room tone
     (event,) = [event for event in episode.events if event.type != "B1"]
     assert CLOCK.seconds(event.onset) == pytest.approx(1.08, abs=0.02) and event.source == "user"
-    assert event.type == "C1"  # it began over a running turn of the agent
-    assert pack.made[0].count[0] == 101  # frame 0, and one a step until the conversation was over
+    assert event.type == "A3" and event.expected("silent") and not event.expected("responds")  # as the scenario says
+    assert pack.made[0].count[0] == 111  # frame 0, and one a step
 
 
 def test_rows_with_a_policy_and_rows_without_live_side_by_side_and_reset_alone(pack):
@@ -220,9 +223,28 @@ def test_rows_with_a_policy_and_rows_without_live_side_by_side_and_reset_alone(p
         env.get_state()
 
 
+def test_two_policies_that_wait_are_begun_with_first_words_from_the_pack(pack, tmp_path):
+    text = (
+        "schema: duplex.scenario/1\nid: begun\nsplit: train\nuser: {driver: policy, policy: parrot, opens: question}\n"
+    )
+    path = tmp_path / "begun.yaml"
+    path.write_text(text)
+    env = DuplexVectorEnv(pack.with_users(path), 2, frames=60)
+    env.reset(seed=1, options={"scenario": "begun", "variant": [0, 1]})
+    for _ in range(60):
+        env.step(np.zeros((2, F), np.float32))
+    texts = {clip.text for clip in pack.spoken("train")["question"]}
+    for row in range(2):
+        (event,) = [event for event in env.episode(row).events if event.type != "B1"]
+        assert event.type == "A3" and event.text in texts and 0.4 <= CLOCK.seconds(event.onset) <= 1.1
+    path.write_text(text.replace("question", "questions"))
+    with pytest.raises(UptakeError, match="no train clip of kind 'questions' in pack 'tiny'; did you mean 'question'"):
+        DuplexVectorEnv(pack.with_users(path), 1).reset(seed=1)
+
+
 def test_a_policy_that_nobody_can_load_is_named(pack, monkeypatch):
     monkeypatch.setattr(partner_module, "_loaders", [])
-    with pytest.raises(UptakeError, match="user.policy = 'parrot': nothing here can load a policy"):
+    with pytest.raises(UptakeError, match=r"user.policy = 'parrot': nothing here can load a policy"):
         DuplexVectorEnv(pack, 1).reset(seed=1, options={"scenario": "mirror"})
 
 
