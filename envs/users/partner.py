@@ -171,7 +171,7 @@ def measured(
         words: what it said, where that is known.
     """
     sounds = units(list(speech), CLOCK.nearest_sample(UNIT_GAP_SECONDS))
-    over = [said for said in utterances([sounds], TURN_GAP) if said.offset <= now - TURN_GAP]
+    over = [said for said in utterances([sounds], TURN_GAP) if said.offset < now - TURN_GAP]
     return find_events([unit for said in over for unit in said.units], words, other, scenario)
 
 
