@@ -22,6 +22,7 @@ from envs.users.plan import draw, render
 
 INTERRUPTS = ("new_topic", "correction", "stop", "repetition", "follow_up", "dissatisfaction")
 """Why an llm user may barge in (`INTENTS`)."""
+_INTERRUPTING = ("barge_in", "correction", "stop")
 _KINDS = {kind: taken for taken in TURNS.values() for kind in taken.kinds[:1]}
 
 
@@ -124,14 +125,14 @@ def _offers(clips: list[Clip], clock: Clock) -> dict[str, Offer]:
         if all(offer.text != other.text for name, other in found.items() if name[0] == letter):
             found[f"{letter}{sum(name[0] == letter for name in found) + 1}"] = offer
 
-    for clip in clips:
+    for clip in sorted(clips, key=lambda clip: clip.said_as in _INTERRUPTING):
         beside = clip.said_as in (ASIDE, COUGH) or not clip.words
         text = clip.text or clip.said_as.replace("_", " ")
         if clip.said_as == "backchannel":
             add("b", Offer(text, clip))
             continue
         add("a" if beside else "t", Offer(f"({text})" if not clip.words else text, clip))
-        nods = clip.said_as in ("barge_in", "correction", "stop") and clip.pauses  # the "yeah" that it begins with
+        nods = clip.said_as in _INTERRUPTING and clip.pauses  # the "yeah" that it begins with
         if nods and head_length(clip) <= clock.samples(LONGEST_HEAD):
             head = clip.words[: words_before(clip, clip.pauses[0][0])]
             add("b", Offer(" ".join(word.text for word in head), clip, head=True))
