@@ -16,7 +16,8 @@
     terminate: {after_script_s: 4.0}
 
 `user.driver` may also be `reactive` (a `persona` in place of the script, `envs.users.persona`), `replay` (a
-`recording`, `envs.recording`), `llm` (`envs.users.llm_user`) or `policy` (`envs.users.policy_user`). Their events follow from what happens, so that `expect` then names types of events.
+`recording`, `envs.recording`), `llm` (`envs.users.llm_user`) or `policy` (`envs.users.policy_user`). Their events
+follow from what happens, so that `expect` then names types of events.
 
 A file may hold several documents (``---`` between them). The grammar is `json_schema()`, published as package data in
 ``scenario.schema.json``; what a grammar cannot say (references, order) is checked here. Every error names file and

@@ -25,7 +25,7 @@ from envs.acoustics.packets import PACKET_MS
 from envs.activity import activity
 from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
-from envs.episode import Episode
+from envs.episode import Episode, from_pcm16
 from envs.errors import UptakeError
 from envs.event import Word
 from envs.pack import Pack
@@ -67,6 +67,12 @@ class _World(DuplexVectorEnv):
         self.puppet = _Puppet()
         self._side = PolicyDriver(1, lambda name, batch: self.puppet)
         self._driver.use("policy", self._side)
+
+    def tone(self) -> np.ndarray:
+        """What the user hears in frame 0, (F,) float32: nobody can have spoken."""
+        plan = self._side.plans[0]
+        assert plan is not None
+        return from_pcm16(plan.tone()[: CLOCK.frame])
 
     def play(self, user: np.ndarray, agent: np.ndarray) -> tuple[np.ndarray, bool]:
         """Play a frame (F,) of each side; returns what the agent hears, (F,), and whether it was the last one."""
@@ -147,7 +153,7 @@ class SelfPlayEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self._conversations += 1
         heard, _ = self._world.reset(seed=seed, options={"scenario": "selfplay", "variant": variant})
         self.agents = list(self.possible_agents)
-        self._heard = [self._world.puppet.ear[0].copy()]
+        self._heard = [self._world.tone()]
         return {USER: self._heard[0].copy(), AGENT: heard["mic"][0]}, {name: {} for name in self.agents}
 
     def step(

@@ -34,6 +34,8 @@ from envs.users.replay import TURN_GAP, find_events
 from envs.users.script import Cue
 from envs.users.turn_models import Heard
 
+_SILENT = np.zeros(CLOCK.frame, np.int16)
+_SILENT.setflags(write=False)
 OPENS_S = (0.4, 1.0)
 """When first words begin, seconds, uniform."""
 
@@ -142,6 +144,8 @@ class Side:
     agent: tuple[tuple[int, int], ...] = ()
     """The agent's speech, [onset, offset) in samples."""
     now: int = CLOCK.frame
+    fresh: bool = True
+    """It has not heard frame 0 yet."""
 
     def hear(self, onset: int, offset: int) -> None:
         """Take note of the agent's latest segment (`OnlineActivity`)."""
@@ -186,14 +190,14 @@ class PolicyDriver:
         self._sides = [Side() for _ in range(batch)]
 
     def reset(self, row: int, plan: PartnerPlan) -> list[Cue]:
-        """Begin a conversation: nothing is said in frame 0, and in frame 1 what the partner makes of frame 0."""
+        """Begin a conversation; nothing is said in frames 0 and 1, which no action can reach."""
         name = plan.user.policy
         if name not in self._partners:
             self._partners[name] = self._load(name, len(self.plans))
         self.plans[row], self._tones[row] = plan, plan.tone()
-        self._sides[row] = Side((np.zeros(CLOCK.frame, np.int16),))
+        self._sides[row] = Side((_SILENT, _SILENT))
         self._partners[name].reset(np.array([row]), [int(plan.seeds.rng("user", "policy").integers(2**62))])
-        return self._go_on([row], np.zeros((len(self.plans), CLOCK.frame), np.float32))
+        return []
 
     def release(self, row: int) -> None:
         """Another driver has taken over this row."""
@@ -202,21 +206,29 @@ class PolicyDriver:
     def advance(self, heard: Heard) -> list[Cue]:
         """Listen at the end of a frame; returns what is said in the next one."""
         rows = [row for row, plan in enumerate(self.plans) if plan is not None]
+        fresh = [row for row in rows if self._sides[row].fresh]
+        if fresh:  # all that begin hear frame 0 together; what they would say in frame 1 is too late
+            self._hear(fresh, np.zeros_like(heard.agent))
         for row in rows:
             side = self._sides[row]
-            side.now = int(heard.now[row])
+            side.now, side.fresh = int(heard.now[row]), False
             side.hear(int(heard.activity.onset[row]), int(heard.activity.offset[row]))
-        return self._go_on(rows, heard.agent) if rows else []
+        audio = self._hear(rows, heard.agent)
+        cues = []
+        for row in rows:
+            side = self._sides[row]
+            side.said = (*side.said, _SILENT)
+            cues.append(self.speak(row, self._opening(row, audio[row])))
+        return cues
 
-    def _go_on(self, rows: Sequence[int], agent: np.ndarray) -> list[Cue]:
-        """Let the partners of `rows` hear the agents' frame (B, F); returns what they say in the next one."""
-        ear = np.array(agent, np.float32)
+    def _hear(self, rows: Sequence[int], agent: np.ndarray) -> np.ndarray:
+        """Let the partners of `rows` hear the agents' frame (B, F); returns what they say in the next one, (B, F)."""
+        ear, said = np.array(agent, np.float32), np.zeros(agent.shape, np.float32)
         for row in rows:
             now = self._sides[row].now
             tone = self._tones[row][now - CLOCK.frame : now]
             ear[row, : len(tone)] += from_pcm16(tone)
         ear = np.clip(ear, -1.0, 1.0)
-        cues = []
         for name, partner in self._partners.items():
             mine = [row for row in rows if self._plan(row).user.policy == name]
             if not mine:
@@ -226,11 +238,8 @@ class PolicyDriver:
             audio = np.asarray(partner.step(ear, active), np.float32)
             if audio.shape != ear.shape or not np.isfinite(audio[mine]).all():
                 raise UptakeError(f"user.policy {name!r} gave audio of shape {audio.shape} or with NaN; mend it")
-            for row in mine:
-                side = self._sides[row]
-                side.said = (*side.said, np.zeros(CLOCK.frame, np.int16))
-                cues.append(self.speak(row, self._opening(row, audio[row])))
-        return cues
+            said[mine] = audio[mine]
+        return said
 
     def _opening(self, row: int, audio: np.ndarray) -> np.ndarray:
         """The first words in the place of what the policy says meanwhile: (F,) float32."""

@@ -213,7 +213,7 @@ def test_rows_with_a_policy_and_rows_without_live_side_by_side_and_reset_alone(p
         env.step(action)
     env.reset(options={"scenario": "mirror", "variant": 0, "reset_mask": np.array([False, False, True])})
     parrot = pack.made[0]
-    assert len(pack.made) == 1 and parrot.count.tolist() == [20, 0, 1]
+    assert len(pack.made) == 1 and parrot.count.tolist() == [20, 0, 0]
     assert len({parrot.seeds[0], parrot.seeds[2]}) == 1  # the same conversation as row 0 is
     env.fork(0, [1])
     for action in agent[20:]:
