@@ -28,6 +28,7 @@ class PolicyPartner:
                 f"a user of {spec.frame} samples a frame at {spec.sample_rate} Hz; conversations have {CLOCK.frame} at "
                 f"{CLOCK.sample_rate}; wrap the policy or take another"
             )
+        self.context = spec.context
         self._policy, self._batch, self._open = policy, batch, False
         self._seeds = [0] * batch
         self._pieces: list[tuple[str, ...]] = [()] * batch

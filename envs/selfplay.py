@@ -12,6 +12,7 @@ agent as they do in `DuplexEnv`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ USER, AGENT = "user", "agent"
 
 class _Puppet:
     """A partner that says nothing by itself and keeps what it hears."""
+
+    context = sys.maxsize
 
     def __init__(self) -> None:
         self.ear = np.zeros((1, CLOCK.frame), np.float32)

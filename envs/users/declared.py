@@ -53,6 +53,7 @@ def _llm(document: Document, spec: Mapping[str, Any]) -> LlmUser:
     if "endpoint" not in spec:
         raise document.error("user has no 'endpoint'; add it: {base_url: ..., model: ...}", ("user",))
     endpoint = UserEndpoint(**spec["endpoint"])
+    endpoint.body = {**UserEndpoint().body, **endpoint.body}  # what is not said stays bounded
     try:
         endpoint.check()
     except UptakeError as error:

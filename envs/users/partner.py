@@ -43,6 +43,9 @@ OPENS_S = (0.4, 1.0)
 class Partner(Protocol):
     """One side of a batch of conversations. Rows know nothing of each other, and nothing changes a row but itself."""
 
+    context: int
+    """Frames that it can look back; a conversation that may be longer is refused."""
+
     def reset(self, rows: np.ndarray, seeds: Sequence[int]) -> None:
         """Begin afresh in these rows (indices), one seed each."""
 
@@ -194,6 +197,12 @@ class PolicyDriver:
         name = plan.user.policy
         if name not in self._partners:
             self._partners[name] = self._load(name, len(self.plans))
+        frames, known = CLOCK.frames_covering(plan.longest), self._partners[name].context
+        if frames > known:
+            raise plan.scenario.error(
+                f"duration_s.max: the user {name!r} looks back {known} frames "
+                f"({CLOCK.seconds(CLOCK.sample_of(known)):g} s), a conversation may have {frames}; shorten it"
+            )
         self.plans[row], self._tones[row] = plan, plan.tone()
         self._sides[row] = Side((_SILENT, _SILENT))
         self._partners[name].reset(np.array([row]), [int(plan.seeds.rng("user", "policy").integers(2**62))])

@@ -151,6 +151,8 @@ def test_a_delay_that_is_none_is_refused():
 class Parrot:
     """Says in the next frame what it heard, 6 dB softer, and counts the frames of each row."""
 
+    context = 10**6
+
     def __init__(self, batch: int) -> None:
         self.count, self.seeds = np.zeros(batch, np.int64), [0] * batch
 
@@ -221,6 +223,12 @@ def test_rows_with_a_policy_and_rows_without_live_side_by_side_and_reset_alone(p
     assert np.array_equal(env.episode(0).user, env.episode(1).user) and env.episode(1).meta["driver"] == "policy"
     with pytest.raises(UptakeError, match="use fork"):
         env.get_state()
+
+
+def test_a_conversation_that_is_longer_than_the_users_memory_is_refused(pack, monkeypatch):
+    monkeypatch.setattr(Parrot, "context", 50)
+    with pytest.raises(UptakeError, match=r"duration_s.max: the user 'parrot' looks back 50 frames \(4 s\)"):
+        DuplexVectorEnv(pack, 1).reset(seed=1, options={"scenario": "mirror"})
 
 
 def test_two_policies_that_wait_are_begun_with_first_words_from_the_pack(pack, tmp_path):

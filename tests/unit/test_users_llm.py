@@ -512,3 +512,6 @@ def test_a_scripted_agents_words_reach_the_model(base, tmp_path):
 def test_the_schema_names_the_driver():
     (one,) = parse_scenarios(scenario(more="  turns: 2\n").removesuffix("---\n"), "x")
     assert one.driver == "llm" and one.user.turns == 2 and "C2" in one.types
+    text = scenario(endpoint="body: {temperature: 0, top_p: null}").removesuffix("---\n")
+    (one,) = parse_scenarios(text, "x")
+    assert one.user.endpoint.fields == {"temperature": 0, "max_tokens": 200}
