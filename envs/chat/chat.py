@@ -185,7 +185,7 @@ class Chat:
             self._not_before = max(self._not_before, loop.time() + min(fault.after_s, self.config.patience_s))
             raise
         try:
-            found = read(reply.text)
+            found = read(self._endpoint.without_key(reply.text))
         except Fault as fault:
             raise Fault(fault.kind, self._endpoint.clean(str(fault)), again=fault.again) from None
         return {**found, "reply": self._endpoint.clean(reply.text), "model": reply.model, "tokens": reply.tokens}

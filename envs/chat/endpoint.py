@@ -122,12 +122,16 @@ class Endpoint:
         return Reply(text or "", self.clean(model), tokens if type(tokens) is int and tokens > 0 else 0)
 
     def clean(self, text: str) -> str:
-        """One line of printable text without the key: all that may leave this object."""
+        """One line of printable text without the key: all that a record or a log may hold."""
+        return "".join(c if c.isprintable() else " " for c in self.without_key(text))[:SHOWN].strip()
+
+    def without_key(self, text: str) -> str:
+        """A text in which the key, should a server echo it, is not to be found: all that may leave this object."""
         if self._key:
             escaped = json.dumps(self._key)[1:-1]  # as a server's JSON would echo it
             for spelling in (self._key, escaped, escaped.replace("/", "\\/")):
                 text = text.replace(spelling, "[key]")
-        return "".join(c if c.isprintable() else " " for c in text)[:SHOWN].strip()
+        return text
 
 
 def retry_after(value: str) -> float:

@@ -207,18 +207,20 @@ def test_speech_is_synthesised_by_an_engine_and_kept_in_the_log(base, tmp_path, 
         [
             {"act": "speak", "words": "Does it rain today?", "when": {"after": 0.1}},
             {"act": "backchannel", "words": "mm-hm"},
-            {"act": "hang_up", "words": "Thank you."},
+            {"act": "hang_up", "words": f"Thank {KEY}."},
         ]
     )
 
     def answer(body: dict[str, Any]) -> str:
         return json.dumps(next(acts, {"act": "wait"}))
 
+    monkeypatch.setenv("TEST_USER_KEY", KEY)  # a server may say anything, even this
     with JudgeServer(answer=answer) as server:
-        text = scenario(server.url, more="  speech: {engine: tone, voice: low}\n")
+        speech = "  speech: {engine: tone, voice: low}\n"
+        text = scenario(server.url, more=speech, endpoint="api_key_env: TEST_USER_KEY")
         (first,) = talk(with_user(base, tmp_path, text))
     assert [(event.type, event.text) for event in first.events] == [
-        ("A1", "Does it rain today?"), ("D1", "mm-hm"), ("A8", "Thank you.")
+        ("A1", "Does it rain today?"), ("D1", "mm-hm"), ("A8", "Thank [key].")
     ]  # fmt: skip
     assert first.events[0].words[-1].offset == first.events[0].offset and Tone.said == 3
     first.save(tmp_path / "talk")
