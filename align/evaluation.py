@@ -26,6 +26,7 @@ import torch
 
 from align import rollout
 from align.curriculum import by_axis
+from align.partner import PolicyPartner
 from align.policies.base import DuplexPolicy
 from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.prompt import PromptConfig, make_prompt
@@ -36,6 +37,7 @@ from envs.errors import UptakeError
 from envs.event import EVENT_TYPES, Word
 from envs.pack import Pack
 from envs.scenario import Scenario
+from envs.users.partner import set_loader
 from rewards.aggregate import aggregate
 from rewards.detector import ENERGY, DetectorConfig
 from rewards.measures import measure
@@ -161,7 +163,9 @@ def evaluate(
     kept: dict[Key, Episode] = {}
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
-        played = play(system, pack, part, split=split, seed=seed, frames=frames, acoustics=acoustics)
+        played = play(
+            system, pack, part, split=split, seed=seed, frames=frames, acoustics=acoustics, transcribe=transcribe
+        )
         for key, episode in zip(part, played, strict=True):
             words = transcribe(episode) if transcribe else None
             found[key[0]].append(measure(episode, words, activity))
@@ -195,14 +199,19 @@ def play(
     seed: int,
     frames: int,
     acoustics: str = "clean",
+    transcribe: Callable[[Episode], Sequence[Word]] | None = None,
 ) -> list[Episode]:
-    """Play conversations side by side and return their records, in the order of `keys`."""
+    """Play conversations side by side and return their records, in the order of `keys`.
+
+    A user who reads what the agent says is told the agent's own text, or what `transcribe` makes of its sound.
+    """
     env = DuplexVectorEnv(pack, len(keys), split=split, frames=frames, acoustics=acoustics)
     scenarios, variants = [scenario for scenario, _ in keys], [variant for _, variant in keys]
+    words = (lambda row: transcribe(env.episode(row))) if transcribe else None
     if callable(system):
-        return agents.converse(env, system(env), seed, {"scenario": scenarios, "variant": variants})
+        return agents.converse(env, system(env), seed, {"scenario": scenarios, "variant": variants}, words)
     seeds = [policy_seed(seed, *key) for key in keys]
-    played = rollout.collect(system, env, scenarios, variants, 1, seeds, frames, env_seed=seed)
+    played = rollout.collect(system, env, scenarios, variants, 1, seeds, frames, env_seed=seed, words=words)
     for episode in played.episodes:
         # The policy went on to the last frame; the conversation may have ended before.
         episode.transcript = tuple(word for word in episode.transcript if word.onset < episode.samples)
@@ -281,6 +290,16 @@ def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
     if torch.cuda.is_available():
         policy.model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
     return cast(DuplexPolicy, policy)
+
+
+def load_partner(name: str, batch: int) -> PolicyPartner:
+    """A policy as the user of `policy` scenarios, frozen, with weights of its own; see `load_policy`."""
+    policy = load_policy(name)
+    policy.model.requires_grad_(False)
+    return PolicyPartner(policy, batch)
+
+
+set_loader(load_partner)
 
 
 def _title(scenario: Scenario) -> str:

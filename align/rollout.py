@@ -59,6 +59,7 @@ def collect(
     frames: int,
     *,
     env_seed: int = 0,
+    words: Callable[[int], Sequence[Word]] | None = None,
     on_frame: Callable[[int], None] = lambda frame: None,
 ) -> Rollout:
     """Play one group of conversations per scenario.
@@ -73,6 +74,7 @@ def collect(
         seeds: the policy's, one per row.
         frames: the longest that a conversation may be.
         env_seed: the run's seed, from which the environment derives everything about the user.
+        words: what a user who reads is told that the agent said so far in a row, in place of its own text.
         on_frame: called after each frame with its number; may raise to abandon the rollout.
 
     Raises:
@@ -85,6 +87,7 @@ def collect(
             f"got {len(variants)} variants, {len(seeds)} seeds, {env.num_envs} rows"
         )
     started = time.perf_counter()
+    world = getattr(env, "unwrapped", env)
     options = {
         "scenario": [scenario for scenario in scenarios for _ in range(group_size)],
         "variant": [variant for variant in variants for _ in range(group_size)],
@@ -94,6 +97,8 @@ def collect(
     pieces: list[list[str]] = []  # T lists of B
     with torch.inference_mode(), stepping_threads(policy):
         policy.reset(np.ones(rows, dtype=bool), list(seeds))
+        spec, lag = policy.spec, heard_after(policy.spec)
+        world.agent_words = words or (lambda row: transcript([p[row] for p in pieces], spec.frame, lag))
         for frame in range(frames):
             step = policy.step(observation["mic"], active)
             observation, _, terminated, truncated, _ = env.step(step.audio)
@@ -113,7 +118,6 @@ def collect(
         lived=None if trajectory.lived is None else trajectory.lived.clone(),
         lived_frames=None if trajectory.lived_frames is None else trajectory.lived_frames.clone(),
     )
-    spec, lag = policy.spec, heard_after(policy.spec)
     episodes = [
         env.episode(row, transcript=transcript([p[row] for p in pieces], spec.frame, lag)) for row in range(rows)
     ]

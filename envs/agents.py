@@ -9,7 +9,7 @@ said so far, word for word, so that episodes of scripted agents have a text as t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,9 +42,17 @@ class Agent(Protocol):
 
 
 def converse(
-    env: DuplexVectorEnv, agent: Agent, seed: int | None = None, options: dict[str, Any] | None = None
+    env: DuplexVectorEnv,
+    agent: Agent,
+    seed: int | None = None,
+    options: dict[str, Any] | None = None,
+    words: Callable[[int], Sequence[Word]] | None = None,
 ) -> list[Episode]:
-    """Let an agent talk in every row until all rows have ended; one episode a row."""
+    """Let an agent talk in every row until all rows have ended; one episode a row.
+
+    `words` gives what a user who reads is told that the agent said, in place of its own text.
+    """
+    env.agent_words = words or agent.transcript
     obs, info = env.reset(seed=seed, options=options)
     agent.reset()
     while not info["ended"].all():

@@ -139,6 +139,9 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._driver = Users(num_envs)
         self._chains: dict[int, Chain] = {}  # row -> what acoustics do to its sound; no entry where they are clean
         self._run_seed: int | None = None
+        self.agent_words: Callable[[int], Sequence[Word]] | None = None
+        """Gives the words that the agent has said so far in a row, from its text stream or by speech recognition: set
+        by whoever plays the agent. Only users that read a transcript (`llm`) ask for them."""
         self._rows = np.arange(num_envs)
 
     # -- gymnasium -----------------------------------------------------------------------------------------------------
@@ -188,7 +191,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         heard = self._sound(audio, rows) if self._chains else audio
         self._heard.update(heard)
         now = (self._frame + 1 + again) * self.clock.frame
-        self._mix(self._driver.advance(Heard(now, self._heard, heard)))
+        self._mix(self._driver.advance(Heard(now, self._heard, heard, self.agent_words)))
 
         for row in np.flatnonzero(~self._terminated & ~again):
             done_at = self._driver.done_at(int(row))
@@ -257,6 +260,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "skipped": self._driver.skipped(row),
             "unfinished": [event.id for event in events if event.offset > length],
             "running": [event.to_json() for event in events if event.offset > length],
+            **self._driver.notes(row),
             "references": {event.id: texts for event in events if (texts := self._references(event))},
         }
         mic, agent = (from_pcm16(getattr(self, name)[row, :frames].reshape(-1)) for name in _TRACKS)
@@ -264,7 +268,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         events = [event for event in events if event.offset <= length]
         if transcript is None:
             transcript = [word for word in self.speech.transcript(row) if word.onset < length]
-        return Episode(mic, user, agent, events, tuple(transcript), meta, self.clock)
+        return Episode(mic, user, agent, events, tuple(transcript), meta, self.clock, self._driver.decisions(row))
 
     def privileged(self, row: int) -> tuple[Event, ...]:
         """What is settled about a row, the future included: for scripted oracles, never for a policy."""

@@ -51,6 +51,8 @@ class Episode:
     meta: dict[str, Any] = field(default_factory=dict)
     """Scenario, pack hash, seed, variant, skipped items, ...; JSON."""
     clock: Clock = CLOCK
+    decisions: tuple[dict[str, Any], ...] = ()
+    """Of a user whose acts a language model decided: what was asked, and what was answered."""
 
     def __post_init__(self) -> None:
         lengths = {name: getattr(self, name).shape for name in TRACKS}
@@ -76,6 +78,8 @@ class Episode:
     def save(self, folder: str | Path) -> Path:
         """Write `mic.flac user.flac agent.flac events.jsonl transcript.jsonl meta.json` and return the folder.
 
+        A user whose acts a language model decided leaves `decisions.jsonl`, too (`envs.users.decisions.read_log`).
+
         `meta.json` is written last: a folder without it is one whose writing was interrupted.
         """
         folder = Path(folder)
@@ -86,6 +90,9 @@ class Episode:
             write_flac(folder / f"{name}.flac", pcm, self.clock.sample_rate)
         _write_lines(folder / "events.jsonl", [event.to_json() for event in self.events])
         _write_lines(folder / "transcript.jsonl", [word._asdict() for word in self.transcript])
+        (folder / "decisions.jsonl").unlink(missing_ok=True)
+        if self.decisions:
+            _write_lines(folder / "decisions.jsonl", list(self.decisions))
         meta = {"v": 1, "sample_rate": self.clock.sample_rate, "frame": self.clock.frame, "meta": self.meta}
         (folder / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
         return folder
@@ -109,7 +116,9 @@ class Episode:
         except (KeyError, TypeError) as error:
             raise UptakeError(f"{folder / 'transcript.jsonl'}: field {error} is missing or malformed") from error
         events = [Event.from_json(record) for record in _read_lines(folder / "events.jsonl")]
-        return cls(**tracks, events=events, transcript=words, meta=inner, clock=clock)
+        log = folder / "decisions.jsonl"
+        decisions = tuple(_read_lines(log)) if log.is_file() else ()
+        return cls(**tracks, events=events, transcript=words, meta=inner, clock=clock, decisions=decisions)
 
 
 def read_audio(path: Path, clock: Clock = CLOCK) -> np.ndarray:

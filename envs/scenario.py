@@ -15,8 +15,9 @@
     acoustics: cafe                # or a mapping of effects (`envs.acoustics.config`)
     terminate: {after_script_s: 4.0}
 
-`user.driver` may also be `reactive` (a `persona` in place of the script, `envs.users.persona`) or `replay` (a
-`recording`, `envs.recording`). Their events follow from what happens, so that `expect` then names types of events.
+`user.driver` may also be `reactive` (a `persona` in place of the script, `envs.users.persona`), `replay` (a
+`recording`, `envs.recording`), `llm` (`envs.users.llm_user`) or `policy` (`envs.users.policy_user`). Their events
+follow from what happens, so that `expect` then names types of events.
 
 A file may hold several documents (``---`` between them). The grammar is `json_schema()`, published as package data in
 ``scenario.schema.json``; what a grammar cannot say (references, order) is checked here. Every error names file and
@@ -40,7 +41,9 @@ from envs.located_yaml import Document
 from envs.recording import Recording
 from envs.schema import json_schema
 from envs.users.declared import read_user
+from envs.users.llm_user import LlmUser
 from envs.users.persona import ReactiveUser
+from envs.users.policy_user import PolicyUser
 from envs.variables import Value, Var, known_variable, parse_var
 
 SCHEMA = "duplex.scenario/1"
@@ -49,7 +52,10 @@ DEFAULT_TIMEOUT = 6.0
 DEFAULT_AFTER_SCRIPT = 3.0
 DEFAULT_MAX = 60.0
 REPLAY_TYPES = frozenset({"A1", "A3", "B1", "B7", "C1", "D1"})
-"""What is found in a recording (`envs.users.replay`)."""
+"""What is found in a recording, and in what a policy says (`envs.users.replay`)."""
+LLM_TYPES = frozenset({"A1", "A3", "A8", "C1", "C2", "C3", "C4", "C5", "C6", "D1", "E2"})
+"""What a language model may decide on (`envs.users.caller`), as far as any pack lets it."""
+_DRIVERS: Mapping[type, str] = {ReactiveUser: "reactive", Recording: "replay", LlmUser: "llm", PolicyUser: "policy"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ class Scenario:
     id: str
     split: str
     script: tuple[ScriptItem, ...] = ()
-    user: ReactiveUser | Recording | None = None
+    user: ReactiveUser | Recording | LlmUser | PolicyUser | None = None
     """Who speaks when there is no script."""
     expects: tuple[tuple[str, Expect], ...] = ()
     """(event name, expectation): the name is ITEM, ITEM.pause, ITEM.pauseN or ITEM.turn; without a script, a type."""
@@ -134,14 +140,16 @@ class Scenario:
 
     @property
     def driver(self) -> str:
-        """`script`, `reactive` or `replay`."""
-        return "reactive" if isinstance(self.user, ReactiveUser) else "replay" if self.user else "script"
+        """`script`, `reactive`, `replay`, `llm` or `policy`."""
+        return "script" if self.user is None else _DRIVERS[type(self.user)]
 
     @property
     def types(self) -> frozenset[str]:
         """Types of the events that it may give rise to, as far as the user alone decides that."""
         if isinstance(self.user, ReactiveUser):
             return frozenset(self.user.persona.types())
+        if isinstance(self.user, LlmUser):
+            return LLM_TYPES
         if self.user is not None:
             return REPLAY_TYPES
         items = {item.type for item in self.script} | {item.turn for item in self.script if item.turn}

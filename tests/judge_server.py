@@ -35,14 +35,21 @@ class JudgeServer(ThreadingHTTPServer):
         latency: seconds before each answer.
         fault: number of the request, from 0 -> the name of a fault, or "" for a right answer.
         port: 0: any that is free.
+        answer: a request's body -> what is said, where nothing goes wrong; left out: the score.
     """
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, latency: float = 0.0, fault: Callable[[int], str] = lambda number: "", port: int = 0) -> None:
+    def __init__(
+        self,
+        latency: float = 0.0,
+        fault: Callable[[int], str] = lambda number: "",
+        port: int = 0,
+        answer: Callable[[dict[str, Any]], str] = lambda body: str(score(body["messages"][1]["content"])),
+    ) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        self.latency, self.fault, self.nap = latency, fault, 60.0
+        self.latency, self.fault, self.nap, self.answer = latency, fault, 60.0, answer
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.at_once = self.most_at_once = 0
@@ -87,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
                 server.at_once -= 1
 
     def _play(self, fault: str, body: dict[str, Any]) -> None:
-        said, model = str(score(body["messages"][1]["content"])), body["model"]
+        said, model = self.server.answer(body), body["model"]
         key = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if fault == "slow":
             time.sleep(self.server.nap)

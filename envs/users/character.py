@@ -7,7 +7,7 @@ decides when something is said, and the same utterance sounds the same whenever 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ _HOLDING = ("pause", "dictation")
 _ASIDES = {"hm": ("D1", BACKCHANNEL), "cough": ("D3", COUGH), "aside": ("D5", ASIDE), "hello": ("A1", HELLO)}
 _ASIDES |= {"bye": ("A8", BYE)}
 _MOST_TURNS = 100
-_LONGEST_HEAD = 1.0  # seconds; a longer "yeah" would take a turn
+LONGEST_HEAD = 1.0  # seconds; a longer "yeah" would take a turn
 
 
 class Utterance(NamedTuple):
@@ -151,11 +151,11 @@ class Character:
         kind = TURNS[name]
         if said.over:
             # A turn all the same, or an agent that never stops would meet no turn that it could fail to answer.
-            item = ScriptItem(said.id, "C1", Trigger(), anchors=_sem(clip), turn=kind.turn or kind.type)
+            item = ScriptItem(said.id, "C1", Trigger(), anchors=meaning(clip), turn=kind.turn or kind.type)
             return self._said(item, clip, gain_db=LOUDER_DB * said.attempt)
         item = ScriptItem(said.id, kind.type, Trigger(), pause_type=kind.pause_type, turn=kind.turn)
         if kind.type == "B7":
-            bars = tuple(_words_before(clip, onset) - 1 for onset, _ in clip.pauses)
+            bars = tuple(words_before(clip, onset) - 1 for onset, _ in clip.pauses)
             return self._said(replace(item, opportunities=bars), clip)
         if name not in _HOLDING or not clip.pauses:
             return self._said(item, clip)
@@ -170,7 +170,7 @@ class Character:
         clip = self._pick(intent.kinds, said, said.attempt if intent.rounds > 1 else 0)
         # An attempt is one only if it fails, and insistence shows only when it is repeated: both begin as C1.
         first = intent.gives_up_s is not None or (intent.repeats and not said.attempt)
-        item = ScriptItem(said.id, "C1" if first else intent.type, Trigger(), anchors=_sem(clip))
+        item = ScriptItem(said.id, "C1" if first else intent.type, Trigger(), anchors=meaning(clip))
         if intent.head:
             return self._said(replace(item, until=Cut(at_pause=0) if clip.pauses else None, anchors={}), clip)
         return self._said(item, clip, gain_db=LOUDER_DB * said.attempt if intent.repeats else 0.0)
@@ -191,7 +191,7 @@ class Character:
             if kind == RELATED:
                 options = [clip for clip in options if clip.topic == turn.topic and clip is not turn]
             if said.what == "hm":
-                options = [clip for clip in options if _head(clip) <= self.clock.samples(_LONGEST_HEAD)]
+                options = [clip for clip in options if head_length(clip) <= self.clock.samples(LONGEST_HEAD)]
             if options:
                 return options[
                     int(self.seeds.rng("user", "clip", said.what, said.number, *which).integers(len(options)))
@@ -199,15 +199,24 @@ class Character:
         raise self.scenario.error(f"no clip of kind {' or '.join(kinds)} for {said.what!r} in pack {self.pack.name!r}")
 
     def _said(self, item: ScriptItem, clip: Clip, gaps: Sequence[int] = (), gain_db: float = 0.0) -> Speech:
-        content = self.pack.wanted(clip)
-
-        def expected(name: str) -> tuple[Expect, ...]:
-            code = item.pause_type if ".pause" in name else item.turn if name.endswith(".turn") else item.type
-            chosen = tuple(e for c, e in self.scenario.expects if c == code) or EXPECTS.get(str(code), ())
-            return tuple(replace(e, content=content) if e.agent == "responds" and not e.content else e for e in chosen)
-
+        expected = expectation(self.scenario, item, self.pack.wanted(clip))
         gain = gain_db + self.number("gain_db")
         return Speech(*render(item, clip, gaps, gain, expected, self.scenario.twin, self.clock))
+
+
+def expectation(scenario: Scenario, item: ScriptItem, content: tuple[str, ...]) -> Callable[[str], tuple[Expect, ...]]:
+    """What is expected about an event of `item` by name: what the scenario says of its type, else the usual.
+
+    Args:
+        content: words of which a good answer has one.
+    """
+
+    def expected(name: str) -> tuple[Expect, ...]:
+        code = item.pause_type if ".pause" in name else item.turn if name.endswith(".turn") else item.type
+        chosen = tuple(e for c, e in scenario.expects if c == code) or EXPECTS.get(str(code), ())
+        return tuple(replace(e, content=content) if e.agent == "responds" and not e.content else e for e in chosen)
+
+    return expected
 
 
 def bind_reactive(
@@ -285,19 +294,19 @@ def _weighted(weights: Mapping[str, float], u: float) -> str:
     return [name for name, weight in weights.items() if weight > 0][-1]
 
 
-def _words_before(clip: Clip, sample: int) -> int:
+def words_before(clip: Clip, sample: int) -> int:
     return sum((word.onset + word.offset) // 2 < sample for word in clip.words)
 
 
-def _head(clip: Clip) -> int:
+def head_length(clip: Clip) -> int:
     """Samples from the first word to the first pause (to the end where there is none)."""
     end = clip.pauses[0][0] if clip.pauses else clip.samples
     return end - (clip.words[0].onset if clip.words else 0)
 
 
-def _sem(clip: Clip) -> dict[str, int]:
+def meaning(clip: Clip) -> dict[str, int]:
     """The word that makes the intent of a barge-in clear: the first one after its "yeah", else the second one."""
     if not clip.words:
         return {}
-    first = _words_before(clip, clip.pauses[0][0]) if clip.pauses else 1
+    first = words_before(clip, clip.pauses[0][0]) if clip.pauses else 1
     return {"sem": min(first, len(clip.words) - 1)}

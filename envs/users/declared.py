@@ -11,16 +11,25 @@ from envs.errors import UptakeError, nearest
 from envs.located_yaml import Document
 from envs.recording import Recording
 from envs.users.laws import load_laws
+from envs.users.llm_user import LlmUser, UserEndpoint, Voice
 from envs.users.persona import INTENTS, TURNS, Persona, ReactiveUser
+from envs.users.policy_user import PolicyUser
 from envs.users.turn_models import turn_model
 from envs.variables import Var, known_variable
 
-_BELONGS = {"script": ("script",), "reactive": ("persona", "laws", "turn_model"), "replay": ("recording",)}
+_LLM = ("turns", "requests", "tokens", "think_s", "silence_s", "poll_s", "patience_s", "timeout_s", "faults")
+_BELONGS = {
+    "script": ("script",),
+    "reactive": ("persona", "laws", "turn_model"),
+    "replay": ("recording",),
+    "llm": ("goal", "endpoint", "who", "speech", "log", *_LLM),
+    "policy": ("policy", "opens"),
+}
 
 
 def read_user(
     document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]
-) -> ReactiveUser | Recording | None:
+) -> ReactiveUser | Recording | LlmUser | PolicyUser | None:
     """Who speaks; None for a script. `variables` are what a number may refer to."""
     driver = spec.get("driver", "script")
     takes = _BELONGS[driver]
@@ -32,7 +41,35 @@ def read_user(
         return _reactive(document, spec, variables)
     if takes[0] not in spec:
         raise document.error(f"user has no {takes[0]!r}; add it", ("user",))
+    if driver == "llm":
+        return _llm(document, spec)
+    if driver == "policy":
+        return PolicyUser(spec["policy"], spec.get("opens"))
     return _recording(document, spec["recording"]) if driver == "replay" else None
+
+
+def _llm(document: Document, spec: Mapping[str, Any]) -> LlmUser:
+    folder = Path(document.source).parent
+    if "endpoint" not in spec:
+        raise document.error("user has no 'endpoint'; add it: {base_url: ..., model: ...}", ("user",))
+    endpoint = UserEndpoint(**spec["endpoint"])
+    endpoint.body = {**UserEndpoint().body, **endpoint.body}  # what is not said stays bounded
+    try:
+        endpoint.check()
+    except UptakeError as error:
+        raise document.error(str(error), ("user", "endpoint")) from error
+    voice = dict(spec.get("speech", {}))
+    if "voices" in voice:
+        voice["voices"] = folder / voice["voices"]
+    numbers = {name: spec[name] for name in _LLM if name in spec}
+    return LlmUser(
+        goal=spec["goal"],
+        endpoint=endpoint,
+        **({"who": spec["who"]} if "who" in spec else {}),
+        speech=Voice(**voice) if voice else None,
+        log=folder / spec["log"] if "log" in spec else None,
+        **numbers,
+    )
 
 
 def _reactive(document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]) -> ReactiveUser:

@@ -16,7 +16,9 @@ from envs.pack import Pack
 from envs.scenario import Scenario
 from envs.seeding import Seeds
 from envs.users import plan as script_plan
+from envs.users.caller import bind_llm
 from envs.users.character import bind_reactive
+from envs.users.partner import PolicyDriver, bind_policy
 from envs.users.reactive import ReactiveDriver
 from envs.users.replay import bind_replay
 from envs.users.script import Cue, ScriptDriver
@@ -75,6 +77,8 @@ class Driver(Protocol):
     def skipped(self, row: int) -> list[dict[str, str]]:
         """What never happened: id and type."""
 
+    # A driver may also have `notes(row)`, more fields of the episode's meta, and `decisions(row)`, records of its own.
+
     def fork(self, source: int, rows: Iterable[int]) -> None:
         """Let `rows` continue from where row `source` stands."""
 
@@ -85,10 +89,18 @@ class Driver(Protocol):
         """Continue from what `get_state` returned."""
 
 
+def _llm(batch: int) -> Driver:
+    from envs.users.llm import LlmDriver  # here: it brings an HTTP client along
+
+    return LlmDriver(batch)
+
+
 DRIVERS: Mapping[str, Callable[[int], Driver]] = {
     "script": ScriptDriver,
     "reactive": ReactiveDriver,
     "replay": ScriptDriver,  # a recording is a script of one line
+    "llm": _llm,
+    "policy": PolicyDriver,
 }
 
 
@@ -96,6 +108,8 @@ _BIND: Mapping[str, Callable[[Pack, Scenario, int, int, Clock, Acoustics | None]
     "script": script_plan.bind,
     "reactive": bind_reactive,
     "replay": bind_replay,
+    "llm": bind_llm,
+    "policy": bind_policy,
 }
 
 
@@ -144,6 +158,16 @@ class Users:
         """What never happened in a row."""
         return self._of(row).skipped(row)
 
+    def notes(self, row: int) -> dict[str, Any]:
+        """What else a row's driver has to say about the conversation: fields of the episode's meta."""
+        notes = getattr(self._of(row), "notes", None)
+        return notes(row) if notes else {}
+
+    def decisions(self, row: int) -> tuple[dict[str, Any], ...]:
+        """The decisions of a row's driver, where it writes them down."""
+        decisions = getattr(self._of(row), "decisions", None)
+        return decisions(row) if decisions else ()
+
     def fork(self, source: int, rows: Iterable[int]) -> None:
         """Let `rows` continue from where row `source` stands."""
         rows, plan = list(rows), self.plans[source]
@@ -166,6 +190,10 @@ class Users:
         self.plans = list(state["plans"])
         for name, kept in state["drivers"].items():
             self._driver(name).set_state(kept)
+
+    def use(self, name: str, driver: Driver) -> None:
+        """Put a driver in the place of the one that would be made for this name."""
+        self._drivers[name] = driver
 
     def _driver(self, name: str) -> Driver:
         if name not in self._drivers:

@@ -6,7 +6,7 @@ writes down what happened as events of the taxonomy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -78,16 +78,9 @@ class ReactiveDriver:
         if not state.said:
             return []
         said = state.said[-1]
-        pcm = plan.speech(said.utterance).pcm
-        stop = said.stop - said.start  # of the speech, from its start
-        first = max(now - said.start, 0)
-        last = min(now + FRAME - said.start, stop + _FADE if said.broken else len(pcm), len(pcm))
-        if first >= last:
+        onset, piece = piece_of(plan.speech(said.utterance).pcm, said.start, said.stop if said.broken else None, now)
+        if not len(piece):
             return []
-        piece = pcm[first:last]
-        if said.broken and last > stop:
-            piece = (piece * np.clip((stop + _FADE - np.arange(first, last)) / _FADE, 0.0, 1.0)).astype(np.int16)
-        onset = said.start + first
         self._own[row, onset - now : onset - now + len(piece)] = piece
         return [Cue(row, onset, piece, "user")]
 
@@ -145,15 +138,35 @@ class ReactiveDriver:
         return plan
 
 
+def piece_of(pcm: np.ndarray, start: int, stop: int | None, now: int) -> tuple[int, np.ndarray]:
+    """What is heard of a speech in the frame that starts at `now`: its sample of the episode, and (n,) int16.
+
+    Args:
+        pcm: (N,) int16 that began at sample `start`.
+        stop: where it was broken off; None where it was not.
+    """
+    end = len(pcm) if stop is None else min(stop - start + _FADE, len(pcm))
+    first, last = max(now - start, 0), min(now + FRAME - start, end)
+    piece = pcm[first : max(first, last)]
+    if stop is not None and last > stop - start:
+        piece = (piece * np.clip((stop - start + _FADE - np.arange(first, last)) / _FADE, 0.0, 1.0)).astype(np.int16)
+    return start + first, piece
+
+
+def events_said(events: Sequence[Event], start: int, since: int, stop: int | None) -> list[Event]:
+    """The events of a speech that began at `start`, as far as it was said; `since` belongs to the first of them.
+
+    Args:
+        stop: where it was broken off; None where it was not.
+    """
+    placed = [shifted(event, start, NEVER if i else since) for i, event in enumerate(events)]
+    return placed if stop is None else [_broken(event, stop) for event in placed if event.onset < stop]
+
+
 def events_of(character: Character, said: Said) -> list[Event]:
     """The events of an entry of the log, as far as it was said. Times are samples of the episode."""
-    found = []
-    for event in character.speech(said.utterance).events:
-        placed = shifted(event, said.start, said.since if event.id == said.utterance.id else NEVER)
-        if not said.broken:
-            found.append(placed)
-        elif placed.onset < said.stop:
-            found.append(_broken(placed, said.stop))
+    events = character.speech(said.utterance).events
+    found = events_said(events, said.start, said.since, said.stop if said.broken else None)
     if said.broken == "collision":
         return [replace(event, type="A6", expects=(), anchors={}) for event in found[:1]]
     if said.broken == "attempt":

@@ -13,6 +13,8 @@ What happens is read from who spoke when (`envs.recording`):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from envs.acoustics.config import Acoustics
 from envs.clock import CLOCK, Clock
 from envs.corpora.utterances import utterances
@@ -52,7 +54,7 @@ def bind_replay(
         type="A3",
         source="user",
         pcm=pcm,
-        events=find_events(scenario.user, scenario),
+        events=find_events(scenario.user.units, scenario.user.spans, scenario.user.partner, scenario),
         at=0,
         after=None,
         gap=0,
@@ -66,22 +68,30 @@ def bind_replay(
     return Plan(**drawn, lines=(line,), voice=scenario.user.file.stem)
 
 
-def find_events(recording: Recording, scenario: Scenario) -> tuple[Event, ...]:
-    """What happens in a recording, in order of onset. Times are samples of its window."""
+def find_events(
+    units: Sequence[tuple[int, int]], spans: Sequence[Word], partner: Sequence[tuple[int, int]], scenario: Scenario
+) -> tuple[Event, ...]:
+    """What somebody does in a conversation, in order of onset. Times are samples.
+
+    Args:
+        units: when they speak: inter-pausal units, in order.
+        spans: what they say, as far as it is known: a word or a segment each.
+        partner: when the other one speaks.
+        scenario: says what is expected about each type.
+    """
     found: list[Event] = []
-    partner = recording.partner
 
     def event(name: str, code: str, on: int, off: int, anchors: dict[str, int] | None = None) -> None:
-        spans = [s for s in recording.spans if s.onset >= on and s.offset <= off and s.text]
-        words = tuple(Word(*span) for span in spans if len(span.text.split()) == 1)
+        within = [span for span in spans if on <= (span.onset + span.offset) // 2 < off and span.text]
+        words = tuple(Word(*span) for span in within if len(span.text.split()) == 1)
         expects = tuple(e for c, e in scenario.expects if c == code) or EXPECTS.get(code, ())
-        text = " ".join(span.text for span in spans)
+        text = " ".join(span.text for span in within)
         found.append(Event(name, code, "user", on, off, anchors or {}, text, words, expects))
 
-    for number, said in enumerate(utterances([recording.units], TURN_GAP)):
+    for number, said in enumerate(utterances([list(units)], TURN_GAP)):
         on, off = said.onset, said.offset
         name = f"turn{number}"
-        spoken = " ".join(span.text for span in recording.spans if span.onset >= on and span.offset <= off)
+        spoken = " ".join(span.text for span in spans if on <= (span.onset + span.offset) // 2 < off)
         talking = next(((a, b) for a, b in partner if a < on < b), None)
         if off - on <= SHORT and len(spoken.split()) <= 2:
             if talking:
@@ -89,7 +99,7 @@ def find_events(recording: Recording, scenario: Scenario) -> tuple[Event, ...]:
             continue
         code = "A1" if spoken.rstrip().endswith("?") else "A3"
         if talking and on - talking[0] >= SHORT and talking[1] - on >= TERMINAL_OVERLAP:
-            first = next((span.offset for span in recording.spans if span.onset >= on and span.text), said.units[0][1])
+            first = next((span.offset for span in spans if span.onset >= on and span.text), said.units[0][1])
             event(name, "C1", on, off, {"sem": min(first, off)})
             continue
         heard = [a for a, b in partner if on <= a and b <= off and b - a <= SHORT]

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ import numpy as np
 
 from envs.activity import DEFAULT, OnlineActivity
 from envs.errors import UptakeError, nearest
+from envs.event import Word
 from envs.users.laws import load_laws
 
 ENTRY_POINT_GROUP = "uptake.turn_models"
@@ -24,7 +25,7 @@ ENTRY_POINT_GROUP = "uptake.turn_models"
 
 @dataclass(frozen=True)
 class Heard:
-    """What a user knows at the end of a frame: nothing of the agent but its sound."""
+    """What a user knows at the end of a frame: the agent's sound."""
 
     now: np.ndarray
     """(B,) samples so far."""
@@ -32,6 +33,9 @@ class Heard:
     """Of the agent."""
     agent: np.ndarray
     """(B, F) float32: the frame that the agent just played."""
+    words: Callable[[int], Sequence[Word]] | None = None
+    """What the agent has said so far in a row, by its text stream or by speech recognition, where somebody gives that:
+    for an `llm` user, who reads where others listen."""
 
 
 class TurnModel(Protocol):

@@ -23,7 +23,7 @@ class Answer:
     """As the endpoint names it."""
     cached: bool = False
     fault: str = ""
-    """The kind of fault (`rewards.judge.endpoint.Fault`); empty for a score."""
+    """The kind of fault (`envs.chat.endpoint.Fault`); empty for a score."""
     detail: str = ""
     """The fault in one line."""
 

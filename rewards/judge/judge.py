@@ -1,45 +1,34 @@
 """Questions to a language model, answered in the background: cached, rate-limited, retried, and never waited for long.
 
-`Judge.ask` returns at once. A thread with an event loop of its own sends the requests, `concurrency` at a time; every
-future it gives out is settled within `patience_s`, by a score or by a fault, and never raises. The same question under
-way twice is asked once.
+`Judge.ask` returns at once (`envs.chat`); every future it gives out is settled within `patience_s`, by a score or by a
+fault, and never raises.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tenacity
-from aiolimiter import AsyncLimiter
-
+from envs.chat.chat import Chat
+from envs.chat.endpoint import Fault
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import Word
 from rewards.judge.answer import Answer
-from rewards.judge.breaker import Breaker
-from rewards.judge.cache import Cache
 from rewards.judge.config import JudgeConfig
-from rewards.judge.endpoint import Endpoint, Fault
 from rewards.judge.rubric import Question, Rubric, Unreadable
 
 log = logging.getLogger(__name__)
 Heard = TypeVar("Heard")
 Hearing = tuple[Future[Heard | Answer], float]
 """What will be made of the words that are heard, and until when it is waited for."""
-
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 20.0
-"""Between tries: up to the first, doubled each time, up to the longest; at random below, so that ranks do not march."""
 
 
 class Judge:
@@ -60,26 +49,12 @@ class Judge:
         listen: Callable[[Episode], Sequence[Word]] | None = None,
         share: float = 1.0,
     ) -> None:
-        config.check()
         self.config = config
-        self._endpoint = Endpoint(config)  # now, so that an environment variable that is missing is found now
+        self._chat = Chat(config, share, "judge")
         self.counts: Counter[str] = Counter()
         """Questions by what became of them: `asked`, `cached`, and faults by kind."""
         self._listen = listen
-        rate = config.requests_per_minute * share
-        self._rate: AbstractAsyncContextManager[None] = (
-            AsyncLimiter(max(rate, 1.0), 60.0 * max(1.0, 1.0 / rate)) if rate else nullcontext()
-        )
-        self._slots, self._trial, self._stop = asyncio.Semaphore(config.concurrency), asyncio.Lock(), asyncio.Event()
-        self._not_before = 0.0
-        """Of the loop's clock: a judge that is busy said so."""
-        self._cache = Cache(Path(config.cache))
-        self._breaker = Breaker(config.breaker_faults, config.breaker_s)
         self._log: Path | None = None
-        self._lock = threading.Lock()
-        self._under_way: dict[str, Future[Answer]] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
         self._listener = ThreadPoolExecutor(1, thread_name_prefix="uptake-listener")
 
     # ---- asking
@@ -87,14 +62,7 @@ class Judge:
     def ask(self, question: Question) -> Future[Answer]:
         """Put a question; returns at once. The future is settled within `patience_s` and does not raise."""
         key = question.key(self.config.model, self.config.fields)
-        with self._lock:
-            found = self._under_way.get(key)
-            if found is None:
-                loop = self._loop or self._start()
-                found = asyncio.run_coroutine_threadsafe(self._settle(question, key), loop)
-                self._under_way[key] = found
-                found.add_done_callback(lambda _: self._under_way.pop(key, None))
-        return found
+        return self._chat.ask(key, lambda: self._settle(question, key))
 
     def heard(self, episode: Episode, then: Callable[[Sequence[Word]], Heard]) -> Hearing[Heard] | None:
         """Listen to an episode's agent in the background and hand on its words; None where its text is judged."""
@@ -138,11 +106,7 @@ class Judge:
     def close(self) -> None:
         """Give up what is under way and end the threads."""
         self._listener.shutdown(wait=False, cancel_futures=True)
-        loop, thread = self._loop, self._thread
-        if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(self._stop.set)
-            thread.join()
-            self._loop = self._thread = None
+        self._chat.close()
 
     # ---- the record
 
@@ -187,20 +151,7 @@ class Judge:
             with open(self._log, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
-    # ---- in the judge's own thread
-
-    def _start(self) -> asyncio.AbstractEventLoop:
-        started: Future[asyncio.AbstractEventLoop] = Future()
-
-        async def live() -> None:
-            started.set_result(asyncio.get_running_loop())
-            await self._stop.wait()
-            await self._endpoint.close()
-
-        self._thread = threading.Thread(target=asyncio.run, args=(live(),), name="uptake-judge", daemon=True)
-        self._thread.start()
-        self._loop = started.result()
-        return self._loop
+    # ---- in the chat's own thread
 
     async def _settle(self, question: Question, key: str) -> Answer:
         rubric = question.rubric
@@ -208,71 +159,23 @@ class Judge:
         def answer(**found: Any) -> Answer:
             return Answer(rubric.name, rubric.digest, question.asked, key, **found)
 
-        stored = self._cache.get(key)
-        if stored is not None and (known := _scored(stored, rubric)):
-            return answer(**known, cached=True)
+        def read(reply: str) -> dict[str, Any]:
+            try:
+                return {"score": rubric.read(reply)}
+            except Unreadable as error:
+                raise Fault(error.kind, str(error)) from None
+
         try:
-            async with asyncio.timeout(self.config.patience_s):
-                async with self._slots:
-                    found = await self._guarded(question)
+            found = await self._chat.answer(
+                key,
+                question.messages,
+                read,
+                again=lambda stored: _scored(stored, rubric),
+                note={"digest": rubric.digest},
+            )
         except Fault as fault:
             return answer(fault=fault.kind, detail=str(fault))
-        except TimeoutError:
-            return answer(fault="late", detail=f"no score within judge.patience_s = {self.config.patience_s:g} s")
-        try:
-            self._cache.put(key, {**found, "digest": rubric.digest, "messages": question.messages})
-        except OSError as error:
-            if not self.counts["uncached"]:
-                log.warning("judge.cache = %s: %s; answers are not kept", self.config.cache, error.strerror)
-            self.counts["uncached"] += 1
-        return answer(**found)
-
-    async def _guarded(self, question: Question) -> dict[str, Any]:
-        """Ask, if the breaker lets it through: when it is half open, one question tries and the others wait."""
-        if self._breaker.state == "half_open":
-            async with self._trial:
-                if self._breaker.state == "half_open":
-                    return await self._counted(question)
-        return await self._counted(question)
-
-    async def _counted(self, question: Question) -> dict[str, Any]:
-        retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.config.retries + 1),
-            wait=tenacity.wait_random_exponential(FIRST_WAIT_S, LONGEST_WAIT_S),
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, Fault) and error.again),
-            reraise=True,
-        )
-        try:
-            found: dict[str, Any] = await retrying(self._once, question)
-        except Fault as fault:
-            if fault.kind != "breaker_open" and self._breaker.failed():
-                log.warning(
-                    "the judge %s failed %d times in a row; it is left alone for %g s and its terms are masked",
-                    self.config.model, self.config.breaker_faults, self.config.breaker_s,
-                )  # fmt: skip
-            raise
-        if self._breaker.succeeded():
-            log.warning("the judge %s answers again", self.config.model)
-        return found
-
-    async def _once(self, question: Question) -> dict[str, Any]:
-        loop = asyncio.get_running_loop()
-        while (wait := self._not_before - loop.time()) > 0:  # one 429 holds back everybody
-            await asyncio.sleep(wait)
-        if self._breaker.state == "open":
-            raise Fault("breaker_open", f"{self.config.breaker_faults} questions in a row had no answer")
-        async with self._rate:
-            pass
-        try:
-            reply = await self._endpoint.complete(question.messages)
-        except Fault as fault:
-            self._not_before = max(self._not_before, loop.time() + min(fault.after_s, self.config.patience_s))
-            raise
-        try:
-            score = question.rubric.read(reply.text)
-        except Unreadable as error:
-            raise Fault(error.kind, self._endpoint.clean(str(error))) from None
-        return {"score": score, "reply": self._endpoint.clean(reply.text), "model": reply.model}
+        return answer(**{name: found[name] for name in ("score", "reply", "model", "cached") if name in found})
 
 
 def _scored(stored: Mapping[str, Any], rubric: Rubric) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-Message = dict[str, str]
+from envs.chat.config import Message
 
 _THOUGHT = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?[0-9]+")

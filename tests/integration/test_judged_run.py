@@ -12,10 +12,10 @@ import torch
 
 from align.trainers import grpo
 from align.trainers.grpo import GrpoConfig
+from envs.chat import chat as chat_module
 from envs.event import Event
 from rewards import Composition, Verdict, names, reward
 from rewards import registry as registry_module
-from rewards.judge import judge as judge_module
 from rewards.judge.config import JudgeConfig
 from rewards.judge.judge import Judge
 from rewards.judge.rubric import Question, Rubric
@@ -42,7 +42,7 @@ class Env(ToyEnv):
 def terms(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     names()
     monkeypatch.setattr(registry_module, "_REGISTRY", dict(registry_module._REGISTRY))
-    monkeypatch.setattr(judge_module, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(chat_module, "FIRST_WAIT_S", 0.01)
 
     @reward("wording", axis="quality", events=["A1"], horizon_s=30.0, rubric=WORDS)
     def wording(view, event):

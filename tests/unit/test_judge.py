@@ -14,15 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envs.chat import chat as chat_module
+from envs.chat.breaker import Breaker
+from envs.chat.cache import Cache
+from envs.chat.endpoint import retry_after
 from envs.errors import UptakeError
 from rewards import Composition, EpisodeView, Verdict, get, names, reward
 from rewards import registry as registry_module
-from rewards.judge import judge as judge_module
-from rewards.judge.breaker import Breaker
-from rewards.judge.cache import Cache
 from rewards.judge.config import JudgeConfig
 from rewards.judge.dialogue import dialogue
-from rewards.judge.endpoint import retry_after
 from rewards.judge.judge import Judge
 from rewards.judge.rubric import PUBLISHED, SAFETY, Question, Rubric, Unreadable
 from tests.judge_server import JudgeServer
@@ -34,7 +34,7 @@ ASKED = event("A1", 1.0, 4.0)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge_module, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(chat_module, "FIRST_WAIT_S", 0.01)
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2
 
-from rewards.judge.config import JudgeConfig
-from rewards.judge.rubric import Message
+from envs.chat.config import EndpointConfig, Message
 
 LARGEST_REPLY = 2**20
-"""Bytes of a response that are read; no judgement is longer."""
+"""Bytes of a response that are read; no honest answer is longer."""
 SHOWN = 200
 """Characters of a server's text that a record or a log may hold."""
 
@@ -25,7 +25,7 @@ class Fault(Exception):
 
     Args:
         kind: `unreachable`, `timeout`, `rate_limited`, `server_error`, `refused`, `malformed`, `wrong_model`; and from
-            elsewhere `prose`, `out_of_scale`, `late`, `breaker_open`, `transcript`.
+            elsewhere `late`, `breaker_open` and what the reader of the reply says.
         again: whether another try may help.
         after_s: seconds that the server asked to wait.
     """
@@ -37,16 +37,18 @@ class Fault(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judge said, and as whom."""
+    """What a model said, and as whom."""
 
     text: str
     model: str
+    tokens: int = 0
+    """Of the question and the answer, as the endpoint counts them; 0 where it does not."""
 
 
 class Endpoint:
     """A client that keeps its connections; used inside one event loop."""
 
-    def __init__(self, config: JudgeConfig) -> None:
+    def __init__(self, config: EndpointConfig) -> None:
         self._config = config
         self._key = config.key()
         self._address = config.base_url.rstrip("/") + "/chat/completions"
@@ -60,13 +62,13 @@ class Endpoint:
         """Close the connections."""
         await self._client.aclose()
 
-    async def complete(self, messages: list[Message]) -> Reply:
-        """Ask once.
+    async def complete(self, messages: list[Message], more: Mapping[str, Any] | None = None) -> Reply:
+        """Ask once; `more` are fields of this request alone.
 
         Raises:
             Fault: there is no usable reply.
         """
-        body = {"model": self._config.model, "messages": messages, **self._config.fields}
+        body = {"model": self._config.model, "messages": messages, **self._config.fields, **(more or {})}
         try:
             async with asyncio.timeout(self._config.timeout_s):
                 status, headers, content = await self._post(body)
@@ -111,16 +113,25 @@ class Endpoint:
         asked = self._config.model
         # A dated snapshot of the model is the model, and so is the name with its publisher in front.
         if not (model == asked or model.startswith(f"{asked}-") or model.endswith(f"/{asked}")):
-            raise Fault("wrong_model", f"asked for {asked!r}, answered by {self.clean(model)!r}; set judge.model")
-        return Reply(text or "", self.clean(model))
+            raise Fault(
+                "wrong_model",
+                f"asked for {asked!r}, answered by {self.clean(model)!r}; set {self._config.section}.model",
+            )
+        usage = answer.get("usage")
+        tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
+        return Reply(text or "", self.clean(model), tokens if type(tokens) is int and tokens > 0 else 0)
 
     def clean(self, text: str) -> str:
-        """One line of printable text without the key: all that may leave this object."""
+        """One line of printable text without the key: all that a record or a log may hold."""
+        return "".join(c if c.isprintable() else " " for c in self.without_key(text))[:SHOWN].strip()
+
+    def without_key(self, text: str) -> str:
+        """A text in which the key, should a server echo it, is not to be found: all that may leave this object."""
         if self._key:
             escaped = json.dumps(self._key)[1:-1]  # as a server's JSON would echo it
             for spelling in (self._key, escaped, escaped.replace("/", "\\/")):
                 text = text.replace(spelling, "[key]")
-        return "".join(c if c.isprintable() else " " for c in text)[:SHOWN].strip()
+        return text
 
 
 def retry_after(value: str) -> float:

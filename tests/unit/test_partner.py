@@ -1,0 +1,74 @@
+"""A `DuplexPolicy` as the user: heard as it speaks, the same from the same seed, and alone in its row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from align.evaluation import load_partner, play
+from align.partner import PolicyPartner
+from envs import agents
+from envs.clock import CLOCK
+from envs.duplex_vector_env import DuplexVectorEnv
+from envs.errors import UptakeError
+from envs.pack import Pack
+from tests.toy_duplex import ToyPolicy
+
+F = CLOCK.frame
+
+
+def test_a_policys_rows_sound_alike_from_one_seed_and_reset_alone():
+    pack = Pack.load("core", "selfplay")
+    env = DuplexVectorEnv(pack, 3, split="test", frames=40)
+    options = {"scenario": "selfplay/test", "variant": [0, 0, 1]}
+    env.reset(seed=1, options=options)
+    noise = np.random.default_rng(0).normal(0, 0.05, (40, 1, F)).astype(np.float32).repeat(3, axis=1)
+    for action in noise[:20]:
+        env.step(action)
+    env.reset(options={**options, "reset_mask": np.array([False, True, False])})
+    for action in noise[20:]:
+        env.step(action)
+    kept = env.episode(0)
+    env.reset(seed=1, options=options)
+    for action in noise:
+        env.step(action)
+    assert np.array_equal(env.episode(0).user, kept.user)  # its neighbour began afresh meanwhile, and changed nothing
+    assert np.array_equal(env.episode(0).user, env.episode(1).user)
+    assert not np.array_equal(env.episode(0).user, env.episode(2).user)
+
+
+def test_two_policies_talk_and_both_sides_are_recorded():
+    pack = Pack.load("core", "selfplay")
+    (episode,) = play(
+        lambda env: agents.EnergyVad(1, env.pack, ms=200), pack, [("selfplay/test", 0)], split="test", seed=3, frames=60
+    )
+    assert episode.meta["driver"] == "policy" and episode.meta["voice"] == "pocket"
+    first = episode.events[0]
+    assert first.type in ("A1", "A3") and first.text and episode.agent[first.offset :].any()
+
+
+def test_a_partner_says_what_its_policy_says_and_gives_its_words():
+    partner, again = load_partner("pocket", 2), load_partner("pocket", 2)
+    assert not any(parameter.requires_grad for parameter in partner._policy.model.parameters())
+    question = next(clip for clip in Pack.load("core").clips("user") if clip.said_as == "question")
+    heard = np.zeros((60, F), np.float32)
+    heard.reshape(-1)[: question.samples] = question.audio
+    for one in (partner, again):
+        one.reset(np.array([0]), [5])
+    both = np.array([True, False])
+    pair = np.zeros((2, F), np.float32)
+    said = []
+    for frame in heard:
+        pair[0] = frame
+        outputs = [one.step(pair, both) for one in (partner, again)]
+        assert np.array_equal(outputs[0][0], outputs[1][0])
+        said.append(outputs[0][0])
+    spoke = np.abs(np.stack(said)).max() > 0.02
+    assert bool(partner.words(0)) == spoke and partner.words(0) == again.words(0) and not partner.words(1)
+
+
+def test_a_policy_of_another_rate_is_refused():
+    policy = ToyPolicy()
+    policy.spec = type(policy.spec)(**{**vars(policy.spec), "sample_rate": 16000})
+    with pytest.raises(UptakeError, match="a user of 1920 samples a frame at 16000 Hz"):
+        PolicyPartner(policy, 1)
