@@ -51,7 +51,7 @@ def test_times_may_have_units_and_variables_are_known_by_name():
         ("at: 1.0s", "at: .nan", 7, "must be seconds"),
         ("at: 1.0s", "at: $gpa", 7, "no variable '.gpa'; did you mean 'gap'"),
         (", at: 1.0s", "", 7, "exactly one of 'at' and 'when'"),
-        ("clip: ask", "clip: ask, say: hello", 7, "exactly one of 'clip' and 'say'"),
+        ("clip: ask", "clip: ask, say: hello", 7, "exactly one of 'clip', 'say' and 'silence'"),
         ("clip: ask", "clip: ask, timeout: 3", 7, "'timeout' needs a trigger"),
         ("clip: ask", "clip: ask, turn: A1", 7, "belongs to type B7"),
         ("clip: ask", "clip: ask, pauses: [{seconds: 1}]", 7, "exactly one of 'after_word' and 'at_pause'"),
