@@ -102,10 +102,10 @@ class Event:
     """One thing that happens in an episode. All times are samples from the start of the episode.
 
     Turn events (`TURN_TYPES`) span the user's utterance and the response is due after `offset`. Pause events
-    (`PAUSE_TYPES`) span the silence itself, and so does a stretch in which nothing is said (E1, E4, E6, A5). A monologue
-    (B7) has an anchor `bc0`, `bc1`, ... wherever a listener would backchannel. A barge-in (`BARGE_IN_TYPES`) has the
-    anchors `sem` (end of the word that makes the intent clear) and `agent_speaking_since` (since when the agent had been
-    talking); whatever else began while the agent spoke has the latter.
+    (`PAUSE_TYPES`) span the silence itself, and so does a stretch in which nothing is said (E1, E4, E6, A5). A
+    monologue (B7) has an anchor `bc0`, `bc1`, ... wherever a listener would backchannel. A barge-in (`BARGE_IN_TYPES`)
+    has the anchors `sem` (end of the word that makes the intent clear) and `agent_speaking_since` (since when the agent
+    had been talking); whatever else waited for the agent to speak has the latter.
 
     `due` is where the agent should speak up (it is expected to); `collision` is the first sample at which both talk, of
     an event that expects it to yield.

@@ -16,7 +16,7 @@
     terminate: {after_script_s: 4.0}
 
 An item may be a `silence` of so many seconds in place of a clip: a stretch in which something is expected. A scenario
-with a list of splits is one scenario each, and `{split}` in a clip's id is the split.
+with a list of splits is one scenario each, and `$split` in a clip's id is the split.
 
 `user.driver` may also be `reactive` (a `persona` in place of the script, `envs.users.persona`) or `replay` (a
 `recording`, `envs.recording`). Their events follow from what happens, so that `expect` then names types of events.
@@ -51,7 +51,7 @@ DEFAULT_ROOM_TONE_DB = -62.0
 DEFAULT_TIMEOUT = 6.0
 DEFAULT_AFTER_SCRIPT = 3.0
 DEFAULT_MAX = 60.0
-_SPLIT = "{split}"
+_SPLIT = "$split"
 REPLAY_TYPES = frozenset({"A1", "A3", "B1", "B7", "C1", "D1"})
 """What is found in a recording (`envs.users.replay`)."""
 

@@ -1,8 +1,8 @@
 """Twins: two scenarios that share every sample up to the decision point, and differ in what is right after it.
 
 Only so can no constant behaviour be right in both. The decision point is where the first item in which their scripts
-differ begins; where both play the same clip there, it is where the first of them is cut or pauses. Scenarios with the same
-script are twins, too, that differ in their acoustics alone: a condition of the channel, and the same without it.
+differ begins; where both play the same clip there, it is where the first of them is cut or pauses. Scenarios with the
+same script are twins, too, that differ in their acoustics alone: a condition of the channel, and the same without it.
 """
 
 from __future__ import annotations

@@ -140,9 +140,11 @@ def bind(
     lines = []
     for i, (item, clip) in enumerate(zip(scenario.script, clips, strict=True)):
         due = None if item.due is None else samples(item.due)
+        pcm = _NOTHING
+        events: tuple[Event, ...]
         if clip is None:
             assert item.silence is not None
-            pcm, events = _NOTHING, (silent_event(item, samples(item.silence), due, scenario),)
+            events = (silent_event(item, samples(item.silence), due, scenario),)
         else:
             pauses = [samples(pause.seconds) for pause in item.pauses]
             gain = settle(item.gain_db, values)
