@@ -295,9 +295,12 @@ class Oracle(ScriptedAgent):
             elif event.expected("yields") is not None:
                 if self._due(row, now, f"{event.id}:yield", event.anchors["collision"], self.GIVE_WAY):
                     self.hush(row, event.anchors["collision"] + CLOCK.samples(self.GIVE_WAY))
-            elif event.type in (*TURN_TYPES, "B7") or any(event.expected(one) for one in ("stops", "resumes")):
-                if self._due(row, now, f"{event.id}:yield", event.onset, self.STOP) and not self._collides(row, event):
-                    self.hush(row, event.onset + CLOCK.samples(self.STOP))
+            elif (
+                (event.type in (*TURN_TYPES, "B7") or event.expected("stops") or event.expected("resumes"))
+                and self._due(row, now, f"{event.id}:yield", event.onset, self.STOP)
+                and not self._collides(row, event)
+            ):
+                self.hush(row, event.onset + CLOCK.samples(self.STOP))
             if event.expected("resumes") and self._due(row, now, f"{event.id}:resume", event.offset, self.ANSWER):
                 self.resume(row, event.offset + CLOCK.samples(self.ANSWER))
             due = event.anchors["due"] if event.expected("speaks_up") else None

@@ -269,6 +269,8 @@ _OF_CLIPS = ("anchors", "gain_db", "opportunities", "pause_type", "pauses", "tur
 def _check_order(document: Document, script: Sequence[Mapping[str, Any]]) -> None:
     """An item can only wait for one that stands before it, so that nothing waits for itself."""
     waits = {spec["id"]: spec.get("when", {}).get("after") for spec in script}
+    if len(waits) < len(script):
+        return  # an id that stands twice is the first thing to mend
     for i, spec in enumerate(script):
         chain = [spec["id"]]
         while (before := waits.get(chain[-1])) is not None and before not in chain:
