@@ -161,6 +161,14 @@ class ScriptedAgent:
         for said in self._said[row]:
             said.stop = min(said.stop, max(at, int(self.now[row])))
 
+    def resume(self, row: int, at: int) -> None:
+        """Go on from the sample `at` with what was broken off last, where it was broken off."""
+        cut = next((u for u in reversed(self._said[row]) if u.start < u.stop < u.origin + u.clip.samples), None)
+        if cut is not None:
+            start = max(at, int(self.now[row]))
+            origin = start - (cut.stop - cut.origin)
+            self._said[row].append(_Utterance(cut.clip, origin, start, origin + cut.clip.samples))
+
     def busy_until(self, row: int) -> int:
         """The sample at which the last utterance ends; 0 when there was none."""
         return max((said.stop for said in self._said[row]), default=0)
@@ -275,10 +283,12 @@ class Oracle(ScriptedAgent):
     """Knows what happens and does what is expected: the ceiling.
 
     Answers `ANSWER` seconds after the end of a turn with a clip that fits what is expected, backchannels `BACKCHANNEL`
-    seconds after an opportunity, stops `STOP` seconds after a barge-in has become clear, and answers it.
+    seconds after an opportunity, stops `STOP` seconds after a barge-in has become clear, and answers it. It gives way
+    `GIVE_WAY` seconds into a collision, goes on `ANSWER` seconds after what it need not have stopped for, and speaks up
+    `SPEAK_UP` seconds after that is due.
     """
 
-    ANSWER, BACKCHANNEL, STOP = 0.25, 0.2, 0.2
+    ANSWER, BACKCHANNEL, STOP, GIVE_WAY, SPEAK_UP = 0.25, 0.2, 0.2, 0.4, 0.2
 
     def __init__(self, num_envs: int, pack: Pack, env: DuplexVectorEnv) -> None:
         super().__init__(num_envs, pack)
@@ -296,8 +306,20 @@ class Oracle(ScriptedAgent):
             if event.type in BARGE_IN_TYPES:
                 if self._due(row, now, f"{event.id}:stop", event.anchors["sem"], self.STOP):
                     self.hush(row, event.anchors["sem"] + CLOCK.samples(self.STOP))
-            elif event.type in (*TURN_TYPES, "B7") and self._due(row, now, f"{event.id}:yield", event.onset, self.STOP):
+            elif event.expected("yields") is not None:
+                if self._due(row, now, f"{event.id}:yield", event.anchors["collision"], self.GIVE_WAY):
+                    self.hush(row, event.anchors["collision"] + CLOCK.samples(self.GIVE_WAY))
+            elif (
+                (event.type in (*TURN_TYPES, "B7") or event.expected("stops") or event.expected("resumes"))
+                and self._due(row, now, f"{event.id}:yield", event.onset, self.STOP)
+                and not self._collides(row, event)
+            ):
                 self.hush(row, event.onset + CLOCK.samples(self.STOP))
+            if event.expected("resumes") and self._due(row, now, f"{event.id}:resume", event.offset, self.ANSWER):
+                self.resume(row, event.offset + CLOCK.samples(self.ANSWER))
+            due = event.anchors["due"] if event.expected("speaks_up") else None
+            if due is not None and self._due(row, now, f"{event.id}:up", due, self.SPEAK_UP):
+                self.say(row, self._answer_to(row, event), due + CLOCK.samples(self.SPEAK_UP))
             if event.type == "B7" and self.backchannels:
                 for i, place in enumerate(v for name, v in sorted(event.anchors.items()) if name.startswith("bc")):
                     if self._due(row, now, f"{event.id}:bc{i}", place, self.BACKCHANNEL):
@@ -313,7 +335,11 @@ class Oracle(ScriptedAgent):
         self._done[row].add(name)
         return True
 
+    def _collides(self, row: int, event: Event) -> bool:
+        """Whether this turn is the one that another event of the same utterance tells when to give way to."""
+        return any(e.expected("yields") and e.onset == event.onset for e in self.env.privileged(row))
+
     def _answer_to(self, row: int, event: Event) -> Sound:
-        expect = event.expected("responds")
+        expect = event.expected("responds") or event.expected("speaks_up")
         fitting = self.env.pack.answers(expect.content) if expect else []
         return fitting[0] if fitting else self.clips[0]

@@ -63,8 +63,10 @@ EVENT_TYPES: Mapping[str, str] = MappingProxyType(
 )
 """The taxonomy of what happens in a conversation: code, and what it means."""
 
-TURN_TYPES = frozenset({"A1", "A3"})
-PAUSE_TYPES = frozenset({"B1", "B4"})
+TURN_TYPES = frozenset({"A1", "A2", "A3", "A4", "A7", "A8"})
+"""Utterances that end in the agent's turn. A simultaneous start (A6) is none: a user may break it off."""
+PAUSE_TYPES = frozenset({"B1", "B2", "B3", "B4", "B5", "B6"})
+"""Silences through which the user holds the floor."""
 BARGE_IN_TYPES = frozenset({"C1", "C2", "C3", "C4", "C5", "C6", "C9", "C10"})
 """Those that an agent should stop for."""
 AGENT_BEHAVIOURS = (
@@ -109,10 +111,14 @@ class Expect:
 class Event:
     """One thing that happens in an episode. All times are samples from the start of the episode.
 
-    Turn events (A1, A3) span the user's utterance and the response is due after `offset`. Pause events (B1, B4) span
-    the silence itself. A monologue (B7) has an anchor `bc0`, `bc1`, ... wherever a listener would backchannel. A
-    barge-in (C1, C2, C3) has the anchors `sem` (end of the word that makes the intent clear) and
-    `agent_speaking_since` (since when the agent had been talking); a user backchannel (D1) has the latter.
+    Turn events (`TURN_TYPES`) span the user's utterance and the response is due after `offset`. Pause events
+    (`PAUSE_TYPES`) span the silence itself, and so does a stretch in which nothing is said (E1, E4, E6, A5). A
+    monologue (B7) has an anchor `bc0`, `bc1`, ... wherever a listener would backchannel. A barge-in (`BARGE_IN_TYPES`)
+    has the anchors `sem` (end of the word that makes the intent clear) and `agent_speaking_since` (since when the agent
+    had been talking); whatever else waited for the agent to speak has the latter.
+
+    `due` is where the agent should speak up (it is expected to); `collision` is the first sample at which both talk, of
+    an event that expects it to yield.
     """
 
     id: str

@@ -32,6 +32,7 @@ from envs.episode import from_pcm16, read_audio, to_pcm16
 from envs.errors import UptakeError, nearest
 from envs.event import Word
 from envs.scenario import Cut, Scenario, ScriptItem, load_scenarios
+from envs.twins import check_twins
 from envs.users.persona import ReactiveUser, missing
 
 SCHEMA = "duplex.pack/1"
@@ -128,6 +129,7 @@ class Pack:
         self._content = self._asked_for()
         for scenario in self._scenarios.values():
             self._check(scenario)
+        check_twins(self._scenarios)
 
     @classmethod
     def load(cls, path: str | Path, users: str | Path = "") -> Pack:
@@ -267,10 +269,14 @@ class Pack:
         ]
 
     def candidates(self, scenario: Scenario, item: ScriptItem) -> list[Clip]:
-        """The clips that this item may play: its own, or all of its split that say the text, in order of voice."""
+        """The clips that this item may play: its own, or all of its split that say the text, in order of voice.
+
+        None for a silence.
+        """
         if item.clip is not None:
             return [self.clip(item.clip)]
-        assert item.say is not None
+        if item.say is None:
+            return []
         said = self._by_text.get(_normal(item.say), [])
         return sorted((c for c in said if c.split in (scenario.split, "all")), key=lambda c: (c.voice, c.id))
 
@@ -283,7 +289,7 @@ class Pack:
             if item.clip is not None and item.clip not in self._clips:
                 raise scenario.error(f"no clip {item.clip!r} in the pack{nearest(item.clip, self._clips)}", item.line)
             clips = self.candidates(scenario, item)
-            if not clips:
+            if not clips and item.silence is None:
                 said = {c.text for said in self._by_text.values() for c in said if c.split in (scenario.split, "all")}
                 hint = nearest(item.say or "", said)
                 raise scenario.error(f"no {scenario.split} clip says {item.say!r}{hint}", item.line)

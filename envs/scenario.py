@@ -15,6 +15,9 @@
     acoustics: cafe                # or a mapping of effects (`envs.acoustics.config`)
     terminate: {after_script_s: 4.0}
 
+An item may be a `silence` of so many seconds in place of a clip: a stretch in which something is expected. A scenario
+with a list of splits is one scenario each, and `$split` in a clip's id is the split.
+
 `user.driver` may also be `reactive` (a `persona` in place of the script, `envs.users.persona`), `replay` (a
 `recording`, `envs.recording`), `llm` (`envs.users.llm_user`) or `policy` (`envs.users.policy_user`). Their events
 follow from what happens, so that `expect` then names types of events.
@@ -26,7 +29,7 @@ line. Clips are looked up when a pack binds its scenarios (`envs.pack`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,7 @@ DEFAULT_ROOM_TONE_DB = -62.0
 DEFAULT_TIMEOUT = 6.0
 DEFAULT_AFTER_SCRIPT = 3.0
 DEFAULT_MAX = 60.0
+_SPLIT = "$split"
 REPLAY_TYPES = frozenset({"A1", "A3", "B1", "B7", "C1", "D1"})
 """What is found in a recording, and in what a policy says (`envs.users.replay`)."""
 LLM_TYPES = frozenset({"A1", "A3", "A8", "C1", "C2", "C3", "C4", "C5", "C6", "D1", "E2"})
@@ -60,7 +64,7 @@ _DRIVERS: Mapping[type, str] = {ReactiveUser: "reactive", Recording: "replay", L
 
 @dataclass(frozen=True)
 class Trigger:
-    """When an item starts. Exactly one of: a time; an item's end plus a gap; the agent's speech or silence."""
+    """When an item starts. Exactly one of: a time; an item's end plus a gap; what the agent does."""
 
     at: Value | None = None
     """Seconds from the start."""
@@ -69,9 +73,9 @@ class Trigger:
     gap: Value = 0.0
     """Seconds after the end of that item."""
     agent: str | None = None
-    """`speaking` or `silent`: waits for the agent, from the end of `after` on."""
+    """`speaking`, `silent`, or `done` (silent, having spoken): waits for the agent, from the end of `after` on."""
     hold: Value = 0.0
-    """Seconds for which the agent must have been so (`for` in the file)."""
+    """Seconds for which the agent must have been speaking or silent (`for` in the file)."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,12 @@ class ScriptItem:
     trigger: Trigger
     clip: str | None = None
     say: str | None = None
+    silence: Value | None = None
+    """Seconds in which nothing sounds, in place of a clip."""
+    source: str | None = None
+    """Who is heard, if not who usually causes such an event (`envs.users.plan`)."""
+    due: Value | None = None
+    """Seconds from its onset at which the agent should speak up: anchor `due`."""
     timeout: float = DEFAULT_TIMEOUT
     """Seconds, from when it may happen, after which a trigger on the agent is given up and the item skipped."""
     gain_db: Value = 0.0
@@ -109,7 +119,7 @@ class ScriptItem:
     opportunities: tuple[int, ...] = ()
     """B7: words after which a listener would backchannel."""
     turn: str | None = None
-    """B7: type of the turn event at its end."""
+    """B7, A6: type of the turn event that it is besides."""
     anchors: Mapping[str, int] = field(default_factory=dict)
     """Name to index of the word at whose end the anchor lies."""
     line: int = 0
@@ -205,7 +215,15 @@ def _by_split(scenario: Scenario) -> list[Scenario]:
     if len(splits) == 1:
         return [scenario]
     return [
-        replace(scenario, id=f"{scenario.id}/{split}", split=split, twin=scenario.twin and f"{scenario.twin}/{split}")
+        replace(
+            scenario,
+            id=f"{scenario.id}/{split}",
+            split=split,
+            twin=scenario.twin and f"{scenario.twin}/{split}",
+            script=tuple(
+                replace(item, clip=item.clip and item.clip.replace(_SPLIT, split)) for item in scenario.script
+            ),
+        )
         for split in splits
     ]
 
@@ -215,8 +233,10 @@ def _scenario(document: Document) -> Scenario:
     data = document.data
     variables = {name: parse_var(document, name, spec, ("vars", name)) for name, spec in data.get("vars", {}).items()}
     user = read_user(document, data["user"], variables)
+    script = data["user"].get("script", ())
+    _check_order(document, script)
     items: list[ScriptItem] = []
-    for i, spec in enumerate(data["user"].get("script", ())):
+    for i, spec in enumerate(script):
         items.append(_item(document, spec, ("user", "script", i), items, variables))
     acoustics, room = parse_acoustics(document, data.get("acoustics", {}), ("acoustics",), variables)
     names = _event_names(items) if user is None else list(EVENT_TYPES)
@@ -250,6 +270,25 @@ def _scenario(document: Document) -> Scenario:
     )
 
 
+_OF_CLIPS = ("anchors", "gain_db", "opportunities", "pause_type", "pauses", "turn", "until")
+"""Keys of an item that say how its clip is played."""
+
+
+def _check_order(document: Document, script: Sequence[Mapping[str, Any]]) -> None:
+    """An item can only wait for one that stands before it, so that nothing waits for itself."""
+    waits = {spec["id"]: spec.get("when", {}).get("after") for spec in script}
+    if len(waits) < len(script):
+        return  # an id that stands twice is the first thing to mend
+    for i, spec in enumerate(script):
+        chain = [spec["id"]]
+        while (before := waits.get(chain[-1])) is not None and before not in chain:
+            chain.append(before)
+        if before == spec["id"]:
+            circle = " waits for ".join(repr(name) for name in (*chain, before))
+            raise document.error(f"when: circular, {circle}; let one of them wait for a time or for the agent",
+                                 ("user", "script", i, "when", "after"))  # fmt: skip
+
+
 def _item(
     document: Document,
     spec: Mapping[str, Any],
@@ -262,14 +301,20 @@ def _item(
         raise document.error(f"item id {name!r} stands twice; rename one", (*where, "id"))
     if ".pause" in name or name.endswith(".turn"):
         raise document.error(f"item id {name!r}: '.pause' and '.turn' name its events; rename it", (*where, "id"))
-    if ("clip" in spec) == ("say" in spec):
-        raise document.error(f"item {name!r} needs exactly one of 'clip' and 'say'", where)
+    if sum(key in spec for key in ("clip", "say", "silence")) != 1:
+        raise document.error(f"item {name!r} needs exactly one of 'clip', 'say' and 'silence'", where)
+    if isinstance(document.data["split"], str) and _SPLIT in spec.get("clip", ""):
+        raise document.error(f"item {name!r}: '{_SPLIT}' in a clip needs a list of splits", (*where, "clip"))
+    for key in _OF_CLIPS:
+        if key in spec and "silence" in spec:
+            raise document.error(f"item {name!r}: {key!r} needs a clip, this is a silence; remove it", (*where, key))
     trigger = _trigger(document, spec, where, [item.id for item in before], variables)
     if "timeout" in spec and trigger.agent is None:
         raise document.error(f"item {name!r}: 'timeout' needs a trigger on the agent; remove it", (*where, "timeout"))
-    for key in ("opportunities", "turn"):
-        if key in spec and spec["type"] != "B7":
-            raise document.error(f"item {name!r}: {key!r} belongs to type B7, this is {spec['type']}", (*where, key))
+    for key, types in (("opportunities", ("B7",)), ("turn", ("B7", "A6"))):
+        if key in spec and spec["type"] not in types:
+            hint = f"belongs to type {' or '.join(types)}, this is {spec['type']}"
+            raise document.error(f"item {name!r}: {key!r} {hint}", (*where, key))
     if "gain_db" in spec:
         known_variable(document, spec["gain_db"], variables, (*where, "gain_db"))
     pauses = []
@@ -282,6 +327,9 @@ def _item(
         trigger=trigger,
         clip=spec.get("clip"),
         say=spec.get("say"),
+        silence=_seconds(document, spec["silence"], variables, (*where, "silence")) if "silence" in spec else None,
+        source=spec.get("source"),
+        due=_seconds(document, spec["due"], variables, (*where, "due")) if "due" in spec else None,
         timeout=float(spec.get("timeout", DEFAULT_TIMEOUT)),
         gain_db=spec.get("gain_db", 0.0),
         pauses=tuple(pauses),

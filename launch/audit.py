@@ -19,6 +19,7 @@ from rich.table import Table
 from align.config import load_config
 from align.config import names as config_names
 from align.evaluation import write_json
+from envs.clock import CLOCK
 from envs.errors import UptakeError
 from envs.pack import Pack
 from launch.terminal import counting, make_console
@@ -52,7 +53,7 @@ def run_audit(
     Args:
         what: a term, `path/to/file.py:name`, the name of a configuration, or the path of a YAML file.
         overrides: of a configuration, as `uptake train` takes them.
-        pack_path: `core` or a folder.
+        pack_path: `core`, `taxonomy` or a folder.
         split: of the pack.
         scenarios: about how many are played; with a scenario comes its twin.
         margin: how far below the oracle everybody else must stay.
@@ -74,7 +75,8 @@ def run_audit(
     pack = Pack.load(pack_path)
     chosen = paired_scenarios(pack, split, scenarios)
     with counting(console, "attacking", 1 + len(ATTACKS)) as advance:
-        played = play(pack, chosen, seed=seed, on_done=lambda agent: advance(1))
+        frames = max(CLOCK.frames_covering(CLOCK.nearest_sample(one.max_seconds)) for one in chosen)
+        played = play(pack, chosen, frames, seed=seed, on_done=lambda agent: advance(1))
         audits, refused = examine(subjects, played, margin=margin, known=KNOWN, activity=detector)
     if not audits:
         raise UptakeError(next(iter(refused.values())))

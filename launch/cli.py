@@ -33,7 +33,7 @@ app.add_typer(new_app, name="new")
 app.add_typer(pack_app, name="pack")
 app.add_typer(scenario_app, name="scenario")
 
-Pack = Annotated[str, typer.Option(help="`core` or the path of a pack folder.")]
+Pack = Annotated[str, typer.Option(help="`core`, `taxonomy` or the path of a pack folder.")]
 Users = Annotated[
     str,
     typer.Option(help="Other scenarios for the pack's audio: `reactive`, or a YAML file. Left out: the pack's own."),
@@ -420,7 +420,7 @@ def pack_build(
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     engine: Annotated[str | None, typer.Option(help="kokoro or flite; left out: what is installed.")] = None,
     voices: Annotated[Path | None, typer.Option(help="The folder of Kokoro's voices (*.bin).")] = None,
-    source: Annotated[Path | None, typer.Option(help="Other texts than the core pack's, in the same form.")] = None,
+    source: Annotated[str, typer.Option(help="What is said: `core`, `taxonomy`, or a YAML file like theirs.")] = "core",
     repeats: Annotated[int, typer.Option(min=1, help="In how many voices each training text is said.")] = 1,
     cache: Annotated[Path, typer.Option(help="Where rendered speech is kept.")] = Path(".speech-cache"),
 ) -> None:
@@ -430,12 +430,22 @@ def pack_build(
     run_build(out, engine=engine, voices=voices, source=source, repeats=repeats, cache=cache)
 
 
+@pack_app.command("coverage")
+def pack_coverage(
+    packs: Annotated[list[str] | None, typer.Argument(help="Names or folders; left out: those that ship.")] = None,
+) -> None:
+    """Print which events of the taxonomy the scenarios of packs are about, as a table in Markdown."""
+    from launch.packs import run_coverage
+
+    typer.echo(run_coverage(packs or ["core", "taxonomy"]), nl=False)
+
+
 @scenario_app.command("check")
-def scenario_check(file: Annotated[Path, typer.Argument(help="A scenario's YAML file.")]) -> None:
-    """Read a scenario and say what is wrong with it, with the line."""
+def scenario_check(file: Annotated[Path, typer.Argument(help="A scenario's YAML file.")], pack: Pack = "core") -> None:
+    """Read a scenario, look for its clips and twins, and say what is wrong with it, with the line."""
     from launch.packs import run_scenario_check
 
-    run_scenario_check(file)
+    run_scenario_check(file, pack)
 
 
 def main() -> NoReturn:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from envs.clock import CLOCK
-from envs.errors import UptakeError
+from envs.coverage import markdown
+from envs.errors import UptakeError, nearest
 from envs.pack import SPLITS, Pack
 from envs.scenario import load_scenarios
 from envs.synthesis import texts
@@ -39,13 +41,29 @@ def run_check(path: str, console: Console | None = None) -> None:
     console.print(f"{len(pack.clips())} clips ({agents} of scripted agents), {size / 2**20:.1f} MiB: no fault")
 
 
-def run_scenario_check(file: Path, console: Console | None = None) -> None:
-    """Read a scenario file. Raises `UptakeError` with file and line for the first mistake."""
+def run_scenario_check(file: Path, pack: str, console: Console | None = None) -> None:
+    """Read a scenario file, and look for its clips and twins. Raises `UptakeError` with the line of the first mistake.
+
+    Args:
+        file: one or more scenarios; those of a pack's own are looked at in that pack.
+        pack: whose clips any others play.
+    """
     console = console or make_console()
-    for scenario in load_scenarios(file):
+    scenarios = load_scenarios(file)
+    home = next((folder for folder in file.resolve().parents if (folder / "pack.json").is_file()), None)
+    if home is None:
+        Pack.load(pack, users=file)
+    else:
+        Pack.load(home)
+    for scenario in scenarios:
         items = ", ".join(f"{item.id} ({item.type})" for item in scenario.script)
         items = items or f"{scenario.driver} ({', '.join(scenario.about)})"
         console.print(f"[green]ok[/] {scenario.id}, {scenario.split}: {items}", highlight=False)
+
+
+def run_coverage(packs: Sequence[str]) -> str:
+    """A table in Markdown: for every type of event the scenarios about it, an example and its twin."""
+    return markdown([Pack.load(pack) for pack in packs])
 
 
 def run_build(
@@ -53,7 +71,7 @@ def run_build(
     *,
     engine: str | None,
     voices: Path | None,
-    source: Path | None,
+    source: str,
     repeats: int,
     cache: Path,
     console: Console | None = None,
@@ -64,7 +82,7 @@ def run_build(
         out: the folder to write.
         engine: one of `envs.synthesis.engines.ENGINES`; None: the first of them that is installed.
         voices: the folder of Kokoro's voices.
-        source: texts, voices and topics; None: those of the core pack.
+        source: texts and voices: `core`, `taxonomy`, or a YAML file in the form of either.
         repeats: in how many voices each training text is said; with more than one, flite's are added if installed.
         cache: rendered speech, so that an interrupted build goes on where it stopped.
 
@@ -84,7 +102,14 @@ def run_build(
         extra = Flite() if repeats > 1 and speaker.name != "flite" and shutil.which("flite") else None
         console.print(f"speech by {speaker.name} ({speaker.licence})")
         with counting(console, "rendering", 0) as advance:
-            build(source or texts.SOURCE, out, speaker, cache, repeats, extra, report=report)
+            build(_source(source), out, speaker, cache, repeats, extra, report=report)
     except ModuleNotFoundError as error:
         raise UptakeError(f"building a pack needs '{error.name}'; run: pip install 'uptake[build]'") from error
     run_check(str(out), console)
+
+
+def _source(name: str) -> Path:
+    path = texts.SOURCES.get(name, Path(name))
+    if not path.is_file():
+        raise UptakeError(f"no source {name!r}: neither a file nor one that ships{nearest(name, texts.SOURCES)}")
+    return path

@@ -1,6 +1,6 @@
 """The way of the sound in one conversation: user, room, other sources and echo to the microphone, and on to the agent.
 
-    agent --network--> the user's ear and loudspeaker --echo path--+
+    agent --deadline--network--> the user's ear and loudspeaker --echo path--+
     user --room--------------------------------------------------- + --gain--clock--telephone--network--> what it hears
     noise, bursts, babble, others ---------------------------------+
 
@@ -27,6 +27,7 @@ from envs.acoustics.room import Responses, grid, responses
 from envs.acoustics.room_tone import coloured_bed
 from envs.acoustics.talkers import Speech, render_babble, render_speaker
 from envs.acoustics.telephone import TelephoneLine
+from envs.acoustics.underrun import Deadline
 from envs.clock import CLOCK, Clock
 from envs.episode import from_pcm16, to_pcm16
 from envs.seeding import Seeds
@@ -54,6 +55,7 @@ class Chain:
         self._room: Convolution | None = None
         self._echo: EchoPath | None = None
         self._down: Connection | None = None
+        self._deadline: Deadline | None = None
         rooms = self._furnish(conditions, seeds)
         self._around = None if rooms is None else rooms.others
         if rooms is not None:
@@ -83,6 +85,9 @@ class Chain:
             blocks.append(ClockDrift(conditions.clock_ppm, samples, clock.frame))
         if conditions.telephone is not None:
             blocks.append(TelephoneLine(conditions.telephone, clock))
+        if conditions.underrun is not None:
+            self._deadline = Deadline(conditions.underrun, samples, seeds.rng("channel", "underrun"), clock)
+            self.truth["underrun"]["missed"] = self._deadline.missed
         if conditions.network is not None:
             comfort = coloured_bed(1.0, seeds.rng("channel", "comfort"), clock.sample_rate)[: clock.sample_rate // 2]
             comfort *= amplitude(_COMFORT_DB) / np.float32(np.std(comfort))
@@ -140,7 +145,8 @@ class Chain:
         Returns:
             What the user hears of the agent, (F,) float32, and what the agent hears, (F,) int16.
         """
-        played = agent if self._down is None else self._down.process(agent)
+        played = agent if self._deadline is None else self._deadline.process(agent)
+        played = played if self._down is None else self._down.process(played)
         voice = from_pcm16(user)
         heard = voice if self._room is None else self._room.process(voice)
         heard = heard + from_pcm16(scene)

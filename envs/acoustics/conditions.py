@@ -12,6 +12,7 @@ from envs.acoustics.packets import Network
 from envs.acoustics.room import Room
 from envs.acoustics.talkers import Babble, Speaker
 from envs.acoustics.telephone import Telephone
+from envs.acoustics.underrun import Underrun
 
 SECTIONS = {
     "noise": Noise,
@@ -22,6 +23,7 @@ SECTIONS = {
     "echo": Echo,
     "telephone": Telephone,
     "network": Network,
+    "underrun": Underrun,
 }
 """Effects by the name that they have in a scenario."""
 
@@ -42,6 +44,8 @@ class Conditions:
     """Of the user's microphone."""
     telephone: Telephone | None = None
     network: Network | None = None
+    underrun: Underrun | None = None
+    """The agent is slower than its frames."""
     clock_ppm: float = 0.0
     """By how much the user's device counts slower than the agent's, in parts per million."""
 

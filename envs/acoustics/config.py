@@ -31,7 +31,8 @@ from envs.variables import Value, Var, known_variable, parse_var
 PRESETS = Path(__file__).with_name("presets.yaml")
 _STREAMS = {
     "noise": "noise", "bursts": "noise", "babble": "noise", "speaker": "noise", "room": "room", "echo": "room",
-    "gain_db": "channel", "telephone": "channel", "network": "channel", "clock_ppm": "channel",
+    "gain_db": "channel", "telephone": "channel", "network": "channel", "underrun": "channel",
+    "clock_ppm": "channel",
 }  # fmt: skip
 _SCALARS = ("gain_db", "clock_ppm")
 

@@ -4,6 +4,7 @@
     uptake pack build OUT --voices VOICES               # the core pack: every text in one of Kokoro's voices
     uptake pack build OUT --voices VOICES --repeats 3   # a wide one to train pocket on: every training text in three,
                                                         # and in two of flite's voices where flite is installed
+    uptake pack build OUT --source taxonomy --voices VOICES     # the taxonomy pack
 
 Speech is cached by text and voice, so that a build that was interrupted goes on where it stopped.
 """
@@ -27,8 +28,9 @@ from envs.errors import UptakeError
 from envs.event import Word
 from envs.pack import SCHEMA
 from envs.synthesis.align import Aligner, cut_points
-from envs.synthesis.engines import Engine, normalise
+from envs.synthesis.engines import Engine
 from envs.synthesis.scenarios import write_scenarios
+from envs.synthesis.sounds import EFFECTS, SOUNDS, coughs
 from envs.synthesis.texts import SPLITS, Utterance, agent_utterances, load_source, user_utterances
 
 _STEP = 8
@@ -45,6 +47,8 @@ class Job:
     id: str
     utterance: Utterance
     voice: str
+    effect: str = ""
+    """What it goes through (`envs.synthesis.sounds.EFFECTS`)."""
 
 
 def plan(source: Mapping[str, Any], repeats: int = 1, extra_voices: Sequence[str] = ()) -> list[Job]:
@@ -63,6 +67,11 @@ def plan(source: Mapping[str, Any], repeats: int = 1, extra_voices: Sequence[str
                 chosen += [extra_voices[(number + turn) % len(extra_voices)] for turn in range(2)]
             for voice in chosen:
                 jobs.append(Job(f"{utterance.kind}/{utterance.topic}/{split}{number:03d}-{voice}", utterance, voice))
+        for line, spec in source.get("lines", {}).items():
+            kind, topic = line.split("/")
+            utterance = Utterance(kind, topic, split, spec[split])
+            voice = voices[spec["voice"] % len(voices)]
+            jobs.append(Job(f"{line}/{split}", utterance, voice, spec.get("effect", "")))
     return jobs
 
 
@@ -99,7 +108,6 @@ def build(
     cache: Path,
     repeats: int = 1,
     extra: Engine | None = None,
-    name: str = "core",
     report: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Path:
     """Render what is not cached and write the pack to `out`; returns `out`. `extra` adds voices in training.
@@ -120,21 +128,42 @@ def build(
         report(done, len(jobs), job.utterance.text)
         speaker = extra if extra and job.voice in extra_voices else engine
         audio, words = say(speaker, align, job.utterance, job.voice, cache)
+        if job.effect:
+            audio = EFFECTS[job.effect](audio, SPLITS.index(job.utterance.split))
         clips[job.id] = _clip(out, job.id, audio, job.utterance, job.voice, words)
-    for number, audio in enumerate(coughs(9)):
-        split = SPLITS[number % 3]
-        cough = Utterance("cough", "cough", split, "")
-        clips[f"cough/cough/{split}{number:03d}"] = _clip(out, f"cough/{number}", audio, cough, "synthetic", ())
+    clips |= _sounds(source, out)
     index = {
         "schema": SCHEMA,
-        "name": name,
+        "name": source.get("name", "core"),
         "version": "1",
         "sample_rate": CLOCK.sample_rate,
         "clips": clips,
     }
     (out / "pack.json").write_text(json.dumps(index, indent=None, separators=(",", ":"), ensure_ascii=False) + "\n")
-    write_scenarios(source, clips, out / "scenarios")
+    if "scenarios" in source:
+        for file in sorted((source_path.parent / source["scenarios"]).glob("*.yaml")):
+            (out / "scenarios" / file.name).write_bytes(file.read_bytes())
+    else:
+        write_scenarios(source, clips, out / "scenarios")
     return out
+
+
+def _sounds(source: Mapping[str, Any], out: Path) -> dict[str, dict[str, Any]]:
+    """Clips of what is not speech: the source's own list, one of each a split, or three coughs a split."""
+    clips: dict[str, dict[str, Any]] = {}
+    if "sounds" not in source:
+        for number, audio in enumerate(coughs(9)):
+            split = SPLITS[number % 3]
+            cough = Utterance("cough", "cough", split, "")
+            clips[f"cough/cough/{split}{number:03d}"] = _clip(out, f"cough/{number}", audio, cough, "synthetic", ())
+        return clips
+    for name in source["sounds"]:
+        for number, split in enumerate(SPLITS):
+            sound, file = SOUNDS[name](number), f"{name}/sound/{split}"
+            clips[file] = _clip(out, file, sound.audio, Utterance(name, "sound", split, ""), "synthetic", ())
+            if sound.pauses:
+                clips[file]["pauses"] = [list(pause) for pause in sound.pauses]
+    return clips
 
 
 def say(
@@ -153,27 +182,6 @@ def say(
         part.write_text(json.dumps(align(audio, utterance.text)))
         os.replace(part, times)
     return audio, tuple(Word(*w) for w in json.loads(times.read_text()))
-
-
-def coughs(count: int, seed: int = 7) -> list[np.ndarray]:
-    """Coughs by filtered noise: two or three bursts of a sharp onset and a hoarse decay."""
-    rng = np.random.default_rng(seed)
-    rate, made = CLOCK.sample_rate, []
-    for _ in range(count):
-        bursts = []
-        for _ in range(int(rng.integers(2, 4))):
-            time = np.arange(int(rng.uniform(0.18, 0.3) * rate)) / rate
-            envelope = np.exp(-time * rng.uniform(12, 22)) * np.minimum(time / 0.008, 1.0)
-            spectrum = np.fft.rfft(rng.standard_normal(len(time)))
-            hz = np.fft.rfftfreq(len(time), 1 / rate)
-            centre, width = rng.uniform(600, 1200), rng.uniform(500, 900)
-            shape = np.exp(-(((hz - centre) / width) ** 2)) + 0.3 * np.exp(-(((hz - 3000) / 1200) ** 2))
-            bursts += [
-                envelope * np.fft.irfft(spectrum * shape, len(time)),
-                np.zeros(int(rng.uniform(0.05, 0.15) * rate)),
-            ]
-        made.append(normalise(np.concatenate(bursts) / 20))
-    return made
 
 
 def _clip(

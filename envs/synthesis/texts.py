@@ -9,14 +9,16 @@ from typing import Any
 
 import yaml
 
-SOURCE = Path(__file__).with_name("core.yaml")
+SOURCES = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.yaml"))}
+"""The sources that ship with the package, by name: of each of the packs that do."""
+SOURCE = SOURCES["core"]
 SPLITS = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
 class Utterance:
     kind: str
-    """question, pause, barge_in, correction, stop, statement, dictation, story, side_talk; of the agent: answer,
+    """question, pause, barge_in, correction, stop, statement, dictation, story, side_talk, ...; of the agent: answer,
     backchannel."""
     topic: str
     """A topic of the source, or the kind again where there is none."""
@@ -34,9 +36,9 @@ def load_source(path: Path = SOURCE) -> dict[str, Any]:
 
 
 def user_utterances(source: Mapping[str, Any], split: str) -> list[Utterance]:
-    """Everything that the user of one split says."""
+    """Everything that the users of one split say, but the `lines` of a source that names each of its clips."""
     found = []
-    for topic, entry in source["topics"].items():
+    for topic, entry in source.get("topics", {}).items():
         noun = {"np": entry["np"]}
         questions = [q.format(**noun) for q in source["questions"][split]] + entry["questions"][split]
         found += [Utterance("question", topic, split, text) for text in questions]
@@ -51,15 +53,19 @@ def user_utterances(source: Mapping[str, Any], split: str) -> list[Utterance]:
         "side_talk": "side_talk",
     }
     for key, kind in plain.items():
-        found += [Utterance(kind, kind, split, text) for text in source[key][split]]
+        found += [Utterance(kind, kind, split, text) for text in source.get(key, {}).get(split, ())]
     return found
 
 
 def agent_utterances(source: Mapping[str, Any]) -> list[Utterance]:
     """Everything that the agent says, in all splits alike."""
     found = [
-        Utterance("answer", topic, "all", a) for topic, entry in source["topics"].items() for a in entry["answers"]
+        Utterance("answer", topic, "all", a)
+        for topic, entry in source.get("topics", {}).items()
+        for a in entry["answers"]
     ]
     for kind in ("statement", "dictation", "story"):
-        found += [Utterance("answer", kind, "all", text) for text in source[f"{kind}_answers"]]
+        found += [Utterance("answer", kind, "all", text) for text in source.get(f"{kind}_answers", ())]
+    for topic, texts in source.get("agent", {}).items():
+        found += [Utterance("answer", topic, "all", text) for text in texts]
     return found + [Utterance("backchannel", "backchannel", "all", text) for text in source["backchannels"]]

@@ -19,9 +19,14 @@ from envs.pack import Clip, Pack
 from envs.scenario import Scenario, ScriptItem, Value
 from envs.seeding import Seeds
 
+_NOTHING = np.zeros(0, np.int16)
+_NOTHING.setflags(write=False)
 _FADE = 120  # samples (5 ms): a cut in the middle of a sound would click
 _RAMP = np.arange(_FADE, dtype=np.float32) / _FADE
-_OTHER_TYPES = frozenset({"D4"})  # heard in the room, not the user's voice
+_OTHERS = frozenset({"D4", "D6", "D7", "D9", "E5"})
+"""Heard where the user is, and not the user's voice."""
+_AGENTS = frozenset({"A5", "D8", "F4", "G1", "G2", "G3", "G4"})
+"""What the agent does, or is to do, where nobody else speaks."""
 _SHORTEST_PAUSE = 0.2  # seconds; shorter silences lie within an inter-pausal unit (Heldner and Edlund 2010)
 
 
@@ -33,7 +38,7 @@ class Line:
     type: str
     source: str
     pcm: np.ndarray
-    """(n,) int16."""
+    """(n,) int16; empty for a silence."""
     events: tuple[Event, ...]
     """The item's own event first, its pauses after it."""
     at: int | None
@@ -134,9 +139,16 @@ def bind(
     index = {item.id: i for i, item in enumerate(scenario.script)}
     lines = []
     for i, (item, clip) in enumerate(zip(scenario.script, clips, strict=True)):
-        pauses = [samples(pause.seconds) for pause in item.pauses]
-        gain = settle(item.gain_db, values)
-        pcm, events = render(item, clip, pauses, gain, scenario.expected, scenario.twin, clock)
+        due = None if item.due is None else samples(item.due)
+        pcm = _NOTHING
+        events: tuple[Event, ...]
+        if clip is None:
+            assert item.silence is not None
+            events = (silent_event(item, samples(item.silence), due, scenario),)
+        else:
+            pauses = [samples(pause.seconds) for pause in item.pauses]
+            gain = settle(item.gain_db, values)
+            pcm, events = render(item, clip, pauses, gain, scenario.expected, scenario.twin, clock, due)
         trigger = item.trigger
         lines.append(
             Line(
@@ -154,18 +166,46 @@ def bind(
                 jitter=int(seeds.rng("user", i).integers(clock.frame)),
             )
         )
-    return Plan(**drawn, lines=tuple(lines), voice=clips[0].voice)
+    voices = [clip.voice for clip, line in zip(clips, lines, strict=True) if clip and line.source == "user"]
+    return Plan(**drawn, lines=tuple(lines), voice=voices[0] if voices else "")
 
 
-def _cast(pack: Pack, scenario: Scenario, seeds: Seeds) -> list[Clip]:
-    """One clip an item; all `say` items in one voice where a voice says them all."""
+def silent_event(item: ScriptItem, length: int, due: int | None, scenario: Scenario) -> Event:
+    """The event of a stretch in which nothing is said, from the start of its line."""
+    expects = scenario.expected(item.id)
+    anchors = _moments({}, expects, 0, due)
+    return Event(item.id, item.type, source_of(item), 0, length, anchors, expects=expects, twin=scenario.twin)
+
+
+def source_of(item: ScriptItem) -> str:
+    """Who causes the events of an item: the user, unless the item or its type says otherwise."""
+    nobody = item.silence is not None and item.type in _AGENTS
+    return item.source or ("other" if item.type in _OTHERS else "agent" if nobody else "user")
+
+
+def _moments(anchors: Mapping[str, int], expects: Sequence[Expect], onset: int, due: int | None) -> dict[str, int]:
+    """Anchors, with those that what is expected refers to: the onset, unless something else is said."""
+    found = dict(anchors)
+    if due is not None:
+        found["due"] = onset + due
+    for behaviour, anchor in (("speaks_up", "due"), ("yields", "collision")):
+        if any(expect.agent == behaviour for expect in expects):
+            found.setdefault(anchor, onset)
+    return found
+
+
+def _cast(pack: Pack, scenario: Scenario, seeds: Seeds) -> list[Clip | None]:
+    """One clip an item, None for a silence; all `say` items in one voice where a voice says them all."""
     options = [pack.candidates(scenario, item) for item in scenario.script]
     spoken = [{clip.voice for clip in clips} for item, clips in zip(scenario.script, options, strict=True) if item.say]
     rng = seeds.rng("voice")
     shared = sorted(set.intersection(*spoken)) if spoken else []
     voice = shared[int(rng.integers(len(shared)))] if shared else None
-    cast = []
+    cast: list[Clip | None] = []
     for clips in options:
+        if not clips:
+            cast.append(None)
+            continue
         fitting = [clip for clip in clips if clip.voice == voice] or clips
         cast.append(fitting[int(rng.integers(len(fitting)))] if len(fitting) > 1 else fitting[0])
     return cast
@@ -233,12 +273,14 @@ def render(
     expected: Callable[[str], tuple[Expect, ...]],
     twin: str | None,
     clock: Clock,
+    due: int | None = None,
 ) -> tuple[np.ndarray, tuple[Event, ...]]:
     """Cut and stretch a clip: (n,) int16 and its events, timed from the start of the line.
 
     Args:
         pauses: samples of each of the item's pauses.
         expected: what is expected about the event with this id.
+        due: samples from the item's onset at which the agent should speak up.
 
     A cut lies in the middle of the silence there, so `until` and the item that it is the twin of share every sample up
     to the cut; where the other one pauses, both go on with room tone alone until the pause ends.
@@ -262,9 +304,9 @@ def render(
         anchors.update({f"bc{i}": place for i, place in enumerate(places)})
 
     def event(name: str, kind: str, start: int, end: int, **more: Any) -> Event:
-        source = "other" if item.type in _OTHER_TYPES else "user"
-        return Event(name, kind, source, start, end, expects=expected(name), twin=twin, **more)
+        return Event(name, kind, source_of(item), start, end, expects=expected(name), twin=twin, **more)
 
+    anchors = _moments(anchors, expected(item.id), onset, due)
     text = " ".join(word.text for word in words)
     events = [event(item.id, item.type, onset, offset, anchors=anchors, text=text, words=words)]
     if item.type in TURN_TYPES:

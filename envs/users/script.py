@@ -92,6 +92,8 @@ class ScriptDriver:
         if now < eligible:
             return False
         wanted = speaking if line.agent == "speaking" else not speaking
+        if line.agent == "done":
+            wanted &= offset > eligible
         since = max(onset if line.agent == "speaking" else offset, eligible)
         if wanted and now - since >= line.hold:
             progress.starts[i] = now + line.jitter
@@ -118,7 +120,8 @@ class ScriptDriver:
             if progress.starts[i] >= 0 and not progress.cued[i]:
                 progress.cued[i] = True
                 progress.settled = max(progress.settled, self._end(row, i))
-                cues.append(Cue(row, progress.starts[i], line.pcm, line.source))
+                if line.pcm.size:
+                    cues.append(Cue(row, progress.starts[i], line.pcm, line.source))
         self._index(row)
         return cues
 
