@@ -8,7 +8,6 @@ sampled, so a token of step k is heard in frame k + `heard_after(spec)`.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -103,13 +102,7 @@ def collect(
             if not active.any():
                 break
         trajectory = policy.trajectory()
-    # Tensors made in inference mode cannot be saved for a backward pass; copies can.
-    trajectory = dataclasses.replace(
-        trajectory,
-        codes=trajectory.codes.clone(),
-        valid=trajectory.valid.clone(),
-        sampler_logp=trajectory.sampler_logp.clone(),
-    )
+    trajectory = trajectory.clone()  # tensors made in inference mode cannot be saved for a backward pass
     spec, lag = policy.spec, heard_after(policy.spec)
     episodes = [
         env.episode(row, transcript=transcript([p[row] for p in pieces], spec.frame, lag)) for row in range(rows)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from align.codecs.base import Codec, rows_kept
-from align.policies.base import DuplexSpec, Scores, Step, Stream, Trajectory, row_indices
+from align.policies.base import AudioActions, DuplexSpec, Scores, Step, Stream, Trajectory, row_indices
 from align.policies.moshi.checkpoint import Tokenizer, load_checkpoint, save_checkpoint
 from align.policies.moshi.model import ZERO, MoshiModel
 from align.policies.moshi.streaming import SAMPLE, MoshiStream
@@ -51,7 +51,7 @@ class MoshiPolicy:
             frame=codec.frame,
             streams=(
                 Stream("text", c.text_card, True, silent),
-                *(Stream(f"agent_{k}", c.card, False) for k in range(c.dep_q)),
+                *(Stream(f"agent_{k}", c.card, True) for k in range(c.dep_q)),
                 *(Stream(f"user_{k}", c.card, False) for k in range(c.n_q - c.dep_q)),
             ),
             context=c.context,
@@ -76,6 +76,9 @@ class MoshiPolicy:
         self._codes = np.full((batch, c.num_streams, _FIRST_COLUMNS), ZERO, np.int64)
         self._valid = np.zeros((batch, _FIRST_COLUMNS), bool)
         self._logp = np.zeros((batch, _FIRST_COLUMNS), np.float32)
+        # Of the agent codebooks, by the call that sampled them and not by the frame that they belong to.
+        self._audio_valid = np.zeros((batch, c.dep_q, _FIRST_COLUMNS), bool)
+        self._audio_logp = np.zeros((batch, c.dep_q, _FIRST_COLUMNS), np.float32)
         self._prompts: list[np.ndarray | None] = [None] * batch
         self._bytes = [b""] * batch  # of a character that is not complete yet
 
@@ -103,6 +106,8 @@ class MoshiPolicy:
         self._codes[index] = ZERO
         self._valid[index] = False
         self._logp[index] = 0
+        self._audio_valid[index] = False
+        self._audio_logp[index] = 0
         for b, prompt in zip(index, chosen, strict=True):
             self._prompts[b], self._bytes[b] = prompt, b""
 
@@ -124,7 +129,7 @@ class MoshiPolicy:
             self._stream.seeds[index] = np.array([int(seeds[b]) % 2**64 for b in index], np.uint64)
         self.codec.fork(self._ear, source, index)
         self.codec.fork(self._mouth, source, index)
-        for record in (self._codes, self._valid, self._logp):
+        for record in (self._codes, self._valid, self._logp, self._audio_valid, self._audio_logp):
             record[index] = record[source]
         for b in index:
             self._prompts[b], self._bytes[b] = self._prompts[source], self._bytes[source]
@@ -147,10 +152,10 @@ class MoshiPolicy:
         with rows_kept(self._ear, np.flatnonzero(~active)):
             heard = self.codec.encode(self._ear, mic)
         forced = self._forced(active)
-        tokens, logp, steps = self._stream.step(heard, active, forced)
+        tokens, logp, audio_logp, steps = self._stream.step(heard, active, forced)
         if not np.isfinite(logp[acting]).all():
             raise FloatingPointError("a text log-probability is not finite: the model's weights are broken")
-        self._record(acting, steps[acting], tokens[acting], logp[acting], heard[acting], forced)
+        self._record(acting, steps[acting], tokens[acting], logp[acting], audio_logp[acting], heard[acting], forced)
         tokens[~active] = ZERO
         text = [""] * self.batch
         for b in acting:
@@ -178,15 +183,20 @@ class MoshiPolicy:
         steps: np.ndarray,
         tokens: np.ndarray,
         logp: np.ndarray,
+        audio_logp: np.ndarray,
         heard: np.ndarray,
         forced: np.ndarray | None,
     ) -> None:
-        """Write what the R `rows` did in their `steps`: tokens (R, 1 + dep_q), logp (R,), heard (R, Q)."""
+        """Write what the R `rows` did in their `steps`: tokens (R, 1 + dep_q), logp (R,), audio_logp (R, dep_q), heard
+        (R, Q).
+        """
         columns = self._valid.shape[1]
         if len(steps) and steps.max() >= columns:
             self._codes = np.concatenate((self._codes, np.full_like(self._codes, ZERO)), axis=2)
             self._valid = np.concatenate((self._valid, np.zeros_like(self._valid)), axis=1)
             self._logp = np.concatenate((self._logp, np.zeros_like(self._logp)), axis=1)
+            self._audio_valid = np.concatenate((self._audio_valid, np.zeros_like(self._audio_valid)), axis=2)
+            self._audio_logp = np.concatenate((self._audio_logp, np.zeros_like(self._audio_logp)), axis=2)
         own = tokens.shape[1]
         column = steps[:, None] - self._lags  # (R, 1 + dep_q)
         row, stream = np.nonzero(column >= 0)
@@ -196,6 +206,11 @@ class MoshiPolicy:
         sampled = np.ones(len(rows), bool) if forced is None else forced[rows, 0] == SAMPLE
         self._valid[rows, steps] = sampled
         self._logp[rows, steps] = logp
+        own_audio = column[:, 1:] >= 0  # (R, dep_q): before its first frame a delayed codebook is no action
+        if forced is not None:
+            own_audio &= forced[rows, 1:] == SAMPLE
+        self._audio_valid[rows, :, steps] = own_audio
+        self._audio_logp[rows, :, steps] = np.where(own_audio, audio_logp, 0)
 
     def _spoken(self, active: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """The sound of the agent frame that this call completed, (B, frame); silence in a row's first calls."""
@@ -232,6 +247,9 @@ class MoshiPolicy:
         """What was heard and done since each row's last reset, on the model's device; T is the longest row's calls."""
         frames = int(self._stream.steps.max(initial=0))
         device = self.model.device
+        said = np.full((self.batch, len(self._lags) - 1, frames), ZERO, np.int64)
+        for k, lag in enumerate(self._lags[1:]):
+            said[:, k, lag:] = self._codes[:, 1 + k, : frames - lag]
         with torch.inference_mode(False):  # scoring must be able to save these tensors for its backward pass
             return Trajectory(
                 codes=torch.from_numpy(self._codes[:, :, :frames].copy()).to(device),
@@ -239,10 +257,17 @@ class MoshiPolicy:
                 sampler_logp=torch.from_numpy(self._logp[:, :frames].copy()).to(device),
                 temperature=self.sampling.text_temperature,
                 top_k=self.sampling.text_top_k,
+                audio=AudioActions(
+                    tokens=torch.from_numpy(said).to(device),
+                    valid=torch.from_numpy(self._audio_valid[:, :, :frames].copy()).to(device),
+                    sampler_logp=torch.from_numpy(self._audio_logp[:, :, :frames].copy()).to(device),
+                    temperature=self.sampling.audio_temperature,
+                    top_k=self.sampling.audio_top_k,
+                ),
             )
 
-    def score(self, trajectory: Trajectory, full: bool = False) -> Scores:
-        """Scores of the text stream; the depth transformer does not run. See `DuplexPolicy.score`.
+    def score(self, trajectory: Trajectory, full: bool = False, codebooks: int = 0) -> Scores:
+        """Scores of the text stream; the depth transformer runs only for `codebooks`. See `DuplexPolicy.score`.
 
         Under top-k, the token that was taken counts as inside: its log-prob stays finite when its rank has changed.
         """
@@ -252,12 +277,33 @@ class MoshiPolicy:
         logp = log_probs.gather(-1, taken.unsqueeze(-1)).squeeze(-1)
         surprise = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0)
         zero = logp.new_zeros(())
+        audio_logp, audio_log_probs = None, None
+        if codebooks:
+            audio_logp, audio_log_probs = self._score_audio(hidden, trajectory, codebooks)
         return Scores(
             logp=torch.where(trajectory.valid, logp, zero),
             entropy=torch.where(trajectory.valid, -surprise.sum(-1), zero),
             log_probs=log_probs if full else None,
             hidden=hidden,
+            audio_logp=audio_logp,
+            audio_log_probs=audio_log_probs if full else None,
         )
+
+    def _score_audio(self, hidden: torch.Tensor, trajectory: Trajectory, codebooks: int) -> tuple[torch.Tensor, ...]:
+        """Log-probs (B, codebooks, T) of the first agent codebooks' actions and (B, codebooks, T, card) of all codes.
+
+        `hidden (B, T, D)` of the temporal transformer.
+        """
+        audio = trajectory.audio
+        assert audio is not None
+        valid, taken = audio.valid[:, :codebooks], audio.tokens[:, :codebooks].clamp(min=0)
+        logits = self.model.depth_scores(
+            hidden, trajectory.codes, codebooks=codebooks
+        ).logits  # (B * T, codebooks, card)
+        logits = logits.unflatten(0, hidden.shape[:2]).transpose(1, 2)
+        log_probs = truncated_log_probs(logits, audio.temperature, audio.top_k, taken)
+        logp = log_probs.gather(-1, taken.unsqueeze(-1)).squeeze(-1)
+        return torch.where(valid, logp, logp.new_zeros(())), log_probs
 
     def export(
         self,
