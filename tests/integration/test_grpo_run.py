@@ -380,3 +380,47 @@ def test_a_configuration_that_cannot_be_trained_with_is_named(change, message):
 def test_groups_that_cannot_be_split_over_the_ranks_are_named():
     with pytest.raises(UptakeError, match=r"grpo.num_groups = 3 cannot be split over 2 ranks"):
         CONFIG.check(world=2)
+
+
+class Coarse(ToyJudge):
+    """Says only good or bad, so that groups are often alike."""
+
+    def score(self, episode):
+        return [replace(verdict, value=1.0 if verdict.value > 0.9 else 0.0) for verdict in super().score(episode)]
+
+
+DYNAMIC = replace(CONFIG, max_num_gen_batches=3, target_kl=1e-3, kl_horizon=50)
+
+
+def coarse_run(folder, config, resume=False):
+    from align.trainers import grpo
+
+    policy = ToyPolicy(3)
+    grpo.train(config, policy, ToyEnv, SCENARIOS, Coarse(), folder, seed=3, resume=resume)
+    return policy.model.state_dict()
+
+
+def test_groups_that_teach_nothing_are_replaced_and_a_resumed_run_replaces_the_same_ones(tmp_path):
+    whole = coarse_run(tmp_path / "whole", DYNAMIC)
+    coarse_run(tmp_path / "parts", replace(DYNAMIC, iterations=2))
+    rest = coarse_run(tmp_path / "parts", DYNAMIC, resume=True)
+    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    coarse_run(tmp_path / "plain", replace(DYNAMIC, max_num_gen_batches=1))
+    plain, dynamic = metrics(tmp_path / "plain"), metrics(tmp_path / "whole")
+    assert sum(line["dynamic_sampling/redrawn"] for line in dynamic) > 0
+    assert dynamic[0]["dynamic_sampling/first_reward"] == pytest.approx(plain[0]["reward"])
+    assert dynamic[0]["frac_reward_zero_std"] < plain[0]["frac_reward_zero_std"]
+
+
+def test_the_kl_coefficient_follows_its_target_and_survives_a_resume(tmp_path):
+    coarse_run(tmp_path, replace(DYNAMIC, iterations=2))
+    coarse_run(tmp_path, DYNAMIC, resume=True)
+    betas = [line["beta"] for line in metrics(tmp_path)]
+    assert betas[0] == DYNAMIC.beta
+    assert len(set(betas)) == 4  # it moves after every iteration, the interrupted one included
+
+
+def test_audio_streams_in_the_objective_need_a_policy_that_trains_them(tmp_path):
+    with pytest.raises(UptakeError, match=r"grpo.streams = all: this policy has no trainable audio stream"):
+        toy_run(tmp_path, replace(CONFIG, streams="all"), seed=3)
