@@ -88,7 +88,7 @@ def duplex_trainer(
         config_class = PretrainedConfig
 
         def __init__(self) -> None:
-            super().__init__(PretrainedConfig(vocab_size=policy.spec.streams[0].vocab))
+            super().__init__(PretrainedConfig())
             self.generation_config = GenerationConfig()
             self.policy_model = policy.model
 

@@ -410,7 +410,10 @@ def test_groups_that_teach_nothing_are_replaced_and_a_resumed_run_replaces_the_s
     plain, dynamic = metrics(tmp_path / "plain"), metrics(tmp_path / "whole")
     assert sum(line["dynamic_sampling/redrawn"] for line in dynamic) > 0
     assert dynamic[0]["dynamic_sampling/first_reward"] == pytest.approx(plain[0]["reward"])
-    assert dynamic[0]["frac_reward_zero_std"] < plain[0]["frac_reward_zero_std"]
+    # Some that were drawn again taught something: fewer are flat at the end than were replaced.
+    assert sum(line["dynamic_sampling/flat"] for line in dynamic) < sum(
+        line["dynamic_sampling/redrawn"] for line in dynamic
+    )
 
 
 def test_the_kl_coefficient_follows_its_target_and_survives_a_resume(tmp_path):
