@@ -4,7 +4,7 @@ A **group** is G conversations that start from the same state. A **credit** is o
 term, about which event, how good, and which frames earned it. Two decisions are made here and nowhere else:
 
 * *against what*: `group_advantages` compares values inside a group (GRPO mean and deviation, Dr. GRPO without the
-  deviation, RLOO with the others' mean);
+  deviation, RLOO with the others' mean, REINFORCE++ with nothing);
 * *which frames*: `frame_advantages` spreads them, over the frames that earned a judgement (`event`) or evenly over
   the conversation (`uniform`, as published).
 
@@ -19,6 +19,7 @@ function expected.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 EPS = 1e-4
-BASELINES = ("mean", "leave_one_out")
+BASELINES = ("mean", "leave_one_out", "none")
 SCALES = ("group", "none")
 CREDITS = ("event", "uniform")
 AGGREGATIONS = ("normalize_then_sum", "sum_then_normalize")
@@ -74,11 +75,11 @@ def group_advantages(
     Args:
         values: (..., G); whatever stands where `valid` is False is ignored, NaN included.
         valid: (..., G) bool.
-        baseline: `mean` of the group, or `leave_one_out`: the mean of the others (RLOO).
+        baseline: `mean` of the group, `leave_one_out`: the mean of the others (RLOO), or `none`: the values themselves.
         scale: `group` divides by the unbiased standard deviation plus `eps`; `none` does not (Dr. GRPO).
 
     Returns:
-        (..., G); zero where `valid` is False, and for a group in which fewer than two values apply.
+        (..., G); zero where `valid` is False, and, with a baseline, for a group in which fewer than two values apply.
 
     Raises:
         ValueError: unknown `baseline` or `scale`.
@@ -89,6 +90,10 @@ def group_advantages(
         raise ValueError(f"scale_rewards '{scale}' is unknown; use one of {', '.join(SCALES)}")
     count = valid.sum(-1, keepdim=True)  # (..., 1)
     kept = torch.where(valid, values, 0.0)
+    if baseline == "none":
+        if scale != "none":
+            raise ValueError("baseline 'none' needs scale_rewards 'none': a deviation is one from a mean")
+        return kept
     mean = kept.sum(-1, keepdim=True) / count.clamp(min=1)
     centred = torch.where(valid, kept - mean, 0.0)
     # Rounding of the mean must not turn equal values into a difference that the deviation then blows up.
@@ -148,10 +153,35 @@ def frame_advantages(
         advantages = group_advantages(
             values, torch.ones_like(values, dtype=torch.bool), baseline=baseline, scale=scale, eps=eps
         )
-        zero_variance += not bool(advantages.any())
+        zero_variance += len({item.value for item in items}) == 1
         for item, advantage in zip(items, advantages, strict=True):
             out[item.row, item.start : item.stop] += item.weight * advantage
     return Advantages(out.float(), len(comparisons), zero_variance)
+
+
+def cost_advantages(costs: Tensor, rows_per_group: int, *, baseline: str) -> Tensor:
+    """Advantages of costs that fall frame by frame: what is still to come, compared over the group at the same frame.
+
+    With a KL as the cost this is the KL in the reward: of RLOO (arXiv 2402.14740), whose comparison of whole
+    conversations it is in the first frame, and of REINFORCE++ (arXiv 2501.03262), which compares with nothing. A frame
+    is not charged for what was before it: no action can change its past.
+
+    Args:
+        costs: (B, T), zero where the policy did not choose; group g is the rows from g * rows_per_group.
+        baseline: as `group_advantages`.
+
+    Returns:
+        (B, T), never scaled: they are in the costs' unit.
+    """
+    ahead = -costs.flip(-1).cumsum(-1).flip(-1)  # (B, T)
+    groups = ahead.unflatten(0, (-1, rows_per_group)).transpose(1, 2)  # (groups, T, G)
+    compared = group_advantages(groups, torch.ones_like(groups, dtype=torch.bool), baseline=baseline, scale="none")
+    return compared.transpose(1, 2).flatten(0, 1)
+
+
+def whitened(advantages: Tensor, mask: Tensor, mean: float, variance: float) -> Tensor:
+    """Advantages (B, T) with the given mean off and variance one; zero outside the mask."""
+    return ((advantages - mean) / math.sqrt(variance + 1e-8)).masked_fill(~mask, 0.0)
 
 
 def frame_rewards(credits: Sequence[Credit], mask: Tensor) -> Tensor:

@@ -88,6 +88,20 @@ def draw(
     return draws
 
 
+def redraw(scenarios: Mapping[str, Sequence[str]], old: Draw, iteration: int, attempt: int, *, seed: int) -> Draw:
+    """Another group in the place of one: of the same axis, any scenario of it, a variant that `draw` never gives.
+
+    Args:
+        attempt: from 1, how often the iteration's group was drawn again.
+    """
+    ids = scenarios[old.axis]
+    rng = _rng(seed, "redraw", old.axis, iteration, old.group, attempt)
+    scenario = ids[int(rng.integers(len(ids)))]
+    variant = int(rng.integers(2**31, 2**32))
+    seeds = tuple(int(s) for s in rng.integers(0, 2**63 - 1, size=len(old.seeds)))
+    return Draw(old.group, old.axis, scenario, variant, seeds)
+
+
 def permutation(seed: int, concern: str, size: int, *where: int) -> list[int]:
     """A permutation of range(size) that depends on the seed, a name and numbers (iteration, epoch, group, ...) only."""
     return [int(i) for i in _rng(seed, concern, *where).permutation(size)]

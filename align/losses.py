@@ -1,26 +1,29 @@
 """Loss functions of policy optimisation on the frame clock. Pure functions of tensors; imports torch only.
 
 Shapes: `B` conversations, `T` frames, `V` text tokens. One action a frame, so a "token" of a text trainer is a frame
-here. `mask` is True on the frames whose text token the policy sampled itself; a value on a masked frame, garbage and
-infinities included, never changes a result or a gradient.
+here; where several streams of a frame have a ratio each, tensors of actions are `(B, S, T)` instead of `(B, T)`
+(`align.ratios`). `mask` is True on what the policy sampled itself; a value outside it, garbage and infinities included,
+never changes a result or a gradient.
 
 Sources: PPO's clipped objective (arXiv 1707.06347), GRPO (arXiv 2402.03300), DAPO's frame-level mean
-(arXiv 2503.14476), Dr. GRPO (arXiv 2503.20783), exact KL and text-only ratio (arXiv 2606.11167), the speak/silent
-projection after arXiv 2604.10065 with the consistent marginal instead of its sum of raw logits.
+(arXiv 2503.14476), Dr. GRPO (arXiv 2503.20783), CISPO (arXiv 2506.13585), exact KL and text-only ratio
+(arXiv 2606.11167), the speak/silent projection after arXiv 2604.10065 with the consistent marginal instead of its sum
+of raw logits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-LOSS_TYPES = ("dapo", "grpo", "dr_grpo")
+from align.ratios import MAX_LOG_RATIO, ratio
 
-#: A log-ratio beyond this is clamped: exp(20) is five hundred million times more likely, and still a finite float.
-MAX_LOG_RATIO = 20.0
+LOSS_TYPES = ("dapo", "grpo", "dr_grpo", "cispo")
+KL_ESTIMATORS = ("exact", "k1", "k2", "k3")
 
 
 @dataclass(frozen=True)
@@ -48,22 +51,46 @@ def policy_loss(
     advantages: Tensor,
     mask: Tensor,
     clip: Clip,
+    level: str = "token",
 ) -> Tensor:
-    """Clipped surrogate per frame, to be minimised.
+    """Clipped surrogate of each action, to be minimised.
 
     Args:
-        logp: (B, T) log-probability of the sampled action under the policy being trained.
-        old_logp: (B, T) the same under the policy at the start of the iteration; no gradient flows into it.
+        logp: (B, T) or (B, S, T) log-probability of the sampled action under the policy being trained.
+        old_logp: the same under the policy at the start of the iteration; no gradient flows into it.
         advantages: (B, T) credit of each frame.
-        mask: (B, T) bool.
+        mask: bool, the shape of `logp`.
+        level: what a ratio is about (`align.ratios.LEVELS`).
 
     Returns:
-        (B, T); zero on masked frames.
+        The shape of `logp`; zero where masked.
     """
-    ratio = _ratio(logp, old_logp, mask)
-    advantages = advantages.masked_fill(~mask, 0.0)
-    clipped = ratio.clamp(clip.low, clip.high)
-    return -torch.minimum(ratio * advantages, clipped * advantages).masked_fill(~mask, 0.0)
+    r = ratio(logp, old_logp, mask, level)
+    advantages = _of_actions(advantages, mask)
+    clipped = r.clamp(clip.low, clip.high)
+    return -torch.minimum(r * advantages, clipped * advantages).masked_fill(~mask, 0.0)
+
+
+def cispo_loss(
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip: Clip,
+    level: str = "token",
+) -> Tensor:
+    """REINFORCE with the clipped ratio as a weight without gradient (CISPO): no action ever loses its gradient.
+
+    Arguments and result are those of `policy_loss`. Published without a lower clip: `Clip(math.inf, ceiling - 1)`.
+    """
+    weight = ratio(logp, old_logp, mask, level).clamp(clip.low, clip.high).detach()
+    return -weight * _of_actions(advantages, mask) * logp.masked_fill(~mask, 0.0)
+
+
+def _of_actions(advantages: Tensor, mask: Tensor) -> Tensor:
+    """(B, T) credit of frames for each action of them; zero where masked."""
+    shared = advantages.unsqueeze(1) if mask.dim() > advantages.dim() else advantages
+    return shared.expand_as(mask).masked_fill(~mask, 0.0)
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float | None) -> Tensor:
@@ -112,18 +139,32 @@ def exact_kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mass, p * gap - p + q, q.masked_fill(~mask.unsqueeze(-1), 0.0)).sum(-1)
 
 
-def sampled_kl(logp: Tensor, ref_logp: Tensor, mask: Tensor) -> Tensor:
-    """The k3 estimate of KL(policy || reference) from the sampled action only: exp(d) - d - 1, d = ref - logp.
+def sampled_kl(logp: Tensor, ref_logp: Tensor, mask: Tensor, estimator: str = "k3") -> Tensor:
+    """KL(policy || reference) estimated from the sampled action only, with d = logp - ref.
+
+    `k1` is d: unbiased, and as a reward it has the KL's policy gradient; as a loss its gradient is zero on average.
+    `k2` is d^2 / 2: biased as a value, but as a loss on the policy's own samples it has the KL's gradient.
+    `k3` is exp(-d) - 1 + d: unbiased and never negative; as a loss it has the gradient of the *other* KL,
+    KL(reference || policy), unless it is multiplied by the ratio (`use_bias_correction_kl`).
 
     Args:
-        logp, ref_logp: (B, T) log-probability of the sampled action under the policy and the reference.
-        mask: (B, T) bool.
+        logp, ref_logp: log-probability of the sampled action under the policy and the reference, any shape.
+        mask: bool, that shape.
 
     Returns:
-        (B, T), never negative; zero on masked frames. Source: http://joschu.net/blog/kl-approx.html, as TRL.
+        That shape; zero where masked. Source: http://joschu.net/blog/kl-approx.html, k3 as TRL.
+
+    Raises:
+        ValueError: unknown `estimator`.
     """
     gap = (ref_logp.masked_fill(~mask, 0.0) - logp.masked_fill(~mask, 0.0)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return gap.exp() - gap - 1
+    if estimator == "k1":
+        return -gap
+    if estimator == "k2":
+        return 0.5 * gap.square()
+    if estimator == "k3":
+        return gap.exp() - gap - 1
+    raise ValueError(f"kl_estimator '{estimator}' samples nothing; use one of k1, k2, k3")
 
 
 def speak_logp(log_probs: Tensor, tokens: Tensor, silent_ids: Collection[int]) -> Tensor:
@@ -156,6 +197,7 @@ def reduce_loss(
     total_frames: float,
     total_rows: float,
     world: int = 1,
+    length: int | None = None,
 ) -> Tensor:
     """Sum a micro-batch so that all micro-batches of all ranks add up to the loss of the global batch.
 
@@ -164,22 +206,24 @@ def reduce_loss(
     a rank are summed (`Engine.backward`); an optimiser that averages them needs their number as one more factor.
 
     Args:
-        per_frame: (B, T) loss of each frame, zero where masked.
-        mask: (B, T) bool.
-        loss_type: what N counts. `dapo`: active frames. `grpo`: conversations, each averaged over its own active
-            frames first. `dr_grpo`: conversations times T, whatever is active.
-        total_frames, total_rows: active frames and conversations of the whole optimiser step, over all ranks.
+        per_frame: (B, T) or (B, S, T) loss of each action, zero where masked.
+        mask: bool, that shape.
+        loss_type: what N counts. `dapo`, `cispo`: active actions. `grpo`: conversations, each averaged over its own
+            active actions first. `dr_grpo`: conversations times `length`, whatever is active.
+        total_frames, total_rows: active actions and conversations of the whole optimiser step, over all ranks.
         world: ranks that the optimiser averages over.
+        length: frames of a whole conversation, the same on all ranks; None: T.
 
     Raises:
         ValueError: unknown `loss_type`.
     """
-    if loss_type == "dapo":
+    if loss_type in ("dapo", "cispo"):
         total = per_frame.sum() / max(total_frames, 1.0)
     elif loss_type == "grpo":
-        total = (per_frame.sum(-1) / mask.sum(-1).clamp(min=1)).sum() / max(total_rows, 1.0)
+        total = (per_frame.flatten(1).sum(-1) / mask.flatten(1).sum(-1).clamp(min=1)).sum() / max(total_rows, 1.0)
     elif loss_type == "dr_grpo":
-        total = per_frame.sum() / max(total_rows * per_frame.shape[-1], 1.0)
+        streams = math.prod(per_frame.shape[1:-1])
+        total = per_frame.sum() / max(total_rows * streams * (length or per_frame.shape[-1]), 1.0)
     else:
         raise ValueError(f"loss_type '{loss_type}' is unknown; use one of {', '.join(LOSS_TYPES)}")
     return total * world
@@ -192,28 +236,23 @@ def diagnostics(
     advantages: Tensor,
     mask: Tensor,
     clip: Clip,
+    level: str = "token",
 ) -> dict[str, float]:
-    """What an update looked like, as sums over active frames (divide by `frames`), so that ranks can be added up.
+    """What an update looked like, as sums over active actions (divide by `frames`), so that ranks can be added up.
 
     Args: as `policy_loss`.
 
     Returns:
-        `frames`; sums `ratio`, `approx_kl` (k3 of the step, old against new), `clip_low` and `clip_high` (frames
-        whose gradient the clip removed); and the largest single `ratio_max`.
+        `frames`; sums `ratio`, `approx_kl` (k3 of the step, old against new), `clip_low` and `clip_high` (actions
+        that the clip holds: their gradient, or under CISPO their weight); and the largest single `ratio_max`.
     """
-    ratio = _ratio(logp, old_logp, mask)[mask]
-    credit = advantages[mask]
+    r = ratio(logp, old_logp, mask, level)[mask]
+    credit = _of_actions(advantages, mask)[mask]
     return {
-        "frames": float(ratio.numel()),
-        "ratio": float(ratio.sum()),
-        "approx_kl": float((ratio - 1 - ratio.log()).sum()),
-        "clip_low": float(((ratio < clip.low) & (credit < 0)).sum()),
-        "clip_high": float(((ratio > clip.high) & (credit > 0)).sum()),
-        "ratio_max": float(ratio.max()) if ratio.numel() else 1.0,
+        "frames": float(r.numel()),
+        "ratio": float(r.sum()),
+        "approx_kl": float((r - 1 - r.log()).sum()),
+        "clip_low": float(((r < clip.low) & (credit < 0)).sum()),
+        "clip_high": float(((r > clip.high) & (credit > 0)).sum()),
+        "ratio_max": float(r.max()) if r.numel() else 1.0,
     }
-
-
-def _ratio(logp: Tensor, old_logp: Tensor, mask: Tensor) -> Tensor:
-    """pi / pi_old, (B, T); exactly 1 on masked frames."""
-    gap = logp.masked_fill(~mask, 0.0) - old_logp.detach().masked_fill(~mask, 0.0)
-    return gap.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()

@@ -8,7 +8,6 @@ sampled, so a token of step k is heard in frame k + `heard_after(spec)`.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -109,15 +108,7 @@ def collect(
             if not active.any():
                 break
         trajectory = policy.trajectory()
-    # Tensors made in inference mode cannot be saved for a backward pass; copies can.
-    trajectory = dataclasses.replace(
-        trajectory,
-        codes=trajectory.codes.clone(),
-        valid=trajectory.valid.clone(),
-        sampler_logp=trajectory.sampler_logp.clone(),
-        lived=None if trajectory.lived is None else trajectory.lived.clone(),
-        lived_frames=None if trajectory.lived_frames is None else trajectory.lived_frames.clone(),
-    )
+    trajectory = trajectory.clone()  # tensors made in inference mode cannot be saved for a backward pass
     episodes = [
         env.episode(row, transcript=transcript([p[row] for p in pieces], spec.frame, lag)) for row in range(rows)
     ]

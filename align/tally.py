@@ -27,6 +27,10 @@ class Tally:
         """Keep the largest value."""
         self._largest[name] = max(value, self._largest.get(name, -math.inf))
 
+    def sums(self, name: str) -> tuple[float, float]:
+        """Sum and count of what was added under a name; (0, 0) if nothing was."""
+        return self._sums.get(name, (0.0, 0.0, 0.0))[:2]
+
     def state(self) -> State:
         """What `merge` takes: plain numbers."""
         return self._sums, self._largest, sorted(self._spread)

@@ -7,12 +7,13 @@ independent rows. It records the actions that it took, and scores them again wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 
@@ -65,6 +66,24 @@ class Step:
 
 
 @dataclass
+class AudioActions:
+    """What a policy did besides text: the agent codebooks' tokens, by the call that sampled them.
+
+    A codebook that the model delays speaks in call t of a frame of sound before t; it stands here where it was decided,
+    next to the text token of that call. Q agent codebooks, in the order of `DuplexSpec.streams`.
+    """
+
+    tokens: Tensor
+    """(B, Q, T) long; -1 where there is none."""
+    valid: Tensor
+    """(B, Q, T) bool: the policy's own sampled action."""
+    sampler_logp: Tensor
+    """(B, Q, T) float32: log-probability that the token had when it was sampled; 0 where not valid."""
+    temperature: float
+    top_k: int
+
+
+@dataclass
 class Trajectory:
     """The actions of a batch of episodes, each row from its last reset, padded on the right."""
 
@@ -78,6 +97,8 @@ class Trajectory:
     """Of the text stream."""
     top_k: int
     """Of the text stream; 0 is the whole vocabulary."""
+    audio: AudioActions | None = None
+    """None if the policy's audio streams are not trainable."""
     lived: Tensor | None = None
     """(B, K, M) long: what the rows went through before frame 0 (a prompt), padded on the right with -1; no actions."""
     lived_frames: Tensor | None = None
@@ -85,11 +106,70 @@ class Trajectory:
 
     def rows(self, index: Any) -> Trajectory:
         """The rows that `index` (slice, indices or mask) picks."""
-        before = (
-            () if self.lived is None or self.lived_frames is None else (self.lived[index], self.lived_frames[index])
+        return self._each(lambda tensor, nothing: tensor[index])._before(lambda tensor: tensor[index])
+
+    def clone(self) -> Trajectory:
+        """A copy whose tensors can be saved for a backward pass, wherever these ones were made."""
+        return self._each(lambda tensor, nothing: tensor.clone())._before(Tensor.clone)
+
+    def padded(self, frames: int) -> Trajectory:
+        """As long as `frames`, with nothing on the right."""
+
+        def longer(tensor: Tensor, nothing: int) -> Tensor:
+            return torch.nn.functional.pad(tensor, (0, frames - tensor.shape[-1]), value=nothing)
+
+        return self._each(longer)
+
+    def followed_by(self, other: Trajectory) -> Trajectory:
+        """These rows and then the other's, padded to the longer of the two."""
+        frames = max(self.valid.shape[1], other.valid.shape[1])
+        theirs = iter(other.padded(frames)._tensors())
+        both = self.padded(frames)._each(lambda tensor, nothing: torch.cat([tensor, next(theirs)]))
+        if self.lived is None and other.lived is None:
+            return both
+        longest = max(one.lived.shape[2] for one in (self, other) if one.lived is not None)
+        parts = [one._lived_for(longest) for one in (self, other)]
+        return replace(both, lived=torch.cat([x for x, _ in parts]), lived_frames=torch.cat([x for _, x in parts]))
+
+    def _before(self, change: Callable[[Tensor], Tensor]) -> Trajectory:
+        """The trajectory of changed tensors of what was lived, if anything was."""
+        if self.lived is None or self.lived_frames is None:
+            return self
+        return replace(self, lived=change(self.lived), lived_frames=change(self.lived_frames))
+
+    def _lived_for(self, frames: int) -> tuple[Tensor, Tensor]:
+        """`lived`, as long as `frames`, and `lived_frames`; of nothing, where nothing was lived."""
+        if self.lived is None or self.lived_frames is None:
+            batch, streams, _ = self.codes.shape
+            return self.codes.new_full((batch, streams, frames), -1), self.codes.new_zeros(batch)
+        return torch.nn.functional.pad(self.lived, (0, frames - self.lived.shape[2]), value=-1), self.lived_frames
+
+    def _tensors(self) -> list[Tensor]:
+        """In the order of `_each`."""
+        found: list[Tensor] = []
+
+        def see(tensor: Tensor, nothing: int) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self._each(see)
+        return found
+
+    def _each(self, change: Callable[[Tensor, int], Tensor]) -> Trajectory:
+        """The trajectory of changed tensors; `change` is told what stands for nothing in each of them."""
+        audio = self.audio and replace(
+            self.audio,
+            tokens=change(self.audio.tokens, -1),
+            valid=change(self.audio.valid, 0),
+            sampler_logp=change(self.audio.sampler_logp, 0),
         )
-        kept = (self.codes[index], self.valid[index], self.sampler_logp[index])
-        return Trajectory(*kept, self.temperature, self.top_k, *before)
+        return replace(
+            self,
+            codes=change(self.codes, -1),
+            valid=change(self.valid, 0),
+            sampler_logp=change(self.sampler_logp, 0),
+            audio=audio,
+        )
 
 
 @dataclass
@@ -105,6 +185,10 @@ class Scores:
     hidden: Tensor | None = None
     """(B, T, `spec.hidden`): the state that each frame's text distribution is read off, differentiable. It knows what
     was heard and done before the frame's action and not the action, so a value predicted from it is a baseline."""
+    audio_logp: Tensor | None = None
+    """(B, `codebooks`, T) of `Trajectory.audio`: differentiable; 0, without gradient, where that is not valid."""
+    audio_log_probs: Tensor | None = None
+    """(B, `codebooks`, T, card), as `log_probs`."""
 
 
 class DuplexPolicy(Protocol):
@@ -131,8 +215,12 @@ class DuplexPolicy(Protocol):
     def trajectory(self) -> Trajectory:
         """What has been heard and done since each row's last reset."""
 
-    def score(self, trajectory: Trajectory, full: bool = False) -> Scores:
-        """Teacher-forced scores, differentiable; `full` also returns the (B, T, V) log-probs."""
+    def score(self, trajectory: Trajectory, full: bool = False, codebooks: int = 0) -> Scores:
+        """Teacher-forced scores, differentiable; `full` also returns the (B, T, V) log-probs.
+
+        Of the agent codebooks in `trajectory.audio` the first `codebooks` are scored as well; a policy without
+        trainable audio streams is never asked for any.
+        """
 
     def export(self, path: str | Path, format: str = "kyutai") -> None:
         """Write a folder that the policy can be loaded from."""

@@ -98,6 +98,17 @@ def check_streaming_equals_scoring(policy: DuplexPolicy, frames: int = 24) -> No
     assert scores.log_probs is not None, "score(full=True) returned no log_probs"
     total = scores.log_probs.logsumexp(-1)[trajectory.valid].abs().max().item()
     assert total <= TOLERANCE, f"log_probs are not normalised: off by {total:.2g}"
+    codebooks = sum(stream.trainable for stream in policy.spec.streams if stream.name != "text")
+    if codebooks:
+        audio = trajectory.audio
+        assert audio is not None and audio.valid.any(), (
+            "audio streams are trainable, but none of their actions is there"
+        )
+        with torch.no_grad():
+            logp = policy.score(trajectory, codebooks=codebooks).audio_logp
+        assert logp is not None, "score(codebooks=...) returned no audio_logp"
+        difference = (logp - audio.sampler_logp)[audio.valid].abs().max().item()
+        assert difference <= TOLERANCE, f"sampler and scorer differ by {difference:.2g} nats in an audio stream"
 
 
 def check_future_audio_changes_no_past_action(policy: DuplexPolicy, frames: int = 24) -> None:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,12 @@ import torch
 from torch import Tensor
 
 from align import advantages as adv
-from align import curriculum, losses
+from align import curriculum, kl_control, losses, ratios
 from align.judging import begin, judge, shuffled
 from align.tally import Tally
+from align.trainers import resampling
 from align.trainers.grpo_config import GrpoConfig
-from align.trainers.learner import Learner, Old, tally_ratio
+from align.trainers.learner import Learner, Old, moments, tally_ratio
 from align.trainers.run import Run
 
 if TYPE_CHECKING:
@@ -93,28 +95,26 @@ def train(
                 scenarios, iteration, seed=seed, num_groups=config.num_groups, num_generations=config.num_generations
             )[run.rank * per_rank : (run.rank + 1) * per_rank]
             played = run.converse(env, iteration, drawn, config.num_generations)
+            pending = begin(composition, played.episodes)
+            if config.max_num_gen_batches > 1:  # DAPO: replace the groups that would teach nothing
+                played, drawn, pending = resampling.replace_flat_groups(
+                    run, config, composition, make_env, scenarios, iteration, played, drawn, pending, tally
+                )
 
             # Old log-probabilities, by the forward that will be trained; a judge that was asked answers meanwhile --
             run.monitor.phase("scoring")
-            asking = time.perf_counter()
-            pending = begin(composition, played.episodes)
             scoring = time.perf_counter()
-            old = run.learner.recompute(played.trajectory, iteration, tally, full=config.streams == "speak")
+            old = run.learner.recompute(played.trajectory, iteration, tally, full=config.full_old)
 
             # Judge, and compare inside each group ----------------------------------------------------------------
             run.monitor.phase("judging")
             judging = time.perf_counter()
-            conversations, frames = played.trajectory.valid.shape
-            credits = judge(composition, played, drawn, policy.spec, frames, tally, pending)
+            credits = judge(composition, played, drawn, policy.spec, played.trajectory.valid.shape[1], tally, pending)
             if config.shuffle_rewards:
                 credits = shuffled(credits, seed, iteration)
-            compared = adv.frame_advantages(
-                credits, conversations, frames, credit=config.credit, baseline=config.baseline,
-                aggregation=config.multi_objective_aggregation, scale=config.scale_rewards,
-            )  # fmt: skip
-            tally.add("frac_reward_zero_std", compared.zero_variance, compared.comparisons)
-            advantages = compared.values.to(old.logp.device)
             judged = time.perf_counter()
+            beta = run.carried.get("beta", config.beta)
+            lessons = _lessons(config, run.learner, old, credits, beta, tally)
 
             # Update in minibatches: some conversations of every group ---------------------------------------------
             step = iteration * config.updates
@@ -133,52 +133,101 @@ def train(
                     ]
                     rate = config.learning_rate_at(step)
                     step += 1
-                    if not _update(config, run.learner, old, advantages, rows, rate, tally):
-                        run.skip_update(iteration, step, drawn, rows, old, advantages)
+                    if not _update(config, run.learner, old, lessons, rows, rate, tally):
+                        run.skip_update(iteration, step, drawn, rows, old, lessons.advantages)
 
             # Log and checkpoint ----------------------------------------------------------------------------------
-            tally.add("time/judge", scoring - asking + judged - judging)
+            tally.add("time/judge", judged - judging)
             tally.add("time/update", judging - scoring + time.perf_counter() - judged)
+            if config.target_kl is not None:
+                kl, counted = run.engine.total(tally.sums("kl"))
+                run.carried["beta"] = kl_control.adapted(
+                    beta, kl / max(counted, 1.0), config.target_kl, config.num_groups * config.num_generations,
+                    config.kl_horizon,
+                )  # fmt: skip
+                tally.add("beta", beta)
             metrics = run.end_iteration(iteration, tally, played, step, list(scenarios))
     run.finish()
     return metrics
+
+
+@dataclass(frozen=True)
+class _Lessons:
+    """What the updates of one iteration learn besides `Old`; B = this rank's conversations."""
+
+    advantages: Tensor  # (B, T) float32
+    weights: Tensor | None  # of each action: how far the sampler is trusted; None: wholly
+    beta: float
+
+
+def _lessons(
+    config: GrpoConfig, learner: Learner, old: Old, credits: Sequence[adv.Credit], beta: float, tally: Tally
+) -> _Lessons:
+    """Advantages of a rollout from what was said about it."""
+    conversations, frames = old.trajectory.valid.shape
+    compared = adv.frame_advantages(
+        credits, conversations, frames, credit=config.credit, baseline=config.baseline,
+        aggregation=config.multi_objective_aggregation, scale=config.scale_rewards,
+    )  # fmt: skip
+    tally.add("frac_reward_zero_std", compared.zero_variance, compared.comparisons)
+    advantages, mask = compared.values, old.token_mask.any(1).cpu()
+    if config.use_kl_in_reward:
+        kl = learner.kl_rewards(old).cpu().double()
+        tally.add("kl", float(kl.sum()), float(mask.sum()))
+        drift = adv.cost_advantages(kl, config.num_generations, baseline=config.baseline)
+        advantages = (advantages + beta * drift).float()
+    if config.normalize_advantages:
+        advantages = adv.whitened(advantages, mask, *moments(learner.engine, advantages[mask].double()))
+    weights = None
+    if config.sampler_importance_sampling_mode != "none":
+        high, low = config.sampler_importance_sampling_clip_max, config.sampler_importance_sampling_clip_min
+        mode = config.sampler_importance_sampling_mode
+        weights = ratios.sampler_weights(old.logp, old.sampler_logp, old.mask, mode, high, low)
+        seen, free = weights[old.mask], ratios.ratio(old.logp, old.sampler_logp, old.mask)[old.mask]
+        tally.add("sampling/importance_sampling_ratio/mean", float(free.sum()), free.numel())
+        tally.largest("sampling/importance_sampling_ratio/max", float(free.max()) if free.numel() else 1.0)
+        tally.add("sampling/importance_sampling_weight/mean", float(seen.sum()), seen.numel())
+    return _Lessons(advantages.to(old.logp.device), weights, beta)
 
 
 def _update(
     config: GrpoConfig,
     learner: Learner,
     old: Old,
-    advantages: Tensor,
+    lessons: _Lessons,
     rows: Sequence[int],
     learning_rate: float,
     tally: Tally,
 ) -> bool:
     """One optimiser step on some conversations of this rank; False if it was skipped, on all ranks, for a NaN."""
-    engine = learner.engine
-    total_frames, total_rows = engine.total([float(old.mask[list(rows)].sum()), len(rows)])
+    engine, clip, level = learner.engine, config.clip, config.importance_sampling_level
+    objective = losses.cispo_loss if config.loss_type == "cispo" else losses.policy_loss
+    total_actions, total_rows = engine.total([float(old.mask[list(rows)].sum()), len(rows)])
     size, step_loss = config.per_device_train_batch_size, 0.0
     for at in range(0, len(rows), size):
         part = list(rows[at : at + size])
-        trajectory = old.trajectory.rows(part)
-        old_logp, credit, mask = old.logp[part], advantages[part], old.mask[part]
-        scored = learner.score(trajectory, config.full)
-        logp = learner.action_logp(trajectory, scored)
-        clip = losses.Clip(config.epsilon, config.epsilon_high)
-        per_frame = losses.policy_loss(logp, old_logp, credit, mask, clip)
+        seen, credit = old.rows(part), lessons.advantages[part]
+        scored = learner.score(seen.trajectory, config.full)
+        logp = learner.action_logp(seen.trajectory, scored, seen.token_mask)
+        per_action = objective(logp, seen.logp, credit, seen.mask, clip, level)
+        if lessons.weights is not None:
+            per_action = per_action * lessons.weights[part]
         if config.kl_in_loss:
-            kl = learner.kl(trajectory, scored, mask)
-            per_frame = per_frame + config.beta * kl
-            tally.add("kl", float(kl.detach().sum()), float(mask.sum()))
+            kl = learner.kl(seen.trajectory, scored, seen.token_mask)
+            tally.add("kl", float(kl.detach().sum()), float(seen.token_mask.any(1).sum()))
+            if config.use_bias_correction_kl:
+                kl = kl * ratios.ratio(logp, seen.logp, seen.mask, level)
+            per_action = per_action + lessons.beta * kl
         loss = losses.reduce_loss(
-            per_frame, mask, loss_type=config.loss_type, total_frames=total_frames, total_rows=total_rows,
-            world=engine.world,
+            per_action, seen.mask, loss_type=config.loss_type, total_frames=total_actions, total_rows=total_rows,
+            world=engine.world, length=config.frames,
         )  # fmt: skip
         if not engine.all_true(bool(torch.isfinite(loss))):
             engine.discard()
             return False
         engine.backward(loss, last=at + size >= len(rows))
         step_loss += float(loss.detach())
-        tally_ratio(tally, logp, old_logp, credit, mask, clip)
+        tally_ratio(tally, logp, seen.logp, credit, seen.mask, clip, level)
     norm = engine.step(learning_rate)
     if not math.isfinite(norm):
         return False

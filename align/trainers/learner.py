@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from align import losses
+from align import losses, ratios
 from align.engine import Engine, EngineConfig, adapters_off, add_lora, merge_lora
 from align.policies.sampling import truncated_log_probs
 from align.tally import Tally
@@ -39,19 +40,49 @@ class Scored:
     """(B, T) float32: the value head's prediction before each frame's action; None without a head."""
     log_probs: Tensor | None
     """(B, T, V) of the whole text distribution, where it was asked for."""
+    audio_logp: Tensor | None
+    """(B, Q, T) of the tokens of the Q agent codebooks in the objective; None if there are none."""
+    audio_log_probs: Tensor | None
+    """(B, Q, T, card), where it was asked for."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """(B, S, T) log-probability of each token in the objective: text first."""
+        text = self.logp.unsqueeze(1)
+        return text if self.audio_logp is None else torch.cat([text, self.audio_logp.to(text.dtype)], 1)
 
 
 @dataclass(frozen=True)
 class Old:
-    """An iteration's conversations under the policy that played them, recomputed by the forward that is trained."""
+    """An iteration's conversations under the policy that played them, recomputed by the forward that is trained.
+
+    An action is what has one ratio (`align.ratios.actions`): tensors of actions are (B, T), or (B, S, T) where each of
+    S streams is one.
+    """
 
     trajectory: Trajectory
     logp: Tensor
-    """(B, T) of what the objective calls the action."""
+    """Of each action."""
+    sampler_logp: Tensor
+    """Of each action, as the sampler told it; of its text token where the objective is `speak`."""
     values: Tensor | None
     """(B, T) float32; None without a value head."""
     mask: Tensor
-    """(B, T) bool: frames that are learned from."""
+    """bool, actions that are learned from."""
+    token_mask: Tensor
+    """(B, S, T) bool, their tokens."""
+
+    def rows(self, index: Sequence[int]) -> Old:
+        """The conversations that `index` picks."""
+        at = list(index)
+        return Old(
+            self.trajectory.rows(at),
+            self.logp[at],
+            self.sampler_logp[at],
+            None if self.values is None else self.values[at],
+            self.mask[at],
+            self.token_mask[at],
+        )
 
 
 def choose_trained(model: nn.Module, config: RunConfig) -> None:
@@ -72,9 +103,17 @@ class Learner:
         """Freeze what stays, add what is new, keep the start, and hand the rest to DeepSpeed.
 
         Raises:
-            UptakeError: nothing is left to train, or a value head is wanted on a policy without a hidden state.
+            UptakeError: nothing is left to train, a value head is wanted on a policy without a hidden state, or audio
+                streams in the objective of one that does not train any.
         """
         self.policy, self.config = policy, config
+        audio = sum(stream.trainable for stream in policy.spec.streams if stream.name != "text")
+        if config.streams in ("semantic", "all") and not audio:
+            raise UptakeError(
+                f"{config.section}.streams = {config.streams}: this policy has no trainable audio stream; use text or "
+                "speak"
+            )
+        self._codebooks = {"semantic": 1, "all": audio}.get(config.streams, 0)
         choose_trained(policy.model, config)
         keep = config.kl_weight and not config.use_peft
         frozen_copy = copy.deepcopy(policy.model).requires_grad_(False) if keep else None
@@ -85,7 +124,7 @@ class Learner:
             )
         head = ValueHead(policy.spec.hidden) if values else None
         self.engine = Engine(
-            _Scorer(policy, head),
+            _Scorer(policy, self._codebooks, head),
             EngineConfig(
                 zero_stage=config.zero_stage,
                 bf16=config.bf16,
@@ -103,7 +142,7 @@ class Learner:
         if frozen_copy is not None:
             start = copy.copy(policy)  # shares the codec and the tokenizer; scoring keeps no state
             start.model = frozen_copy.to(self.engine.device, torch.bfloat16 if config.bf16 else None)
-            self._start = _Scorer(start)
+            self._start = _Scorer(start, self._codebooks)
 
     # Scores ---------------------------------------------------------------------------------------------------------
 
@@ -119,41 +158,48 @@ class Learner:
         with adapters_off(self.policy.model):
             return _scored(self.engine(trajectory, full))
 
-    def action_logp(self, trajectory: Trajectory, scored: Scored) -> Tensor:
-        """(B, T) log-probability of what the objective calls the action."""
-        if self.config.streams == "text":
-            return scored.logp
+    def action_logp(self, trajectory: Trajectory, scored: Scored, token_mask: Tensor) -> Tensor:
+        """Log-probability of each action: (B, T), or (B, S, T) where each of S streams is one.
+
+        Args:
+            token_mask: (B, S, T) bool, the tokens that count.
+        """
+        if self.config.streams != "speak":
+            return ratios.actions(scored.tokens, token_mask, self.config.importance_sampling_level)[0]
         assert scored.log_probs is not None
         silent = next(stream.silent_ids for stream in self.policy.spec.streams if stream.name == "text")
         return losses.speak_logp(scored.log_probs, trajectory.codes[:, 0], silent)
 
-    def kl(self, trajectory: Trajectory, scored: Scored, mask: Tensor) -> Tensor:
-        """(B, T) KL to the start, differentiable; `kl_estimator` says how."""
-        exact = self.config.kl_estimator == "exact"
-        start = self.score_start(trajectory, exact)
-        if not exact:
-            return losses.sampled_kl(scored.logp, start.logp, mask)
-        assert scored.log_probs is not None and start.log_probs is not None
-        return losses.exact_kl(scored.log_probs, start.log_probs, mask)
+    def kl(self, trajectory: Trajectory, scored: Scored, token_mask: Tensor) -> Tensor:
+        """KL to the start of each action, differentiable; `kl_estimator` says how. A frame's is the sum of its tokens'.
+
+        An exact one is over the vocabulary of each token, given the tokens that were sampled before it. Arguments and
+        shape are those of `action_logp`.
+        """
+        estimator = self.config.kl_estimator
+        start = self.score_start(trajectory, estimator == "exact")
+        if estimator != "exact":
+            per_token = losses.sampled_kl(scored.tokens, start.tokens, token_mask, estimator)
+        else:
+            assert scored.log_probs is not None and start.log_probs is not None
+            per_token = losses.exact_kl(scored.log_probs, start.log_probs, token_mask[:, 0]).unsqueeze(1)
+            if scored.audio_log_probs is not None and start.audio_log_probs is not None:
+                audio = losses.exact_kl(scored.audio_log_probs, start.audio_log_probs, token_mask[:, 1:])
+                per_token = torch.cat([per_token, audio], 1)
+        return ratios.actions(per_token, token_mask, self.config.importance_sampling_level)[0]
 
     @torch.no_grad()
-    def kl_rewards(self, trajectory: Trajectory, mask: Tensor) -> Tensor:
-        """(B, T) KL to the start as a cost of each frame.
+    def kl_rewards(self, old: Old) -> Tensor:
+        """(B, T) KL to the start as a cost of each frame, by `kl_estimator`: exact, or k1.
 
-        With `kl_estimator: sampled` it is the plain log-ratio of the sampled token (k1), not k3: as a reward only k1
-        has the expectation, and the policy gradient, of the KL.
+        As a reward only k1 of the sampled estimates has the expectation, and the policy gradient, of the KL.
         """
-        exact = self.config.kl_estimator == "exact"
         parts = []
-        for at in range(0, mask.shape[0], self.config.per_device_train_batch_size):
-            rows = slice(at, at + self.config.per_device_train_batch_size)
-            part = trajectory.rows(rows)
-            scored = self.score(part, exact)
-            if exact:
-                parts.append(self.kl(part, scored, mask[rows]))
-            else:
-                gap = scored.logp - self.score_start(part, False).logp
-                parts.append(gap.clamp(-losses.MAX_LOG_RATIO, losses.MAX_LOG_RATIO).masked_fill(~mask[rows], 0.0))
+        for at in range(0, old.mask.shape[0], self.config.per_device_train_batch_size):
+            part = old.rows(range(old.mask.shape[0])[at : at + self.config.per_device_train_batch_size])
+            scored = self.score(part.trajectory, self.config.kl_estimator == "exact")
+            kl = self.kl(part.trajectory, scored, part.token_mask)
+            parts.append(kl if kl.dim() == 2 else kl.sum(1))
         return torch.cat(parts)
 
     def recompute(self, trajectory: Trajectory, iteration: int, tally: Tally, *, full: bool) -> Old:
@@ -166,32 +212,43 @@ class Learner:
         """
         config = self.config
         rows, size = trajectory.valid.shape[0], config.per_device_train_batch_size
-        text, action, values = [], [], []
+        valid, sampler_logp = self._sampled(trajectory)
+        scores, values = [], []
         with torch.no_grad():
             for at in range(0, rows, size):
                 part = trajectory.rows(slice(at, at + size))
                 scored = self.score(part, full)
-                text.append(scored.logp)
-                action.append(self.action_logp(part, scored))
+                tokens = scored.tokens
+                # A token that a rounding put outside the top-k has no ratio.
+                known = valid[at : at + size] & ~torch.isneginf(tokens) & ~torch.isneginf(sampler_logp[at : at + size])
+                scores.append((tokens, known, self.action_logp(part, scored, known)))
                 if scored.values is not None:
                     values.append(scored.values)
                 tally.add("entropy", float(scored.entropy[part.valid].sum()), float(part.valid.sum()))
-        logp = torch.cat(text)  # (B, T)
-        # A token that a rounding put outside the top-k has no ratio.
-        mask = trajectory.valid & ~torch.isneginf(logp) & ~torch.isneginf(trajectory.sampler_logp)
-        gap = (logp - trajectory.sampler_logp)[mask].abs()
-        total, count, lost = self.engine.total([float(gap.sum()), gap.numel(), float((trajectory.valid & ~mask).sum())])
+        logp, token_mask, action = (torch.cat(list(parts)) for parts in zip(*scores, strict=True))
+        told, mask = ratios.actions(sampler_logp, token_mask, config.importance_sampling_level)
+        gap = (logp - sampler_logp)[token_mask].abs()
+        total, count, lost = self.engine.total([float(gap.sum()), gap.numel(), float((valid & ~token_mask).sum())])
         mean = total / max(count, 1.0)
         tally.add("sampling/sampling_logp_difference/mean", float(gap.sum()), gap.numel())
         tally.largest("sampling/sampling_logp_difference/max", float(gap.max()) if gap.numel() else 0.0)
         tally.add("sampling/outside_support", lost / max(count + lost, 1.0))
         if not mean <= config.max_sampling_logp_difference:  # a NaN stops the run as well
             raise UptakeError(
-                f"iteration {iteration}: the training forward differs from the sampler by {mean:.3g} nats a frame, "
+                f"iteration {iteration}: the training forward differs from the sampler by {mean:.3g} nats a token, "
                 f"more than {config.section}.max_sampling_logp_difference = {config.max_sampling_logp_difference}; the "
                 "policy's `score` does not compute what its `step` sampled from"
             )
-        return Old(trajectory, torch.cat(action), torch.cat(values) if values else None, mask)
+        return Old(trajectory, action, told, torch.cat(values) if values else None, mask, token_mask)
+
+    def _sampled(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
+        """Which tokens in the objective the policy sampled itself, and their log-probabilities then: (B, S, T) each."""
+        valid, logp = trajectory.valid.unsqueeze(1), trajectory.sampler_logp.unsqueeze(1)
+        if not self._codebooks:
+            return valid, logp
+        audio, q = trajectory.audio, self._codebooks
+        assert audio is not None
+        return torch.cat([valid, audio.valid[:, :q]], 1), torch.cat([logp, audio.sampler_logp[:, :q]], 1)
 
     # Weights --------------------------------------------------------------------------------------------------------
 
@@ -203,10 +260,16 @@ class Learner:
 
 
 def tally_ratio(
-    tally: Tally, logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor, clip: losses.Clip
+    tally: Tally,
+    logp: Tensor,
+    old_logp: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip: losses.Clip,
+    level: str = "token",
 ) -> None:
     """Log what one micro-batch's ratios looked like; arguments as `losses.policy_loss`."""
-    seen = losses.diagnostics(logp.detach(), old_logp, advantages, mask, clip)
+    seen = losses.diagnostics(logp.detach(), old_logp, advantages, mask, clip, level)
     for name, key in _DIAGNOSTICS.items():
         tally.add(name, seen[key], seen["frames"])
     tally.largest("ratio/max", seen["ratio_max"])
@@ -220,35 +283,61 @@ _DIAGNOSTICS = {
 }
 
 
+def moments(engine: Engine, x: Tensor) -> tuple[float, float]:
+    """Mean and variance of the (n,) values of all ranks."""
+    count, total, squares = engine.total([x.numel(), float(x.sum()), float(x.square().sum())])
+    mean = total / max(count, 1.0)
+    return mean, max(squares / max(count, 1.0) - mean * mean, 0.0)
+
+
 def _scored(tensors: dict[str, Tensor]) -> Scored:
-    return Scored(tensors["logp"], tensors["entropy"], tensors.get("values"), tensors.get("log_probs"))
+    optional = (tensors.get(name) for name in ("values", "log_probs", "audio_logp", "audio_log_probs"))
+    return Scored(tensors["logp"], tensors["entropy"], *optional)
 
 
 class _Scorer(nn.Module):
     """The policy's teacher-forced scoring, and the value head, as one module, so that DeepSpeed's hooks see them."""
 
-    def __init__(self, policy: DuplexPolicy, value_head: ValueHead | None = None) -> None:
+    def __init__(self, policy: DuplexPolicy, codebooks: int, value_head: ValueHead | None = None) -> None:
         super().__init__()
         self.model = policy.model
         self.value_head = value_head
+        self._options: dict[str, Any] = {"codebooks": codebooks} if codebooks else {}
         self._policy = [policy]  # in a list: a policy that is a module itself would be registered twice
 
     def forward(self, trajectory: Trajectory, full: bool) -> dict[str, Tensor]:
         if not full:
-            scores = self._policy[0].score(trajectory)
+            scores = self._policy[0].score(trajectory, **self._options)
             out = {"logp": scores.logp, "entropy": scores.entropy}
+            if scores.audio_logp is not None:
+                out["audio_logp"] = scores.audio_logp
         else:
             # An exact KL needs the whole vocabulary: outside the top-k of one policy the other may have mass. The
             # action keeps the probability under which it was sampled.
-            scores = self._policy[0].score(dataclasses.replace(trajectory, top_k=0), full=True)
+            audio = trajectory.audio
+            whole = dataclasses.replace(trajectory, top_k=0, audio=audio and dataclasses.replace(audio, top_k=0))
+            scores = self._policy[0].score(whole, full=True, **self._options)
             assert scores.log_probs is not None
-            logp = scores.logp
-            if trajectory.top_k:
-                tokens = trajectory.codes[:, 0].clamp(min=0)  # (B, T)
-                truncated = truncated_log_probs(scores.log_probs, 1.0, trajectory.top_k, keep=tokens)
-                logp = truncated.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).masked_fill(~trajectory.valid, 0.0)
+            tokens = trajectory.codes[:, 0]
+            logp = _truncated(scores.logp, scores.log_probs, tokens, trajectory.valid, trajectory.top_k)
             out = {"logp": logp, "entropy": scores.entropy, "log_probs": scores.log_probs}
+            if scores.audio_logp is not None:
+                assert audio is not None and scores.audio_log_probs is not None
+                q = scores.audio_logp.shape[1]
+                out["audio_logp"] = _truncated(
+                    scores.audio_logp, scores.audio_log_probs, audio.tokens[:, :q], audio.valid[:, :q], audio.top_k
+                )
+                out["audio_log_probs"] = scores.audio_log_probs
         if self.value_head is not None:
             assert scores.hidden is not None
             out["values"] = self.value_head(scores.hidden)
         return out
+
+
+def _truncated(logp: Tensor, log_probs: Tensor, tokens: Tensor, valid: Tensor, top_k: int) -> Tensor:
+    """Log-probabilities of tokens (...) under the top k of (..., V), where `logp` are those under all of it."""
+    if not top_k:
+        return logp
+    tokens = tokens.clamp(min=0)
+    truncated = truncated_log_probs(log_probs, 1.0, top_k, keep=tokens)
+    return truncated.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).masked_fill(~valid, 0.0)

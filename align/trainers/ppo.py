@@ -39,12 +39,11 @@ from align import advantages as adv
 from align import curriculum, losses
 from align.judging import begin, judge, shuffled, ungrouped
 from align.tally import Tally
-from align.trainers.learner import Learner, Old, tally_ratio
+from align.trainers.learner import Learner, Old, moments, tally_ratio
 from align.trainers.ppo_config import PpoConfig
 from align.trainers.run import Run
 
 if TYPE_CHECKING:
-    from align.engine import Engine
     from align.policies.base import DuplexPolicy
     from rewards.compose import Composition
 
@@ -134,28 +133,21 @@ def _lessons(config: PpoConfig, learner: Learner, old: Old, rewards: Tensor, tal
     assert old.values is not None
     mask = old.mask.cpu()
     if config.kl_coef and config.use_kl_in_reward:
-        kl = learner.kl_rewards(old.trajectory, old.mask).cpu().double()
+        kl = learner.kl_rewards(old).cpu().double()
         rewards = rewards - config.kl_coef * kl
         tally.add("kl", float(kl.sum()), float(mask.sum()))
     values = old.values.cpu().double()
     advantages, returns = adv.gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
-    mean, variance = _moments(learner.engine, advantages[mask])
-    whitened = ((advantages - mean) / math.sqrt(variance + 1e-8)).masked_fill(~mask, 0.0)
+    mean, variance = moments(learner.engine, advantages[mask])
+    whitened = adv.whitened(advantages, mask, mean, variance)
     # cleanrl's and TRL's diagnostic: 1 is a perfect critic, 0 one that says a constant, below 0 a worse one.
-    spread, unexplained = (_moments(learner.engine, x[mask])[1] for x in (returns, returns - values))
+    spread, unexplained = (moments(learner.engine, x[mask])[1] for x in (returns, returns - values))
     tally.add("value/explained_variance", 1.0 - unexplained / spread if spread > 0 else 0.0)
     tally.add("value/mean", float(values[mask].sum()), float(mask.sum()))
     tally.add("value/returns_mean", float(returns[mask].sum()), float(mask.sum()))
     tally.add("advantages_std", math.sqrt(variance))
     device = old.logp.device
     return _Lessons(old.values, whitened.float().to(device), returns.float().to(device))
-
-
-def _moments(engine: Engine, x: Tensor) -> tuple[float, float]:
-    """Mean and variance of the (n,) values of all ranks."""
-    count, total, squares = engine.total([x.numel(), float(x.sum()), float(x.square().sum())])
-    mean = total / max(count, 1.0)
-    return mean, max(squares / max(count, 1.0) - mean * mean, 0.0)
 
 
 def _minibatches(
@@ -191,11 +183,12 @@ def _update(
     clip = losses.Clip(config.cliprange)
     for at in range(0, len(rows), size):
         part = list(rows[at : at + size])
-        trajectory, mask, frames = old.trajectory.rows(part), old.mask[part], float(old.mask[part].sum())
-        scored = learner.score(trajectory, config.full)
+        seen = old.rows(part)
+        mask, frames = seen.mask, float(seen.mask.sum())
+        scored = learner.score(seen.trajectory, config.full)
         assert scored.values is not None
-        logp = learner.action_logp(trajectory, scored)
-        surrogate = losses.policy_loss(logp, old.logp[part], lessons.advantages[part], mask, clip)
+        logp = learner.action_logp(seen.trajectory, scored, seen.token_mask)
+        surrogate = losses.policy_loss(logp, seen.logp, lessons.advantages[part], mask, clip)
         value = losses.value_loss(
             scored.values, lessons.values[part], lessons.returns[part], mask, config.cliprange_value
         )
@@ -203,7 +196,7 @@ def _update(
         if config.entropy_coeff:
             per_frame = per_frame - config.entropy_coeff * scored.entropy.masked_fill(~mask, 0.0)
         if config.kl_in_loss:
-            kl = learner.kl(trajectory, scored, mask)
+            kl = learner.kl(seen.trajectory, scored, seen.token_mask)
             per_frame = per_frame + config.kl_coef * kl
             tally.add("kl", float(kl.detach().sum()), frames)
         loss = losses.reduce_loss(
@@ -214,7 +207,7 @@ def _update(
             return False
         engine.backward(loss, last=at + size >= len(rows))
         step_loss += float(loss.detach())
-        tally_ratio(tally, logp, old.logp[part], lessons.advantages[part], mask, clip)
+        tally_ratio(tally, logp, seen.logp, lessons.advantages[part], mask, clip)
         tally.add("loss/policy", float(surrogate.detach().sum()), frames)
         tally.add("loss/value", float(value.detach().sum()), frames)
         if config.cliprange_value is not None:

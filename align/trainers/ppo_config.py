@@ -43,9 +43,6 @@ class PpoConfig(RunConfig):
     """Weight of the text distribution's entropy, in favour of it."""
     kl_coef: float = 0.05
     """Weight of the KL to the policy that training started from. 0 keeps no reference."""
-    use_kl_in_reward: bool = False
-    """true: each frame's KL is taken off its reward, so that the advantage of an action counts the drift that it leads
-    to; false: it is a term of the loss, frame by frame."""
 
     @property
     def updates(self) -> int:
@@ -66,11 +63,6 @@ class PpoConfig(RunConfig):
     def kl_weight(self) -> float:
         """`kl_coef`."""
         return self.kl_coef
-
-    @property
-    def kl_in_loss(self) -> bool:
-        """Whether the KL is a term of the loss, and not of the reward."""
-        return self.kl_coef > 0 and not self.use_kl_in_reward
 
     def check(self, world: int = 1) -> None:
         """Raise UptakeError for a value or a combination that cannot be trained with on `world` ranks."""

@@ -68,6 +68,8 @@ class Run:
         self.learner = Learner(policy, config, values=values, value_learning_rate=value_learning_rate)
         self.engine = self.learner.engine
         self.first, self.skipped = 0, 0
+        self.carried: dict[str, float] = {}
+        """Numbers that a trainer carries from one iteration to the next."""
         self._axis_rewards: dict[str, float] = {}
         if done is not None:
             _check_same_run(config, seed, done)
@@ -76,6 +78,7 @@ class Run:
             checkpoints.set_rng_tensors(done.rng)
             self.first, self.skipped = done.iteration, done.state["skipped_updates"]
             self._axis_rewards = dict(done.state["axis_rewards"])
+            self.carried = dict(done.state.get("carried", {}))
         self.monitor = Monitor(
             folder, config.iterations, first=self.first, tail=tail, active=self.rank == 0, wandb_mode=wandb_mode,
             project=wandb_project, config={**asdict(config), "seed": seed, "world": self.world},
@@ -104,7 +107,8 @@ class Run:
             KeyboardInterrupt: Ctrl-C was pressed; a checkpoint at the start of this iteration is written.
             UptakeError: the weights are broken.
         """
-        self._began, rng = time.perf_counter(), checkpoints.rng_tensors()
+        self._began = self._began or time.perf_counter()  # an iteration may converse more than once
+        rng = checkpoints.rng_tensors()
 
         def on_frame(frame: int) -> None:
             self.monitor.phase(f"conversing {frame + 1}/{self.config.frames}")
@@ -175,6 +179,7 @@ class Run:
         tally.add("rollout/frames_per_second", played.frames_per_second)
         tally.add("time/rollout", played.seconds)
         tally.add("step_time", time.perf_counter() - self._began)
+        self._began = 0.0
         metrics = Tally.merge(self.engine.collect(tally.state())).means()
         metrics |= {"learning_rate": self.config.learning_rate_at(step - 1), "skipped_updates": float(self.skipped)}
         smooth = self._axis_rewards
@@ -210,6 +215,7 @@ class Run:
                 "seed": self.seed,
                 "skipped_updates": self.skipped,
                 "axis_rewards": self._axis_rewards,
+                "carried": self.carried,
                 "optimizer_steps": iteration * self.config.updates,
             },
             keep=self.config.save_total_limit,

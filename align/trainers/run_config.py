@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from align import losses
 from envs.errors import UptakeError
 
 CHOICES: dict[str, Sequence[Any]] = {
     "lr_scheduler_type": ("constant", "cosine"),
     "streams": ("text", "speak"),
-    "kl_estimator": ("exact", "sampled"),
+    "kl_estimator": losses.KL_ESTIMATORS,
     "zero_stage": (0, 1, 2, 3),
 }
 LEAST: dict[str, float] = {
@@ -33,6 +34,8 @@ class RunConfig(ABC):
     """Field -> what it may be."""
     least = LEAST
     """Field -> what it must be at least; null is left alone."""
+    importance_sampling_level = "token"
+    """What a ratio is about (`align.ratios`); a field where an algorithm has the choice."""
 
     iterations: int = 20
     """Rollout-and-update rounds of the run."""
@@ -59,7 +62,11 @@ class RunConfig(ABC):
     streams: str = "text"
     """What the ratio is about. text: the sampled text token, as published; speak: only whether it is silent or not."""
     kl_estimator: str = "exact"
-    """exact: over the whole text vocabulary, as published; sampled: from the sampled token (k3)."""
+    """exact: over the whole vocabulary, as published. From the sampled token only: k2 or k3 for a KL in the loss, k1
+    for one in the reward (`align.losses.sampled_kl` says why)."""
+    use_kl_in_reward: bool = False
+    """true: each frame's KL is taken off its reward, so that the advantage of an action counts the drift that it leads
+    to; false: it is a term of the loss, frame by frame."""
     shuffle_rewards: bool = False
     """Control experiment: judgements are dealt out at random. Such a run must learn nothing."""
 
@@ -110,13 +117,18 @@ class RunConfig(ABC):
         """Weight of the KL to the policy that training started from; 0 keeps no reference."""
 
     @property
+    def kl_corrected(self) -> bool:
+        """Whether a sampled KL in the loss is multiplied by the ratio."""
+        return False
+
+    @property
     def kl_in_loss(self) -> bool:
-        """Whether that KL is a term of the loss."""
-        return self.kl_weight > 0
+        """Whether that KL is a term of the loss, and not of the reward."""
+        return self.kl_weight > 0 and not self.use_kl_in_reward
 
     @property
     def full(self) -> bool:
-        """Whether updates need the whole text distribution."""
+        """Whether updates need the whole distribution of each action."""
         return self.streams == "speak" or (self.kl_in_loss and self.kl_estimator == "exact")
 
     def check(self, world: int = 1) -> None:
@@ -129,6 +141,18 @@ class RunConfig(ABC):
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UptakeError(f"{self.section}.{name} = {value!r}: must be at least {least}")
+        if self.kl_weight and self.use_kl_in_reward and self.kl_estimator in ("k2", "k3"):
+            raise UptakeError(
+                f"{self.section}.kl_estimator = '{self.kl_estimator}' with {self.section}.use_kl_in_reward: as a "
+                "reward only exact and k1 have the policy gradient of the KL"
+            )
+        if self.use_kl_in_reward and not self.kl_weight:
+            raise UptakeError(f"{self.section}.use_kl_in_reward = true: there is no KL, its weight is 0")
+        if self.kl_in_loss and self.kl_estimator == "k1" and not self.kl_corrected:
+            raise UptakeError(
+                f"{self.section}.kl_estimator = 'k1' in the loss has no gradient on average; use exact, k2 or k3, or "
+                f"{self.section}.use_kl_in_reward = true"
+            )
         if self.bf16 and not self.zero_stage:
             raise UptakeError(
                 f"{self.section}.bf16 = true needs {self.section}.zero_stage = 1, 2 or 3: stage 0 keeps no fp32 master "

@@ -154,3 +154,25 @@ def test_a_resumed_run_is_bit_identical(pack, tmp_path):
     )
     whole, parts = (load_file(tmp_path / f / "policy" / "model.safetensors") for f in ("whole", "parts"))
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("streams", "level"),
+    [("semantic", "frame"), ("all", "token"), ("all", "frame"), ("all", "stream"), ("all", "sequence")],
+)
+def test_audio_streams_in_the_objective_train_the_depth_transformer(pack, tmp_path, streams, level):
+    _, metrics = train(
+        pack, tmp_path, streams=streams, importance_sampling_level=level, frozen=[], steps_per_generation=1,
+        sampler_importance_sampling_mode="sequence_truncate", iterations=1, save_steps=1,
+    )  # fmt: skip
+    names = changed(tmp_path)
+    assert any(name.startswith("depformer.") for name in names)
+    assert any(name.startswith("transformer.") for name in names)
+    # The last codebook's head is trained exactly if all codebooks are in the objective.
+    assert ("linears.7.weight" in names) == (streams == "all")
+    assert "linears.0.weight" in names
+    assert metrics["sampling/sampling_logp_difference/max"] < 1e-4
+    assert metrics["ratio/mean"] == pytest.approx(1.0, abs=1e-6)  # one update: the policy is the one that played
+    assert metrics["ratio/max"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics["sampling/importance_sampling_weight/mean"] == pytest.approx(1.0, abs=1e-2)

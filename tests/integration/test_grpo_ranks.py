@@ -18,7 +18,8 @@ from align.trainers.grpo import GrpoConfig
 from tests.toy_duplex import FRAMES, toy_run
 
 config = GrpoConfig(iterations=3, frames=FRAMES, num_groups=4, num_generations=6, steps_per_generation=3,
-                    per_device_train_batch_size=3, learning_rate=5e-3, beta=0.02, zero_stage=int(sys.argv[2]))
+                    per_device_train_batch_size=3, learning_rate=5e-3, beta=0.02, zero_stage=int(sys.argv[2]),
+                    **json.loads(sys.argv[3]))
 run = toy_run(Path(sys.argv[1]), config, seed=5)
 print(json.dumps({"weights": {k: v.double().sum().item() for k, v in run.weights.items()}}))
 """
@@ -63,10 +64,17 @@ def losses(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("stage", ["0", "3"])
-def test_two_ranks_give_the_loss_of_one_on_the_same_global_batch(tmp_path, stage):
-    one = run_ranks(TRAIN, str(tmp_path / "one"), "0")[0]
-    two = run_ranks(TRAIN, str(tmp_path / "two"), stage, world=2)
+CISPO = {"loss_type": "cispo", "epsilon_high": 5.0, "max_num_gen_batches": 3, "target_kl": 1e-3, "kl_horizon": 50}
+REINFORCE = {
+    "baseline": "none", "scale_rewards": "none", "credit": "uniform", "normalize_advantages": True,
+    "use_kl_in_reward": True, "loss_type": "dr_grpo", "importance_sampling_level": "sequence",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("stage", "changes"), [("0", {}), ("3", {}), ("3", CISPO), ("2", REINFORCE)])
+def test_two_ranks_give_the_loss_of_one_on_the_same_global_batch(tmp_path, stage, changes):
+    one = run_ranks(TRAIN, str(tmp_path / "one"), "0", json.dumps(changes))[0]
+    two = run_ranks(TRAIN, str(tmp_path / "two"), stage, json.dumps(changes), world=2)
     assert two[0] == two[1]
     same_losses(tmp_path, 3, ["axis/pause", "rewards/answer/std"])
     for name, value in one["weights"].items():

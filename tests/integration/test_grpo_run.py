@@ -314,7 +314,22 @@ def test_the_same_seed_gives_the_same_run_and_micro_batches_do_not_matter(straig
     "choice",
     [
         {"streams": "speak"},
-        {"kl_estimator": "sampled"},
+        {"kl_estimator": "k2"},
+        {"kl_estimator": "k3", "use_bias_correction_kl": True},
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
+        {"loss_type": "cispo", "epsilon_high": 5.0, "num_iterations": 2},
+        {"baseline": "leave_one_out", "scale_rewards": "none", "loss_type": "dr_grpo", "use_kl_in_reward": True},
+        {
+            "baseline": "none",
+            "scale_rewards": "none",
+            "credit": "uniform",
+            "normalize_advantages": True,
+            "use_kl_in_reward": True,
+            "kl_estimator": "k1",
+        },
+        {"max_num_gen_batches": 3, "epsilon_high": 0.28},
+        {"target_kl": 1e-3, "kl_horizon": 50},
+        {"sampler_importance_sampling_mode": "token_truncate"},
         {"beta": 0.0},
         {"credit": "uniform", "multi_objective_aggregation": "sum_then_normalize"},
         {"baseline": "leave_one_out", "scale_rewards": "none", "loss_type": "dr_grpo"},
@@ -332,6 +347,24 @@ def test_every_choice_of_the_objective_runs_and_changes_the_weights(straight, tm
     ("change", "message"),
     [
         ({"num_generations": 1}, "grpo.num_generations = 1: must be at least 2"),
+        ({"kl_estimator": "k1"}, "grpo.kl_estimator = 'k1' in the loss has no gradient on average"),
+        ({"kl_estimator": "k3", "use_kl_in_reward": True}, "only exact and k1 have the policy gradient"),
+        ({"beta": 0.0, "use_kl_in_reward": True}, "there is no KL, its weight is 0"),
+        ({"baseline": "none"}, "grpo.baseline = none needs grpo.scale_rewards = none"),
+        ({"baseline": "none", "scale_rewards": "none", "max_num_gen_batches": 2}, "grpo.baseline = none has none"),
+        ({"normalize_advantages": True}, "grpo.normalize_advantages needs grpo.credit = uniform"),
+        ({"loss_type": "cispo"}, "grpo.epsilon_high = None: with grpo.loss_type = cispo"),
+        ({"importance_sampling_level": "frame"}, "frame is token with grpo.streams = text"),
+        ({"importance_sampling_level": "stream"}, "stream is sequence with grpo.streams = text"),
+        ({"use_bias_correction_kl": True}, "needs a KL in the loss with grpo.kl_estimator = k1 or k3"),
+        ({"target_kl": 0.1, "beta": 0.0}, "grpo.target_kl = 0.1 with grpo.beta = 0"),
+        ({"target_kl": 0.1, "kl_horizon": 5}, "grpo.kl_horizon = 5 is less than the 12 conversations"),
+        ({"streams": "speak", "sampler_importance_sampling_mode": "token_mask"}, "not of its kind"),
+        (
+            {"sampler_importance_sampling_mode": "token_mask", "sampler_importance_sampling_clip_max": None},
+            "needs sampler_importance_sampling_clip_max or _clip_min",
+        ),
+        ({"sampler_importance_sampling_clip_min": 4.0}, "_clip_min = 4.0 must be below"),
         ({"steps_per_generation": 3}, "grpo.steps_per_generation = 3 does not divide grpo.num_generations = 4"),
         ({"loss_type": "bnpo"}, "grpo.loss_type = 'bnpo': must be one of dapo, grpo, dr_grpo"),
         ({"multi_objective_aggregation": "sum_then_normalize"}, "needs grpo.credit = uniform"),
@@ -347,3 +380,50 @@ def test_a_configuration_that_cannot_be_trained_with_is_named(change, message):
 def test_groups_that_cannot_be_split_over_the_ranks_are_named():
     with pytest.raises(UptakeError, match=r"grpo.num_groups = 3 cannot be split over 2 ranks"):
         CONFIG.check(world=2)
+
+
+class Coarse(ToyJudge):
+    """Says only good or bad, so that groups are often alike."""
+
+    def score(self, episode):
+        return [replace(verdict, value=1.0 if verdict.value > 0.9 else 0.0) for verdict in super().score(episode)]
+
+
+DYNAMIC = replace(CONFIG, max_num_gen_batches=3, target_kl=1e-3, kl_horizon=50)
+
+
+def coarse_run(folder, config, resume=False):
+    from align.trainers import grpo
+
+    policy = ToyPolicy(3)
+    grpo.train(config, policy, ToyEnv, SCENARIOS, Coarse(), folder, seed=3, resume=resume)
+    return policy.model.state_dict()
+
+
+def test_groups_that_teach_nothing_are_replaced_and_a_resumed_run_replaces_the_same_ones(tmp_path):
+    whole = coarse_run(tmp_path / "whole", DYNAMIC)
+    coarse_run(tmp_path / "parts", replace(DYNAMIC, iterations=2))
+    rest = coarse_run(tmp_path / "parts", DYNAMIC, resume=True)
+    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    coarse_run(tmp_path / "plain", replace(DYNAMIC, max_num_gen_batches=1))
+    plain, dynamic = metrics(tmp_path / "plain"), metrics(tmp_path / "whole")
+    assert sum(line["dynamic_sampling/redrawn"] for line in dynamic) > 0
+    assert dynamic[0]["dynamic_sampling/first_reward"] == pytest.approx(plain[0]["reward"])
+    # Some that were drawn again taught something: fewer are flat at the end than were replaced.
+    assert sum(line["dynamic_sampling/flat"] for line in dynamic) < sum(
+        line["dynamic_sampling/redrawn"] for line in dynamic
+    )
+
+
+def test_the_kl_coefficient_follows_its_target_and_survives_a_resume(tmp_path):
+    coarse_run(tmp_path, replace(DYNAMIC, iterations=2))
+    coarse_run(tmp_path, DYNAMIC, resume=True)
+    betas = [line["beta"] for line in metrics(tmp_path)]
+    assert betas[0] == DYNAMIC.beta
+    assert len(set(betas)) == 4  # it moves after every iteration, the interrupted one included
+
+
+def test_audio_streams_in_the_objective_need_a_policy_that_trains_them(tmp_path):
+    with pytest.raises(UptakeError, match=r"grpo.streams = all: this policy has no trainable audio stream"):
+        toy_run(tmp_path, replace(CONFIG, streams="all"), seed=3)

@@ -8,7 +8,8 @@ import random
 import pytest
 import torch
 
-from align.advantages import EPS, Credit, frame_advantages, group_advantages
+from align.advantages import EPS, Credit, cost_advantages, frame_advantages, group_advantages, whitened
+from align.kl_control import adapted
 
 
 def full(values: torch.Tensor) -> torch.Tensor:
@@ -161,3 +162,38 @@ def test_advantages_of_one_comparison_sum_to_zero():
 def test_an_unknown_choice_is_named(choice, message):
     with pytest.raises(ValueError, match=message):
         frame_advantages(credits([0.0, 1.0]), 2, 4, **choice)
+
+
+def test_without_a_baseline_a_value_is_its_own_advantage_and_equal_ones_still_teach():
+    result = frame_advantages(credits([1.0, 1.0]), 2, 4, baseline="none", scale="none")
+    assert torch.equal(result.values, torch.ones(2, 4))
+    assert result.zero_variance == 1
+    with pytest.raises(ValueError, match="baseline 'none' needs scale_rewards 'none'"):
+        frame_advantages(credits([1.0, 0.0]), 2, 4, baseline="none")
+
+
+def test_a_cost_is_charged_to_the_frames_before_it_and_compared_at_the_same_frame():
+    costs = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 6.0], [5.0, 0.0, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    alone = cost_advantages(costs, 2, baseline="none")
+    assert alone.tolist() == [[-6, -5, -3], [-6, -6, -6], [-5, 0, 0], [-1, 0, 0]]
+    # RLOO: minus the total KL, against the others' in the group, as TRL's RLOOTrainer takes it off the reward.
+    rloo = cost_advantages(costs, 2, baseline="leave_one_out")
+    assert rloo[:, 0].tolist() == [0, 0, -4, 4]
+    assert rloo[0].tolist() == [0, 1, 3]
+
+
+def test_whitened_advantages_have_no_mean_and_unit_variance_inside_the_mask_and_are_zero_outside():
+    x = torch.randn(4, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(5)) * 3 + 1
+    mask = torch.rand(4, 9, generator=torch.Generator().manual_seed(6)) < 0.5
+    kept = x[mask]
+    out = whitened(x.masked_fill(~mask, math.nan), mask, float(kept.mean()), float(kept.var(unbiased=False)))
+    assert abs(float(out[mask].mean())) < 1e-12
+    assert float(out[mask].var(unbiased=False)) == pytest.approx(1.0, abs=1e-6)
+    assert torch.equal(out[~mask], torch.zeros(int((~mask).sum()), dtype=torch.float64))
+
+
+def test_the_kl_coefficient_is_steered_towards_its_target_by_at_most_a_fifth_a_horizon():
+    assert adapted(0.1, kl=0.2, target=0.2, conversations=80, horizon=80) == 0.1
+    assert adapted(0.1, kl=9.0, target=0.2, conversations=80, horizon=80) == pytest.approx(0.12)
+    assert adapted(0.1, kl=0.0, target=0.2, conversations=40, horizon=80) == pytest.approx(0.09)
+    assert adapted(0.1, kl=0.21, target=0.2, conversations=80, horizon=80) == pytest.approx(0.105)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from align import losses
+from align import losses, ratios
 from align.losses import Clip
 
 B, T, V = 6, 11, 7
@@ -26,16 +26,29 @@ def batch(seed: int = 0, spread: float = 0.5) -> dict[str, Tensor]:
         "old_logp": logp + spread * torch.randn(B, T, generator=g, dtype=torch.float64),
         "ref_logp": logp + spread * torch.randn(B, T, generator=g, dtype=torch.float64),
         "advantages": torch.randn(B, T, generator=g, dtype=torch.float64),
+        "sampler_logp": logp + spread * torch.randn(B, T, generator=g, dtype=torch.float64),
         "mask": mask,
     }
 
 
-def ours(x: dict[str, Tensor], loss_type: str, clip: Clip, beta: float, accumulation: int) -> tuple[Tensor, Tensor]:
+def ours(
+    x: dict[str, Tensor], loss_type: str, clip: Clip, beta: float, accumulation: int, level="token", corrected=False,
+    sampler=None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Loss and gradient of one micro-batch of `accumulation` equal ones, as the optimiser sees it."""
     logp = x["logp"].clone().requires_grad_()
-    per_frame = losses.policy_loss(logp, x["old_logp"], x["advantages"], x["mask"], clip)
+    if loss_type == "cispo":
+        ceiling = Clip(math.inf, clip.high - 2)  # TRL's epsilon_high is then the ceiling itself
+        per_frame = losses.cispo_loss(logp, x["old_logp"], x["advantages"], x["mask"], ceiling, level)
+    else:
+        per_frame = losses.policy_loss(logp, x["old_logp"], x["advantages"], x["mask"], clip, level)
+    if sampler:
+        per_frame = per_frame * ratios.sampler_weights(x["old_logp"], x["sampler_logp"], x["mask"], *sampler)
     if beta:
-        per_frame = per_frame + beta * losses.sampled_kl(logp, x["ref_logp"], x["mask"])
+        kl = losses.sampled_kl(logp, x["ref_logp"], x["mask"])
+        if corrected:
+            kl = kl * ratios.ratio(logp, x["old_logp"], x["mask"], level)
+        per_frame = per_frame + beta * kl
     loss = losses.reduce_loss(
         per_frame,
         x["mask"],
@@ -48,7 +61,10 @@ def ours(x: dict[str, Tensor], loss_type: str, clip: Clip, beta: float, accumula
     return loss.detach(), logp.grad
 
 
-def trl(x: dict[str, Tensor], loss_type: str, clip: Clip, beta: float, accumulation: int) -> tuple[Tensor, Tensor]:
+def trl(
+    x: dict[str, Tensor], loss_type: str, clip: Clip, beta: float, accumulation: int, level="token", corrected=False,
+    sampler=None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The same by TRL's `GRPOTrainer._compute_loss`, called on a stub: no model, no trainer."""
     from collections import defaultdict
 
@@ -60,17 +76,18 @@ def trl(x: dict[str, Tensor], loss_type: str, clip: Clip, beta: float, accumulat
         aux_loss_enabled=False,
         top_entropy_quantile=1.0,
         off_policy_mask_threshold=None,
-        importance_sampling_level="token",
+        importance_sampling_level=level,
         beta=beta,
         loss_type=loss_type,
         epsilon_low=clip.epsilon,
         epsilon_high=clip.high - 1,
-        use_vllm=False,
+        use_vllm=sampler is not None,
+        vllm_importance_sampling_correction=True,
         _entropy_bonus_enabled=False,
         max_completion_length=T,
         current_gradient_accumulation_steps=accumulation,
         model=SimpleNamespace(training=True),
-        args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=accumulation),
+        args=SimpleNamespace(delta=None, use_bias_correction_kl=corrected, steps_per_generation=accumulation),
         accelerator=SimpleNamespace(num_processes=1, reduce=lambda t, reduction: t, gather=lambda t: t),
         _metrics=defaultdict(lambda: defaultdict(list)),
     )
@@ -84,25 +101,163 @@ def trl(x: dict[str, Tensor], loss_type: str, clip: Clip, beta: float, accumulat
         "ref_per_token_logps": x["ref_logp"],
         "num_items_in_batch": x["mask"].sum() * accumulation,
     }
+    if sampler:
+        inputs["importance_sampling_ratio"] = trl_sampler_ratio(x, *sampler)
     loss = GRPOTrainer._compute_loss(stub, None, inputs)
     loss.backward()
     assert logp.grad is not None
     return loss.detach(), logp.grad
 
 
+def trl_sampler_ratio(x: dict[str, Tensor], mode: str, high: float | None, low: float | None) -> Tensor:
+    """`GRPOTrainer._generate_and_score_completions` makes it inline (1.16, lines 2662 to 2704); here by definition."""
+    gap = (x["old_logp"] - x["sampler_logp"]) * x["mask"]
+    weight = (gap.sum(-1, keepdim=True) if mode.startswith("sequence") else gap).exp()
+    if mode.endswith("truncate"):
+        return weight.clamp(min=low, max=high)
+    out = (weight < (-math.inf if low is None else low)) | (weight > (math.inf if high is None else high))
+    return weight.masked_fill(out, 0.0)
+
+
+SAMPLERS = [
+    None,
+    ("token_truncate", 1.2, None),
+    ("token_mask", 1.5, 0.7),
+    ("sequence_truncate", 1.2, 0.5),
+    ("sequence_mask", 3.0, None),
+]
+
+
 @pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
-@pytest.mark.parametrize("clip", [Clip(0.2), Clip(0.2, 0.28)])
-@pytest.mark.parametrize("beta", [0.0, 0.04])
+@pytest.mark.parametrize("clip", [Clip(0.2, 1.3), Clip(0.2, 0.28)])
+@pytest.mark.parametrize(("beta", "corrected"), [(0.0, False), (0.04, False), (0.04, True)])
 @pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("seed", range(3))
-def test_loss_and_gradient_are_those_of_trl(loss_type, clip, beta, accumulation, seed):
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_loss_and_gradient_are_those_of_trl(loss_type, clip, beta, corrected, accumulation, level, sampler):
     pytest.importorskip("trl", minversion="1.16")
-    x = batch(seed)
-    loss, gradient = ours(x, loss_type, clip, beta, accumulation)
-    loss_trl, gradient_trl = trl(x, loss_type, clip, beta, accumulation)
+    x = batch(accumulation)
+    loss, gradient = ours(x, loss_type, clip, beta, accumulation, level, corrected, sampler)
+    loss_trl, gradient_trl = trl(x, loss_type, clip, beta, accumulation, level, corrected, sampler)
     assert abs(loss - loss_trl) < 1e-12
     assert (gradient - gradient_trl).abs().max() < 1e-12
     assert gradient.abs().max() > 1e-4  # otherwise the comparison says nothing
+
+
+def several(seed: int = 0, streams: int = 3, frames: int = T) -> dict[str, Tensor]:
+    """(B, S, T) actions of several streams, with (B, T) credit of frames."""
+    g = torch.Generator().manual_seed(seed)
+    logp = -torch.rand(B, streams, frames, generator=g, dtype=torch.float64) * 3
+    return {
+        "logp": logp,
+        "old_logp": logp + 0.3 * torch.randn(logp.shape, generator=g, dtype=torch.float64),
+        "mask": torch.rand(logp.shape, generator=g) < 0.7,
+        "advantages": torch.randn(B, frames, generator=g, dtype=torch.float64),
+    }
+
+
+def joined(x: dict[str, Tensor], level: str) -> Tensor:
+    logp, mask = ratios.actions(x["logp"], x["mask"], level)
+    return losses.policy_loss(
+        logp, ratios.actions(x["old_logp"], x["mask"], level)[0], x["advantages"], mask, Clip(), level
+    )
+
+
+def test_with_one_stream_a_frame_is_a_token_and_a_stream_is_a_sequence():
+    x = several(streams=1)
+    assert torch.equal(joined(x, "frame"), joined(x, "token"))
+    assert torch.equal(joined(x, "stream"), joined(x, "sequence"))
+    assert not torch.equal(joined(x, "token"), joined(x, "sequence"))
+
+
+def test_in_a_conversation_of_one_frame_a_frame_is_a_sequence_and_a_token_is_a_stream():
+    x = several(frames=1)
+    assert torch.allclose(joined(x, "frame"), joined(x, "sequence"), atol=1e-15)
+    assert torch.allclose(joined(x, "token"), joined(x, "stream"), atol=1e-15)
+    assert joined(x, "frame").shape == (B, 1)
+    assert joined(x, "token").shape == (B, 3, 1)
+
+
+def test_the_ratio_of_a_frame_is_the_product_of_its_tokens_and_of_a_sequence_the_geometric_mean_of_its_frames():
+    x = several()
+    gap = ((x["logp"] - x["old_logp"]) * x["mask"]).sum(1)  # (B, T)
+    mask = x["mask"].any(1)
+    logp, old = (ratios.actions(x[name], x["mask"], "frame")[0] for name in ("logp", "old_logp"))
+    assert torch.allclose(ratios.ratio(logp, old, mask, "frame"), torch.where(mask, gap.exp(), 1.0))
+    whole = (gap.sum(-1) / mask.sum(-1)).exp()[:, None].expand(B, T)
+    assert torch.allclose(ratios.ratio(logp, old, mask, "sequence"), torch.where(mask, whole, 1.0))
+
+
+@pytest.mark.parametrize("garbage", [1e6, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("level", ratios.LEVELS)
+@pytest.mark.parametrize("kind", [losses.policy_loss, losses.cispo_loss])
+def test_garbage_in_masked_tokens_changes_neither_loss_nor_gradient_at_any_level(garbage, level, kind):
+    x, results = several(4), []
+    for fill in (0.0, garbage):
+        logp, old = (x[name].masked_fill(~x["mask"], fill) for name in ("logp", "old_logp"))
+        logp.requires_grad_()
+        credit = x["advantages"].masked_fill(~x["mask"].any(1), fill)
+        new, mask = ratios.actions(logp, x["mask"], level)
+        loss = kind(new, ratios.actions(old, x["mask"], level)[0], credit, mask, Clip(), level)
+        weights = ratios.sampler_weights(ratios.actions(old, x["mask"], level)[0], new, mask, "sequence_truncate", 2.0)
+        (loss * weights).sum().backward()
+        results.append((loss.detach(), logp.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("level", ratios.LEVELS)
+@pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_the_gradient_is_that_of_finite_differences_at_every_level(level, loss_type, estimator):
+    x = several(6)
+    old = x["logp"] + 0.01
+
+    def loss(logp: Tensor) -> Tensor:
+        new, mask = ratios.actions(logp, x["mask"], level)
+        per_action = losses.policy_loss(
+            new, ratios.actions(old, x["mask"], level)[0], x["advantages"], mask, Clip(0.9), level
+        )
+        kl = ratios.actions(losses.sampled_kl(logp, x["old_logp"], x["mask"], estimator), x["mask"], level)[0]
+        per_action = per_action + 0.1 * kl * ratios.ratio(new, ratios.actions(old, x["mask"], level)[0], mask, level)
+        return losses.reduce_loss(
+            per_action, mask, loss_type=loss_type, total_frames=float(mask.sum()), total_rows=B, length=T + 3
+        )
+
+    assert torch.autograd.gradcheck(loss, (x["logp"].clone().requires_grad_(),))
+
+
+def test_cispo_has_the_gradient_of_reinforce_weighed_by_the_clipped_ratio():
+    x = batch(3)
+    logp = x["logp"].clone().requires_grad_()
+    losses.cispo_loss(logp, x["old_logp"], x["advantages"], x["mask"], Clip(math.inf, 0.1)).sum().backward()
+    weight = (x["logp"] - x["old_logp"]).exp().clamp(max=1.1)
+    assert torch.allclose(logp.grad, -(weight * x["advantages"] * x["mask"]), atol=1e-15)
+
+
+def test_on_policy_k2_has_the_gradient_of_the_kl_k1_none_and_k3_only_with_the_ratio():
+    g = torch.Generator().manual_seed(11)
+    start = torch.randn(V, generator=g, dtype=torch.float64).log_softmax(-1)
+    logits = torch.randn(V, generator=g, dtype=torch.float64).requires_grad_()
+    old = logits.detach().log_softmax(-1)
+    one = torch.ones(1, 1, dtype=torch.bool)
+
+    def gradient(estimator: str, corrected: bool = False) -> Tensor:
+        logp = logits.log_softmax(-1)
+        if estimator == "exact":
+            value = losses.exact_kl(logp[None, None], start[None, None], one).sum()
+        else:
+            per_token = losses.sampled_kl(logp, start, torch.ones(V, dtype=torch.bool), estimator)
+            value = (old.exp() * per_token * ((logp - old).exp() if corrected else 1.0)).sum()
+        return torch.autograd.grad(value, logits)[0]
+
+    exact = gradient("exact")
+    assert exact.abs().max() > 1e-2
+    assert torch.allclose(gradient("k2"), exact, atol=1e-12)
+    assert torch.allclose(gradient("k1"), torch.zeros(V, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(gradient("k1", True), exact, atol=1e-12)
+    assert torch.allclose(gradient("k3", True), exact, atol=1e-12)
+    assert not torch.allclose(gradient("k3"), exact, atol=1e-3)
 
 
 @pytest.mark.parametrize("garbage", [1e6, math.inf, -math.inf, math.nan])

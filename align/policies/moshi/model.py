@@ -226,15 +226,21 @@ class MoshiModel(nn.Module):
         hidden = self.out_norm(x)
         return hidden, self.text_linear(hidden)
 
-    def depth_scores(self, hidden: Tensor, codes: Tensor, frames: Tensor | None = None) -> DepthScores:
+    def depth_scores(
+        self, hidden: Tensor, codes: Tensor, frames: Tensor | None = None, codebooks: int | None = None
+    ) -> DepthScores:
         """Teacher-forced pass of the depth transformer over the N frames that ``frames (B, T)`` bool selects.
+
+        ``codebooks`` (None: all ``dep_q``) is after how many it stops; they are sampled in order, so the first ones do
+        not depend on the rest.
 
         The frames are the model's own: at step ``s`` it predicts ``codes[:, k, s - delays[k]]``. Selecting a random
         subset gives an unbiased loss for a fraction of the work. Nothing is scattered back: made for training.
         """
         c = self.config
-        targets = self.delay(codes)[:, : c.dep_q + 1, 1:].transpose(1, 2)  # (B, T, 1 + dep_q)
-        lags = torch.tensor(c.delays[1 : c.dep_q + 1], device=codes.device)
+        last = 1 + (c.dep_q if codebooks is None else codebooks)
+        targets = self.delay(codes)[:, :last, 1:].transpose(1, 2)  # (B, T, 1 + dep_q)
+        lags = torch.tensor(c.delays[1:last], device=codes.device)
         started = torch.arange(codes.shape[2], device=codes.device)[:, None] >= lags  # (T, dep_q)
         mask = (targets[..., 1:] != ZERO) & started
         if frames is None:
@@ -245,21 +251,22 @@ class MoshiModel(nn.Module):
 
     def _depth(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """``hidden (N, D)``, ``tokens (N, dep_q)`` (text, then codebooks) to logits ``(N, dep_q, card)``."""
-        c = self.config
+        c, steps = self.config, tokens.shape[1]
         embeddings = [self.depformer_text_emb, *self.depformer_emb]
         # Codebooks lead, so that each one's slice is a contiguous matrix for its own weights.
         x = torch.stack(
-            [self.depformer_in[i](hidden) + embeddings[k](tokens[:, k]) for k, i in enumerate(c.depth_inputs)]
+            [self.depformer_in[i](hidden) + embeddings[k](tokens[:, k]) for k, i in enumerate(c.depth_inputs[:steps])]
         )  # (dep_q, N, width)
+        weights = c.depth_weights[:steps]
         for layer in self.depformer:
-            attention, weights = layer.self_attn, c.depth_weights
+            attention = layer.self_attn
             # unbind, not indexing: the gradient of an index fills a tensor of zeros for every codebook.
             qkv = torch.stack([attention.qkv(y, w) for y, w in zip(layer.norm1(x), weights, strict=True)])
             q, k, v = qkv.permute(2, 1, 3, 0, 4)  # each (N, H, dep_q, width / H)
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).permute(2, 0, 1, 3).flatten(2)
             x = x + torch.stack([attention.out_projs[w](y) for y, w in zip(mixed, weights, strict=True)])
             x = x + torch.stack([layer.feed(y, w) for y, w in zip(layer.norm2(x), weights, strict=True)])
-        return torch.stack([linear(y) for y, linear in zip(x, self.linears, strict=True)], dim=1)
+        return torch.stack([self.linears[k](y) for k, y in enumerate(x)], dim=1)
 
     def depth_forward(self, hidden: Tensor, codes: Tensor, frames: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Depth logits aligned with the codes: ``(B, dep_q, T, card)`` and the mask ``(B, dep_q, T)`` of valid ones.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from align.codecs.base import Codec, rows_kept
 from align.codecs.shared_encoder import SharedEncoder
-from align.policies.base import DuplexSpec, Scores, Step, Stream, Trajectory, row_indices
+from align.policies.base import AudioActions, DuplexSpec, Scores, Step, Stream, Trajectory, row_indices
 from align.policies.moshi.checkpoint import Tokenizer, load_checkpoint, save_checkpoint
 from align.policies.moshi.model import ZERO, MoshiModel
 from align.policies.moshi.streaming import SAMPLE, MoshiStream
@@ -67,8 +67,8 @@ class MoshiPolicy:
             frame=codec.frame,
             streams=(
                 Stream("text", c.text_card, True, silent),
-                Stream("agent_0", c.card, False, silent_codes(codec)),
-                *(Stream(f"agent_{k}", c.card, False) for k in range(1, c.dep_q)),
+                Stream("agent_0", c.card, True, silent_codes(codec)),
+                *(Stream(f"agent_{k}", c.card, True) for k in range(1, c.dep_q)),
                 *(Stream(f"user_{k}", c.card, False) for k in range(c.n_q - c.dep_q)),
             ),
             context=c.context,
@@ -98,6 +98,9 @@ class MoshiPolicy:
         self._codes = np.full((batch, c.num_streams, _FIRST_COLUMNS), ZERO, np.int64)
         self._valid = np.zeros((batch, _FIRST_COLUMNS), bool)
         self._logp = np.zeros((batch, _FIRST_COLUMNS), np.float32)
+        # Of the agent codebooks, by the call that sampled them and not by the frame that they belong to.
+        self._audio_valid = np.zeros((batch, c.dep_q, _FIRST_COLUMNS), bool)
+        self._audio_logp = np.zeros((batch, c.dep_q, _FIRST_COLUMNS), np.float32)
         self._prompts: list[np.ndarray | None] = [None] * batch
         self._bytes = [b""] * batch  # of a character that is not complete yet
         self._lived = np.zeros(batch, np.int64)  # calls before the conversation's first
@@ -127,6 +130,8 @@ class MoshiPolicy:
         self._codes[index] = ZERO
         self._valid[index] = False
         self._logp[index] = 0
+        self._audio_valid[index] = False
+        self._audio_logp[index] = 0
         for b, prompt in zip(index, chosen, strict=True):
             self._prompts[b], self._bytes[b] = prompt, b""
         self._live(index)
@@ -153,9 +158,10 @@ class MoshiPolicy:
                 if call:  # the user's frame of the first call has no place in the layout
                     heard[b] = prompt[own:, call - 1]
             forced = self._forced(active)
-            tokens, logp, steps = self._stream.step(heard, active, forced)
+            tokens, logp, audio_logp, steps = self._stream.step(heard, active, forced)
             acting = np.flatnonzero(active)
-            self._record(acting, steps[acting], tokens[acting], logp[acting], heard[acting], forced)
+            seen = (tokens[acting], logp[acting], audio_logp[acting], heard[acting])
+            self._record(acting, steps[acting], *seen, forced)
         for b in rows:
             self._valid[b, : self._lived[b]] = False
 
@@ -182,7 +188,8 @@ class MoshiPolicy:
             self._stream.seeds[index] = np.array([int(seeds[b]) % 2**64 for b in index], np.uint64)
         self._ear.fork(source, index)
         self.codec.fork(self._mouth, source, index)
-        for record in (self._codes, self._valid, self._logp, self._lived):
+        records = (self._codes, self._valid, self._logp, self._audio_valid, self._audio_logp, self._lived)
+        for record in records:
             record[index] = record[source]
         for b in index:
             self._prompts[b], self._bytes[b] = self._prompts[source], self._bytes[source]
@@ -202,10 +209,10 @@ class MoshiPolicy:
             raise UptakeError(f"microphone of row {bad[0]}: NaN or infinite samples; repair the audio")
         heard = self._ear.encode(mic, active)
         forced = self._forced(active)
-        tokens, logp, steps = self._stream.step(heard, active, forced)
+        tokens, logp, audio_logp, steps = self._stream.step(heard, active, forced)
         if not np.isfinite(logp[acting]).all():
             raise FloatingPointError("a text log-probability is not finite: the model's weights are broken")
-        self._record(acting, steps[acting], tokens[acting], logp[acting], heard[acting], forced)
+        self._record(acting, steps[acting], tokens[acting], logp[acting], audio_logp[acting], heard[acting], forced)
         tokens[~active] = ZERO
         text = [""] * self.batch
         for b in acting:
@@ -233,15 +240,20 @@ class MoshiPolicy:
         steps: np.ndarray,
         tokens: np.ndarray,
         logp: np.ndarray,
+        audio_logp: np.ndarray,
         heard: np.ndarray,
         forced: np.ndarray | None,
     ) -> None:
-        """Write what the R `rows` did in their `steps`: tokens (R, 1 + dep_q), logp (R,), heard (R, Q)."""
+        """Write what the R `rows` did in their `steps`: tokens (R, 1 + dep_q), logp (R,), audio_logp (R, dep_q), heard
+        (R, Q).
+        """
         columns = self._valid.shape[1]
         if len(steps) and steps.max() >= columns:
             self._codes = np.concatenate((self._codes, np.full_like(self._codes, ZERO)), axis=2)
             self._valid = np.concatenate((self._valid, np.zeros_like(self._valid)), axis=1)
             self._logp = np.concatenate((self._logp, np.zeros_like(self._logp)), axis=1)
+            self._audio_valid = np.concatenate((self._audio_valid, np.zeros_like(self._audio_valid)), axis=2)
+            self._audio_logp = np.concatenate((self._audio_logp, np.zeros_like(self._audio_logp)), axis=2)
         own = tokens.shape[1]
         column = steps[:, None] - self._lags  # (R, 1 + dep_q)
         row, stream = np.nonzero(column >= 0)
@@ -251,6 +263,11 @@ class MoshiPolicy:
         sampled = np.ones(len(rows), bool) if forced is None else forced[rows, 0] == SAMPLE
         self._valid[rows, steps] = sampled
         self._logp[rows, steps] = logp
+        own_audio = column[:, 1:] >= 0  # (R, dep_q): before its first frame a delayed codebook is no action
+        if forced is not None:
+            own_audio &= forced[rows, 1:] == SAMPLE
+        self._audio_valid[rows, :, steps] = own_audio
+        self._audio_logp[rows, :, steps] = np.where(own_audio, audio_logp, 0)
 
     def _spoken(self, active: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """The sound of the agent frame that this call completed, (B, frame); silence in a row's first calls.
@@ -289,35 +306,53 @@ class MoshiPolicy:
     def trajectory(self) -> Trajectory:
         """What was heard and done since each row's last reset, on the model's device; T is the longest row's calls."""
         frames = int((self._stream.steps - self._lived).max(initial=0))
-        columns = self._lived[:, None] + np.arange(frames)  # (B, T)
-        inside = columns < self._codes.shape[2]
-        columns = np.minimum(columns, self._codes.shape[2] - 1)
-        rows = np.arange(self.batch)[:, None]
-        codes = self._codes.swapaxes(1, 2)[rows, columns].swapaxes(1, 2)  # (B, K, T)
-        codes = np.where(inside[:, None], codes, ZERO)
         prompted = int(self._lived.max(initial=0))
         lived = np.where(np.arange(prompted) < self._lived[:, None, None], self._codes[:, :, :prompted], ZERO)
+        said = np.full((self.batch, len(self._lags) - 1, self._codes.shape[2]), ZERO, np.int64)
+        for k, lag in enumerate(self._lags[1:]):
+            said[:, k, lag:] = self._codes[:, 1 + k, : self._codes.shape[2] - lag]
 
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
 
+        def conversation(record: np.ndarray, nothing: int) -> Tensor:
+            """The columns (B, ..., T) of the conversation of a record (B, ..., columns) that begins with the prompt."""
+            columns = self._lived[:, None] + np.arange(frames)  # (B, T)
+            between = (slice(None),) + (None,) * (record.ndim - 2)
+            taken = np.take_along_axis(record, np.minimum(columns, record.shape[-1] - 1)[between], axis=-1)
+            return tensor(np.where((columns < record.shape[-1])[between], taken, record.dtype.type(nothing)))
+
         with torch.inference_mode(False):  # scoring must be able to save these tensors for its backward pass
             return Trajectory(
-                codes=tensor(codes),
-                valid=tensor(self._valid[rows, columns] & inside),
-                sampler_logp=tensor(np.where(inside, self._logp[rows, columns], 0).astype(np.float32)),
+                codes=conversation(self._codes, ZERO),
+                valid=conversation(self._valid, 0),
+                sampler_logp=conversation(self._logp, 0),
                 temperature=self.sampling.text_temperature,
                 top_k=self.sampling.text_top_k,
+                audio=AudioActions(
+                    tokens=conversation(said, ZERO),
+                    valid=conversation(self._audio_valid, 0),
+                    sampler_logp=conversation(self._audio_logp, 0),
+                    temperature=self.sampling.audio_temperature,
+                    top_k=self.sampling.audio_top_k,
+                ),
                 lived=tensor(lived) if prompted else None,
                 lived_frames=tensor(self._lived.copy()) if prompted else None,
             )
 
-    def score(self, trajectory: Trajectory, full: bool = False) -> Scores:
-        """Scores of the text stream; the depth transformer does not run. See `DuplexPolicy.score`.
+    def score(self, trajectory: Trajectory, full: bool = False, codebooks: int = 0) -> Scores:
+        """Scores of the text stream; the depth transformer runs only for `codebooks`. See `DuplexPolicy.score`.
 
         Under top-k, the token that was taken counts as inside: its log-prob stays finite when its rank has changed.
         """
-        hidden, logits = self._read(trajectory)
+        codes, conversation = self._whole(trajectory)
+        hidden, logits = self.model.text_forward(codes)
+        audio_logp, audio_log_probs = None, None
+        if codebooks:
+            audio_logp, audio_log_probs = self._score_audio(hidden, codes, conversation, trajectory, codebooks)
+        if conversation is not None:
+            shape = trajectory.valid.shape
+            hidden, logits = (x[conversation].unflatten(0, shape) for x in (hidden, logits))
         taken = trajectory.codes[:, 0].clamp(min=0)
         log_probs = truncated_log_probs(logits, trajectory.temperature, trajectory.top_k, taken)  # (B, T, V)
         logp = log_probs.gather(-1, taken.unsqueeze(-1)).squeeze(-1)
@@ -328,20 +363,37 @@ class MoshiPolicy:
             entropy=torch.where(trajectory.valid, -surprise.sum(-1), zero),
             log_probs=log_probs if full else None,
             hidden=hidden,
+            audio_logp=audio_logp,
+            audio_log_probs=audio_log_probs if full else None,
         )
 
-    def _read(self, trajectory: Trajectory) -> tuple[Tensor, Tensor]:
-        """Hidden (B, T, D) and text logits (B, T, V) of the conversation, what was lived before it read first."""
+    def _whole(self, trajectory: Trajectory) -> tuple[Tensor, Tensor | None]:
+        """Codes (B, K, M + T) with what was lived first, and (B, M + T) bool where the conversation is: T a row."""
         if trajectory.lived is None or trajectory.lived_frames is None:
-            return self.model.text_forward(trajectory.codes)
-        batch, _, frames = trajectory.codes.shape
-        whole = torch.cat((trajectory.lived, torch.full_like(trajectory.codes, ZERO)), dim=2)  # (B, K, M + T)
+            return trajectory.codes, None
+        frames = trajectory.codes.shape[2]
+        whole = torch.cat((trajectory.lived, torch.full_like(trajectory.codes, ZERO)), dim=2)
         # A row's conversation begins where what it lived ends; what is to the right of it changes nothing to its left.
         columns = trajectory.lived_frames[:, None] + torch.arange(frames, device=whole.device)  # (B, T)
         whole.scatter_(2, columns[:, None].expand_as(trajectory.codes), trajectory.codes)
-        hidden, logits = self.model.text_forward(whole)
-        rows = torch.arange(batch, device=whole.device)[:, None]
-        return hidden[rows, columns], logits[rows, columns]
+        inside = torch.zeros(whole.shape[0], whole.shape[2], dtype=torch.bool, device=whole.device)
+        return whole, inside.scatter_(1, columns, True)
+
+    def _score_audio(
+        self, hidden: Tensor, codes: Tensor, conversation: Tensor | None, trajectory: Trajectory, codebooks: int
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probs (B, codebooks, T) of the first agent codebooks' actions and (B, codebooks, T, card) of all codes.
+
+        `hidden (B, M + T, D)` of the temporal transformer; `codes` and `conversation` of `_whole`.
+        """
+        audio = trajectory.audio
+        assert audio is not None
+        valid, taken = audio.valid[:, :codebooks], audio.tokens[:, :codebooks].clamp(min=0)
+        logits = self.model.depth_scores(hidden, codes, conversation, codebooks).logits  # (B * T, codebooks, card)
+        logits = logits.unflatten(0, trajectory.valid.shape).transpose(1, 2)
+        log_probs = truncated_log_probs(logits, audio.temperature, audio.top_k, taken)
+        logp = log_probs.gather(-1, taken.unsqueeze(-1)).squeeze(-1)
+        return torch.where(valid, logp, logp.new_zeros(())), log_probs
 
     def export(
         self,

@@ -29,6 +29,7 @@ class Sampled(NamedTuple):
 
     tokens: np.ndarray  # (B, 1 + dep_q) int64
     text_logp: np.ndarray  # (B,) float32; 0 where the text was forced
+    audio_logp: np.ndarray  # (B, dep_q) float32; meaningless where the token was forced or has no frame yet
     steps: np.ndarray  # (B,) int64: the row's step that this was
 
 
@@ -99,13 +100,13 @@ class MoshiStream:
             text, logp = torch.where(free, text, pins[:, 0]), logp * free
         # Before its first frame a delayed stream is the initial token.
         unborn = torch.from_numpy(steps == 0).to(text.device) if (steps == 0).any() else None
-        tokens = self._depth(hidden, text, uniform, unborn, pins)
+        tokens, audio_logp = self._depth(hidden, text, uniform, unborn, pins)
 
         follow = torch.cat((tokens, torch.where(begun, heard, self.initial[own:])), dim=1)
         going = torch.from_numpy(active).to(text.device)[:, None]
         self.inputs.copy_(torch.where(going, follow, self.inputs))
         self.steps += active
-        return Sampled(tokens.cpu().numpy(), logp.cpu().numpy(), steps)
+        return Sampled(tokens.cpu().numpy(), logp.cpu().numpy(), audio_logp.cpu().numpy(), steps)
 
     def _temporal(self, entering: Tensor, steps: np.ndarray) -> tuple[Tensor, Tensor]:
         """One step of the temporal transformer: `entering (B, K)` to hidden `(B, D)` and text logits `(B, V)`."""
@@ -147,10 +148,13 @@ class MoshiStream:
 
     def _depth(
         self, hidden: Tensor, text: Tensor, uniform: Tensor, unborn: Tensor | None, pins: Tensor | None
-    ) -> Tensor:
-        """The depth transformer's loop over codebooks: `hidden (B, D)`, `text (B,)` to tokens `(B, 1 + dep_q)`."""
+    ) -> tuple[Tensor, Tensor]:
+        """The depth transformer's loop over codebooks: `hidden (B, D)`, `text (B,)` to tokens `(B, 1 + dep_q)`.
+
+        Also the log-probabilities (B, dep_q) of what was sampled, also where it was then replaced.
+        """
         model, c, s = self.model, self.model.config, self.sampling
-        tokens = [text]
+        tokens, chances = [text], []
         embeddings = [model.depformer_text_emb, *model.depformer_emb]
         for k, (source, weight) in enumerate(zip(c.depth_inputs, c.depth_weights, strict=True)):
             x = model.depformer_in[source](hidden) + embeddings[k](tokens[-1])
@@ -161,10 +165,12 @@ class MoshiStream:
                 x = x + layer.self_attn.out_projs[weight](mixed.flatten(1))
                 x = x + layer.feed(layer.norm2(x), weight)
             logits = model.linears[k](x)
-            token = draw(truncate(logits, s.audio_temperature, s.audio_top_k).softmax(-1), uniform[:, 1 + k])
+            probs = truncate(logits, s.audio_temperature, s.audio_top_k).softmax(-1)
+            token = draw(probs, uniform[:, 1 + k])
+            chances.append(probs.gather(1, token[:, None])[:, 0])
             if pins is not None:
                 token = torch.where(pins[:, 1 + k] == SAMPLE, token, pins[:, 1 + k])
             if unborn is not None and c.delays[1 + k]:
                 token = torch.where(unborn, self.initial[1 + k], token)
             tokens.append(token)
-        return torch.stack(tokens, dim=1)
+        return torch.stack(tokens, dim=1), torch.stack(chances, dim=1).log()
