@@ -27,7 +27,14 @@ CONFIG = GrpoConfig(
     learning_rate=5e-3,
     save_steps=2,
 )
-CLOCKS = {"step_time", "time/rollout", "time/judge", "time/update", "rollout/frames_per_second"}
+CLOCKS = {
+    "step_time",
+    "rollout/real_time_factor",
+    "time/rollout",
+    "time/judge",
+    "time/update",
+    "rollout/frames_per_second",
+}
 
 
 def metrics(folder):
