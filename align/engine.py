@@ -140,6 +140,10 @@ class Engine:
             for master in self._masters():
                 if master.grad is not None:
                     master.grad.zero_()
+            if self.config.zero_stage < 3:
+                # Otherwise the next micro-batch is added to the forgotten ones.
+                optimizer.micro_step_id = -1
+                optimizer.reset_cpu_buffers()
 
     @contextmanager
     def gathered(self) -> Iterator[nn.Module]:

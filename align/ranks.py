@@ -218,7 +218,7 @@ class Watch:
         """It lives with rank 0 unless a launcher keeps it, and goes when rank 0 does."""
         known = self._seen.get(0)
         if known is not None and known.said["left"] is None and time.monotonic() - known.at > SILENT:
-            known.said["left"] = f"killed, out of memory, or its machine is lost, while {known.said['doing']}"
+            known.said["left"] = f"killed, out of memory, or its machine is lost; last seen at {known.said['doing']}"
 
     def _who(self, waited: float) -> str:
         """One line on who is missing, after `waited` seconds."""
@@ -229,7 +229,7 @@ class Watch:
                 self._exchange()
             except RuntimeError:
                 self._store_is_gone()
-        here = f"rank {self._rank} was {self._doing}"
+        here = f"rank {self._rank} was at {self._doing}"
         resume = "go on from the last checkpoint with --resume"
         for rank, seen in sorted(self._seen.items()):
             if why := seen.said["left"]:
@@ -237,14 +237,14 @@ class Watch:
         for rank, seen in sorted(self._seen.items()):
             if time.monotonic() - seen.at > SILENT and seen.said["left"] is None:
                 return (
-                    f"rank {rank} is gone: killed, out of memory, or its machine is lost, while {seen.said['doing']} "
-                    f"({here}); {resume}"
+                    f"rank {rank} is gone: killed, out of memory, or its machine is lost; last seen at "
+                    f"{seen.said['doing']} ({here}); {resume}"
                 )
         behind = [rank for rank, seen in sorted(self._seen.items()) if seen.said["count"] < self._count]
         if behind:
             said = self._seen[behind[0]].said
             return (
-                f"rank {behind[0]} has been {said['doing']} for {said['for']:.0f} s, and rank {self._rank} "
+                f"rank {behind[0]} has been at {said['doing']} for {said['for']:.0f} s, and rank {self._rank} "
                 f"({self._doing}) waited {waited:.0f} s for it: it hangs, or collective_timeout = {self.limit:g} is "
                 f"too short; {resume}"
             )

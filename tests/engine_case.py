@@ -149,6 +149,8 @@ class Trained:
         from deepspeed.utils import safe_get_full_grad
 
         named = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        if self.case.stage == 0:
+            return {name: torch.zeros(()) if p.grad is None else p.grad.clone() for name, p in named.items()}
         whole = {name: safe_get_full_grad(p) for name, p in named.items()}
         return {name: torch.zeros(()) if grad is None else grad for name, grad in whole.items()}
 

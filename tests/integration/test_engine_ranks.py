@@ -107,7 +107,8 @@ held = [t for state in engine._base_optimizer.state.values() for t in state.valu
 held += engine._masters() if config.zero_stage else []  # otherwise the weights themselves
 model = MoshiModel(tiny_moshi.config())
 choose_trained(model, config)
-print(json.dumps([sum(t.numel() * t.element_size() for t in held), plan.memory(model, config, engine.world, 0)["optimiser"]]))
+held = sum(t.numel() * t.element_size() for t in held)
+print(json.dumps([held, plan.memory(model, config, engine.world, 0)["optimiser"]]))
 """
 
 
