@@ -3,20 +3,25 @@
     checkpoints/iteration-000040/
         manifest.json             version, iteration, ranks, and size and SHA-256 of every other file
         model.safetensors         trainable weights, gathered, by parameter name
-        optimizer-0.safetensors   master weights and moments of rank 0 (one file a rank)
+        optimizer-0.safetensors   master weights and moments that rank 0 holds (one file a rank), by parameter
         rng-0.safetensors         random number generators of rank 0
         state.json                iteration, data position, reward statistics, learning rate, counters
 
 A checkpoint is written next to its final place and renamed when it is complete and on the disk, so that a kill at any
 time leaves the previous one. Reading verifies every byte: a damaged newest checkpoint is reported and the one before
 it is used. Ranks write their own files; rank 0 writes the rest and renames.
+
+Nothing in it depends on how many ranks wrote it or how they shared the weights (`align.fragments`): any number of ranks
+under any ZeRO stage reads it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import random
 import re
 import shutil
 import sys
@@ -25,14 +30,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from align.saved_optimizer import SavedOptimizer
 from envs.errors import UptakeError
 
-VERSION = 1
+VERSION = 2
 _NAME = re.compile(r"iteration-(\d{6,})")
 
 
@@ -43,8 +50,10 @@ class Checkpoint:
     iteration: int
     """Iterations that are done: the run continues with this one, counted from 0."""
     model: Mapping[str, Tensor]
-    optimizer: Mapping[str, Tensor]
-    rng: Mapping[str, Tensor]
+    optimizer: SavedOptimizer
+    """To be opened by `with`."""
+    rng: Mapping[str, Tensor] | None
+    """None for a rank that the run did not have when this was written."""
     state: Mapping[str, Any]
     """JSON values."""
     path: Path
@@ -123,11 +132,17 @@ def save_checkpoint(
         manifest = {"version": VERSION, "iteration": iteration, "world": world, "files": files}
         _write(temporary / "manifest.json", _json(manifest))
         _sync_folder(temporary)
-        if final.exists():  # the same iteration written again, after a resume
-            shutil.rmtree(final)
-        os.replace(temporary, final)
+        if final.exists() and verify(final) is None:
+            # Ctrl-C at the boundary where this run began: what is there is this state already. To replace it would be
+            # the only moment in which a kill leaves nothing.
+            shutil.rmtree(temporary)
+        else:
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(temporary, final)
         _sync_folder(folder)
-        for old in list_checkpoints(folder)[:-keep]:
+        # Later ones are damaged (the run resumed before them), and must not count as kept.
+        done = [path for path in list_checkpoints(folder) if _iteration(path) <= iteration]
+        for old in set(list_checkpoints(folder)) - set(done[-keep:]):
             shutil.rmtree(old, ignore_errors=True)
 
     for work in (prepare, write_tensors, publish):
@@ -135,13 +150,18 @@ def save_checkpoint(
     return final
 
 
-def load_latest(folder: Path, *, rank: int = 0, world: int = 1) -> Checkpoint:
-    """Read the newest checkpoint that is whole.
+def load_latest(folder: Path, *, rank: int = 0) -> Checkpoint:
+    """Read the newest checkpoint that is whole; arguments and errors are those of `newest_whole` and `load`."""
+    return load(newest_whole(folder), rank)
+
+
+def newest_whole(folder: Path) -> Path:
+    """The newest checkpoint of which every byte is as it was written.
 
     A damaged one is reported on stderr and passed over.
 
     Raises:
-        UptakeError: there is none, none is whole, or it was written by another number of ranks.
+        UptakeError: there is none, or none is whole.
     """
     found = list_checkpoints(folder)
     if not found:
@@ -149,9 +169,8 @@ def load_latest(folder: Path, *, rank: int = 0, world: int = 1) -> Checkpoint:
     for path in reversed(found):
         problem = verify(path)
         if problem is None:
-            return _load(path, rank, world)
-        if rank == 0:
-            print(f"damaged checkpoint passed over: {problem}", file=sys.stderr)
+            return path
+        print(f"damaged checkpoint passed over: {problem}", file=sys.stderr)
     raise UptakeError(f"{folder}: all {len(found)} checkpoints are damaged (newest: {verify(found[-1])}); start anew")
 
 
@@ -160,7 +179,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    return sorted(found, key=_iteration)
+
+
+def _iteration(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
 
 
 def verify(path: Path) -> str | None:
@@ -182,18 +205,21 @@ def verify(path: Path) -> str | None:
     return None
 
 
-def _load(path: Path, rank: int, world: int) -> Checkpoint:
+def load(path: Path, rank: int = 0) -> Checkpoint:
+    """Read a checkpoint, whatever number of ranks wrote it.
+
+    Args:
+        path: one that is whole (`newest_whole`).
+        rank: who reads.
+    """
     manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    if manifest["world"] != world:
-        raise UptakeError(
-            f"{path}: written by {manifest['world']} ranks, this run has {world}; resume with {manifest['world']}"
-        )
+    mine = path / f"rng-{rank}.safetensors"
     try:
         return Checkpoint(
             iteration=manifest["iteration"],
             model=load_file(path / "model.safetensors"),
-            optimizer=load_file(path / f"optimizer-{rank}.safetensors"),
-            rng=load_file(path / f"rng-{rank}.safetensors"),
+            optimizer=SavedOptimizer([path / f"optimizer-{other}.safetensors" for other in range(manifest["world"])]),
+            rng=load_file(mine) if mine.is_file() else None,
             state=json.loads((path / "state.json").read_text(encoding="utf-8")),
             path=path,
         )
@@ -239,8 +265,20 @@ def _last(folder: Path) -> str:
 
 
 def rng_tensors() -> dict[str, Tensor]:
-    """State of torch's generators. Policies and environments draw from seeds of their own; dropout draws from these."""
-    states = {"torch": torch.get_rng_state()}
+    """State of the global generators of torch, numpy and Python.
+
+    Policies and environments draw from seeds of their own; dropout and what users bring along may draw from these.
+    """
+    generator = np.random.get_state(legacy=False)
+    keys, position = generator["state"]["key"], generator["state"]["pos"]
+    version, words, spare = random.getstate()
+    states = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.tensor([*keys.tolist(), position, generator["has_gauss"]], dtype=torch.int64),
+        "numpy.gauss": torch.tensor(generator["gauss"], dtype=torch.float64),
+        "python": torch.tensor([version, *words], dtype=torch.int64),
+        "python.gauss": torch.tensor(math.nan if spare is None else spare, dtype=torch.float64),
+    }
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
@@ -249,5 +287,10 @@ def rng_tensors() -> dict[str, Tensor]:
 def set_rng_tensors(states: Mapping[str, Tensor]) -> None:
     """Restore what `rng_tensors` returned."""
     torch.set_rng_state(states["torch"])
+    *keys, position, has_gauss = states["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, float(states["numpy.gauss"])))
+    version, *words = states["python"].tolist()
+    spare = float(states["python.gauss"])
+    random.setstate((version, tuple(words), None if math.isnan(spare) else spare))
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

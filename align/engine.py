@@ -10,24 +10,22 @@ which is the same command; the ranks come from the environment.
 
 from __future__ import annotations
 
-import atexit
-import logging
 import math
-import os
-import re
-import socket
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from align.fragments import Fragment, fragments
+from align.ranks import start_ranks, watch
 from envs.errors import UptakeError
+
+if TYPE_CHECKING:
+    from align.saved_optimizer import SavedOptimizer
 
 
 @dataclass
@@ -36,6 +34,8 @@ class EngineConfig:
 
     zero_stage: int = 0
     bf16: bool = False
+    offload: str = "none"
+    """none; optimizer: its state and master weights live in the CPU's memory; all: at stage 3 the weights as well."""
     max_grad_norm: float = 1.0
     learning_rate: float = 1e-6
     adam_beta1: float = 0.9
@@ -44,6 +44,7 @@ class EngineConfig:
     rate_factors: Mapping[str, float] = field(default_factory=dict)
     """Start of a parameter's name -> factor of its learning rate."""
     timeout: float = 1800.0
+    """Seconds that a rank waits for the others in a collective operation."""
 
 
 class Engine:
@@ -56,6 +57,7 @@ class Engine:
         deepspeed = start_ranks(config.timeout)
         self.config = config
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.watch = watch()
         self.module = module
         self._trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not self._trainable:
@@ -70,9 +72,11 @@ class Engine:
             betas=(config.adam_beta1, config.adam_beta2),
             weight_decay=config.weight_decay,
         )
-        self._engine, *_ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=_deepspeed_config(config), dist_init_required=False
-        )
+        with self.watch.together():
+            self._engine, *_ = deepspeed.initialize(
+                model=module, optimizer=optimizer, config=_deepspeed_config(config), dist_init_required=False
+            )
+        self._fragments: list[Fragment] = fragments(self._engine.optimizer, config.zero_stage, self._trainable)
 
     @property
     def device(self) -> torch.device:
@@ -81,7 +85,8 @@ class Engine:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward, with gradient unless the caller turned it off."""
-        return self._engine(*args, **kwargs)
+        with self.watch.together():  # stage 3 gathers weights on the way
+            return self._engine(*args, **kwargs)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Add a micro-batch's gradient. Micro-batches are summed, ranks are averaged.
@@ -91,7 +96,8 @@ class Engine:
             last: True for the last micro-batch before `step`: this is when ranks exchange gradients.
         """
         self._engine.set_gradient_accumulation_boundary(last)
-        self._engine.backward(loss)
+        with self.watch.together():
+            self._engine.backward(loss)
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, and forget the gradient. One that is not finite is forgotten without an update, on all ranks.
@@ -106,12 +112,15 @@ class Engine:
         if not self.all_true(bool(norm.isfinite())):
             self.discard()
             return math.nan
-        self._engine.step()
+        with self.watch.together():
+            self._engine.step()
         # Without ZeRO DeepSpeed clips without telling the norm; with it, `norm` was that of this rank's part.
         return float(self._engine.get_global_grad_norm() if self.config.zero_stage else norm)
 
     def _gradients(self) -> list[Tensor]:
         """Gradients that the next `step` will use: whole ones, or under ZeRO this rank's part."""
+        if self.config.offload != "none":
+            return [master.grad for master in self._masters() if master.grad is not None]
         if self.config.zero_stage:
             return [part for parts in self._engine.optimizer.averaged_gradients.values() for part in parts]
         return [p.grad for p in self._trainable.values() if p.grad is not None]
@@ -127,6 +136,14 @@ class Engine:
                     table[key] = None
         if self.config.zero_stage == 3:
             optimizer.averaged_gradients = {}
+        if self.config.offload != "none":
+            for master in self._masters():
+                if master.grad is not None:
+                    master.grad.zero_()
+            if self.config.zero_stage < 3:
+                # Otherwise the next micro-batch is added to the forgotten ones.
+                optimizer.micro_step_id = -1
+                optimizer.reset_cpu_buffers()
 
     @contextmanager
     def gathered(self) -> Iterator[nn.Module]:
@@ -140,7 +157,9 @@ class Engine:
         import deepspeed
 
         offload = self._engine.optimizer.parameter_offload
-        with deepspeed.zero.GatheredParameters(list(self.module.parameters())):
+        with ExitStack() as stack:
+            with self.watch.together():
+                stack.enter_context(deepspeed.zero.GatheredParameters(list(self.module.parameters())))
             self._unhook()
             try:
                 yield self.module
@@ -160,7 +179,8 @@ class Engine:
                 parameter.data = whole[name]
         # A rank may end now. A gloo thread that still holds a tensor of the last collective when the interpreter ends
         # aborts the process; a barrier holds none, and lets go of the interpreter while it waits.
-        dist.barrier()
+        with self.watch.together():
+            dist.barrier()
 
     def _unhook(self) -> None:
         """Take ZeRO-3's gathering out of the module."""
@@ -198,43 +218,54 @@ class Engine:
                 if self.config.zero_stage == 3
                 else torch.no_grad()
             )
-            with context, torch.no_grad():
+            with self.watch.together(), context, torch.no_grad():
                 if parameter.shape != tensors[name].shape:
                     ours_, theirs_ = list(parameter.shape), list(tensors[name].shape)
                     raise UptakeError(f"checkpoint of another model: '{name}' is {theirs_} there and {ours_} here")
                 parameter.copy_(tensors[name])
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
-        """This rank's part of the optimiser: master weights, moments, step counts."""
-        state = self._base_optimizer.state
+        """This rank's part of the optimiser, for `align.checkpoints`.
+
+        `PARAMETER.start` is the first element of the flattened parameter that it holds, `PARAMETER.master`,
+        `.exp_avg` and `.exp_avg_sq` are (n,) values from there on, `PARAMETER.step` counts updates. What every rank
+        holds alike (stage 0) is written by the first.
+        """
         out: dict[str, Tensor] = {}
-        for index, master in enumerate(self._masters()):
-            out[f"{index}.master"] = master.detach()
-            for key, value in state.get(master, {}).items():
-                out[f"{index}.{key}"] = torch.as_tensor(value)
+        if self.config.zero_stage == 0 and self.rank:
+            return out
+        state = self._base_optimizer.state
+        for fragment in self._fragments:
+            out[f"{fragment.name}.start"] = torch.tensor(fragment.start)
+            out[f"{fragment.name}.master"] = fragment.of(fragment.master)
+            for key, value in state.get(fragment.master, {}).items():
+                out[f"{fragment.name}.{key}"] = torch.as_tensor(value) if key == "step" else fragment.of(value)
         return out
 
-    def load_optimizer_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Write back what `optimizer_tensors` returned.
+    def load_optimizer_tensors(self, saved: SavedOptimizer) -> None:
+        """Take this rank's part of what the ranks of any run of this model have saved, under any ZeRO stage.
 
         Raises:
-            UptakeError: it was written under another ZeRO stage, precision or model.
+            UptakeError: it is of another model.
         """
-        masters = self._masters()
         state = self._base_optimizer.state
-        if {int(name.partition(".")[0]) for name in tensors} != set(range(len(masters))):
-            raise UptakeError(f"optimiser state of another set-up: it does not have {len(masters)} partitions")
-        for index, master in enumerate(masters):
-            saved = {k.partition(".")[2]: v for k, v in tensors.items() if k.startswith(f"{index}.")}
-            if saved["master"].shape != master.shape:
-                raise UptakeError(
-                    f"optimiser state of another set-up: partition {index} has {saved['master'].numel()} elements, "
-                    f"this run {master.numel()}; resume with the zero_stage, bf16 and number of ranks of the first run"
-                )
-            with torch.no_grad():
-                master.copy_(saved.pop("master"))
-            # `step` stays on the CPU, where torch's AdamW keeps it.
-            state[master] = {k: v.clone() if k == "step" else v.to(master.device, copy=True) for k, v in saved.items()}
+        for fragment in self._fragments:
+            state.pop(fragment.master, None)
+        for fragment in self._fragments:
+            name, master = fragment.name, fragment.master
+            for key in saved.keys_of(name):
+                if key == "step":  # stays on the CPU, where torch's AdamW keeps it
+                    old = state.get(master, {}).get("step", torch.tensor(0.0))
+                    state.setdefault(master, {})["step"] = torch.maximum(old, saved.step(name))
+                    continue
+                values = saved.read(name, key, fragment.start, fragment.length)
+                if key == "master":
+                    into = master
+                else:
+                    # Zeros, since a flat part is padded, and a parameter without a gradient has no moments at stage 0.
+                    into = state.setdefault(master, {}).setdefault(key, torch.zeros_like(master))
+                with torch.no_grad():
+                    fragment.of(into).copy_(values)
 
     @property
     def _base_optimizer(self) -> torch.optim.Optimizer:
@@ -244,28 +275,29 @@ class Engine:
 
     def _masters(self) -> list[Tensor]:
         """The tensors that AdamW updates: flat fp32 partitions under ZeRO, the parameters themselves otherwise."""
-        if self.config.zero_stage == 3:
-            return list(self._engine.optimizer.fp32_partitioned_groups_flat)
-        return [p for group in self._base_optimizer.param_groups for p in group["params"]]
+        return list({id(fragment.master): fragment.master for fragment in self._fragments}.values())
 
     # Collectives ------------------------------------------------------------------------------------------------
 
     def all_true(self, value: bool) -> bool:
         """Whether it is true on every rank."""
         flag = torch.tensor(float(value), device=self.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+        with self.watch.together():
+            dist.all_reduce(flag, op=dist.ReduceOp.MIN)
         return bool(flag.item())
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Sum of each number over ranks."""
         tensor = torch.tensor(list(values), dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor)
+        with self.watch.together():
+            dist.all_reduce(tensor)
         return tensor.tolist()
 
     def collect(self, value: Any) -> list[Any]:
         """Everyone's value, by rank. Between the ranks of one run only."""
         out: list[Any] = [None] * self.world
-        dist.all_gather_object(out, value)
+        with self.watch.together():
+            dist.all_gather_object(out, value)
         return out
 
     def agree(self, error: str) -> None:
@@ -279,106 +311,12 @@ class Engine:
             raise UptakeError(messages[0])
 
 
-def start_ranks(timeout: float = 1800.0) -> Any:
-    """Join the process group that the environment describes, or make one of a single rank. Can be called again.
-
-    Args:
-        timeout: seconds that a rank waits for another before both give up.
-
-    Returns:
-        The `deepspeed` module.
-    """
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
-    # Without RANK and WORLD_SIZE DeepSpeed looks for MPI.
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
-        os.environ.setdefault(name, value)
-    own_port = "MASTER_PORT" not in os.environ and os.environ["WORLD_SIZE"] == "1"
-    if own_port:
-        os.environ["MASTER_PORT"] = str(_free_port())
-    import deepspeed
-    from deepspeed.ops import __compatible_ops__
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # DeepSpeed 0.19 calls collectives by the names that torch 2.13 deprecates, several times a step.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    __compatible_ops__["deepspeed_shm_comm"] = False  # otherwise compiled on first use: a minute, and needs g++
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    if not dist.is_initialized():
-        deepspeed.init_distributed(
-            dist_backend="nccl" if on_gpu else "gloo",
-            auto_mpi_discovery=False,
-            verbose=False,
-            timeout=timedelta(seconds=timeout),
-        )
-        if own_port:  # a child process must not inherit a port that is taken
-            del os.environ["MASTER_PORT"]
-        atexit.register(stop_ranks)  # gloo's threads abort an interpreter that exits under them
-    return deepspeed
-
-
-def stop_ranks() -> None:
-    """Leave the process group, if there is one."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def add_lora(model: nn.Module, targets: str, r: int, alpha: int) -> None:
-    """Freeze a model and put LoRA adapters into it, in place; its class and its methods stay as they are.
-
-    Args:
-        targets: regular expression for the full names of the linear layers that get one.
-
-    Raises:
-        UptakeError: it matches no linear layer, or is no regular expression.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    try:
-        pattern = re.compile(targets)
-    except re.error as error:
-        raise UptakeError(f"lora_target_modules = '{targets}' is no regular expression: {error}") from error
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    chosen = [name for name in linear if pattern.fullmatch(name)]
-    if not chosen:
-        raise UptakeError(f"lora_target_modules = '{targets}' matches no linear layer; one is '{linear[0]}'")
-    model.requires_grad_(False)
-    inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=chosen, lora_dropout=0.0), model)
-
-
-@contextmanager
-def adapters_off(model: nn.Module) -> Iterator[None]:
-    """The model without its LoRA adapters, bit for bit what it was before training: the frozen reference."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    before = [(layer, [p.requires_grad for p in layer.parameters()]) for layer in layers]
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for layer, flags in before:
-            layer.enable_adapters(True)
-            for parameter, flag in zip(layer.parameters(), flags, strict=True):
-                parameter.requires_grad_(flag)
-
-
-def merge_lora(model: nn.Module) -> None:
-    """Add the adapters to the weights and remove them, in place: parameter names are the published ones again."""
-    from peft.tuners.lora import LoraLayer
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LoraLayer):
-            module.merge(safe_merge=True)
-            parent = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], module.get_base_layer())
-
-
 def _deepspeed_config(config: EngineConfig) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False}
+    if config.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if config.offload == "all":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         # Batch sizes are the trainer's business: it normalises its loss by global counts and says itself which
         # micro-batch is the last one.
@@ -386,20 +324,15 @@ def _deepspeed_config(config: EngineConfig) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.max_grad_norm,
         "steps_per_print": 2**62,
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # that one is compiled on first use; torch's steps the same on the CPU
         "bf16": {"enabled": config.bf16},
     }
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([tensor.norm() for tensor in tensors]).norm() if tensors else torch.zeros(())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _side(in_checkpoint: bool) -> str:

@@ -1,18 +1,25 @@
-"""What a run says while it runs: `metrics.jsonl`, wandb if wanted, and one live line on the terminal."""
+"""What a run says while it runs: `metrics.jsonl`, wandb and TensorBoard if wanted, and live lines on the terminal."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
+
+from envs.errors import UptakeError
+
+if TYPE_CHECKING:
+    from envs.episode import Episode
 
 
 class Monitor:
@@ -32,13 +39,22 @@ class Monitor:
         active: bool = True,
         wandb_mode: str = "disabled",
         project: str = "uptake",
+        tensorboard: bool = False,
         config: Mapping[str, Any] | None = None,
+        on_phase: Callable[[str], None] = lambda phase: None,
     ) -> None:
+        """
+        Args:
+            on_phase: told what is being done, on every rank.
+        """
         self._folder, self._iterations, self._first, self._active = folder, iterations, first, active
         self._tail = tail
         self._wandb_mode, self._project, self._config = wandb_mode, project, dict(config or {})
+        self._on_phase = on_phase
+        self._with_tensorboard = tensorboard
         self._wandb: Any = None
-        self._progress: Progress | None = None
+        self._tensorboard: Any = None
+        self._progress: _Lines | None = None
         self._started = 0.0
         self._iteration = first
         self._rewards = ""
@@ -59,6 +75,8 @@ class Monitor:
                 config=self._config,
                 settings=wandb.Settings(silent=True),  # it would write across the progress bar
             )
+        if self._with_tensorboard:
+            self._tensorboard = _summary_writer(self._folder / "tensorboard", self._first)
         console = Console(file=sys.stdout)
         if console.is_terminal:
             columns = (
@@ -66,7 +84,7 @@ class Monitor:
                 BarColumn(bar_width=20),
                 TextColumn("{task.fields[left]}  {task.fields[rewards]}  {task.fields[phase]}"),
             )
-            self._progress = Progress(*columns, console=console, refresh_per_second=4)
+            self._progress = _Lines(*columns, console=console, refresh_per_second=4)
             self._progress.add_task("", total=self._iterations, completed=self._first, left="", rewards="", phase="")
             self._progress.start()
         self._started = time.perf_counter()
@@ -77,35 +95,86 @@ class Monitor:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if kind is None else 1)
 
     def phase(self, text: str) -> None:
         """What is being done right now."""
+        self._on_phase(f"iteration {self._iteration}: {text}")
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], phase=text)
 
-    def log(self, iteration: int, metrics: Mapping[str, float], rewards: Mapping[str, float]) -> None:
+    def log(
+        self,
+        iteration: int,
+        metrics: Mapping[str, float],
+        rewards: Mapping[str, float],
+        alarms: Sequence[str] = (),
+    ) -> None:
         """One finished iteration.
 
         Args:
             iteration: from 0.
             metrics: one line of `metrics.jsonl`.
             rewards: axis -> reward, for the terminal.
+            alarms: lines that are shown at once and stay.
         """
+        self._iteration = iteration + 1
         if not self._active:
             return
         with open(self._folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": iteration, **metrics}, sort_keys=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint survives a power cut, so must the lines before it
         if self._wandb is not None:
             self._wandb.log(dict(metrics), step=iteration)
-        self._iteration = iteration + 1
+        if self._tensorboard is not None:
+            for name, value in metrics.items():
+                self._tensorboard.add_scalar(name, value, iteration)
         shown = "  ".join(f"{axis} {value:+.2f}" for axis, value in rewards.items())
+        detail = figures(metrics)
+        for alarm in alarms:
+            self._say(f"ALARM iteration {iteration}: {alarm}")
         if self._progress is not None:
             task = self._progress.task_ids[0]
+            self._progress.detail = detail
             self._progress.update(task, completed=self._iteration, left=self.time_left(), rewards=shown)
         else:
-            print(f"iteration {self._iteration}/{self._iterations}  {self.time_left()}  {shown}", flush=True)
+            said = f"iteration {self._iteration}/{self._iterations}  {self.time_left()}  {shown}"
+            print(f"{said}  {detail}".rstrip(), flush=True)
+
+    def conversation(self, iteration: int, episode: Episode) -> None:
+        """Show one conversation of an iteration where audio and pictures can be shown."""
+        if self._wandb is None and self._tensorboard is None:
+            return
+        import numpy as np
+        from PIL import Image
+
+        from align.report import stereo, timeline_png  # matplotlib: not before it is needed
+
+        audio, rate = stereo(episode), episode.clock.sample_rate
+        picture = np.asarray(Image.open(io.BytesIO(timeline_png(episode)[0])).convert("RGB"))  # (H, W, 3)
+        if self._wandb is not None:
+            import wandb
+
+            said = " ".join(word.text for word in episode.transcript)
+            shown = {
+                "episode/audio": wandb.Audio(audio, sample_rate=rate, caption=said),
+                "episode/timeline": wandb.Image(picture, caption=said),
+            }
+            self._wandb.log(shown, step=iteration)
+        if self._tensorboard is not None:
+            self._tensorboard.add_audio("episode/agent", episode.agent[None], iteration, rate)
+            self._tensorboard.add_image("episode/timeline", picture, iteration, dataformats="HWC")
+
+    def _say(self, line: str) -> None:
+        """One line that stays."""
+        if self._progress is not None:
+            self._progress.console.print(escape(line), style="bold red", highlight=False, soft_wrap=True)
+        else:
+            print(line, flush=True)
 
     def time_left(self) -> str:
         """`1 min 20 s left`, or an empty string while nothing is known."""
@@ -114,6 +183,49 @@ class Monitor:
             return ""
         seconds = (time.perf_counter() - self._started) / done * (self._iterations - self._iteration)
         return f"{duration(seconds + self._tail)} left"
+
+
+_FIGURES = (
+    ("kl", "kl {:.4f}"),
+    ("ratio/mean", "ratio {:.3f}"),
+    ("entropy", "entropy {:.2f}"),
+    ("frac_reward_zero_std", "no contrast {:.0%}"),
+    ("sampling/sampling_logp_difference/mean", "mismatch {:.1e}"),
+    ("time/rollout", "conversing {:.1f} s"),
+    ("time/judge", "judging {:.1f} s"),
+    ("time/update", "updating {:.1f} s"),
+)
+
+
+def figures(metrics: Mapping[str, float]) -> str:
+    """What of an iteration's metrics is worth a line on the terminal: speed, health, and where the time went."""
+    parts = []
+    if "rollout/frames_per_second" in metrics:
+        factor = metrics.get("rollout/real_time_factor", 0.0)
+        parts.append(f"{metrics['rollout/frames_per_second']:.0f} frames/s ({factor:.0f} x real time)")
+    parts += [text.format(metrics[name]) for name, text in _FIGURES if name in metrics]
+    return "  ".join(parts)
+
+
+class _Lines(Progress):
+    """A progress bar with a line of figures below it."""
+
+    detail = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.detail:
+            yield self.detail
+
+
+def _summary_writer(folder: Path, first: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UptakeError(
+            "tensorboard = true, and it is not installed: pip install 'uptake[tensorboard]', or set it to false"
+        ) from error
+    return SummaryWriter(str(folder), purge_step=first)
 
 
 def duration(seconds: float) -> str:

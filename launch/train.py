@@ -31,12 +31,12 @@ from align import curriculum, plan
 from align.checkpoints import list_checkpoints
 from align.comparison import compare
 from align.config import TrainConfig, dump_config, load_config, save_config
-from align.engine import stop_ranks
 from align.evaluation import BASELINES, Evaluation, check_hears, evaluate, examples, load_policy, write_json
 from align.judging import check_axes
 from align.memory import peak_memory
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
+from align.ranks import stop_ranks
 from align.report import save_conversation, write_report
 from align.rollout import check_context
 from align.trainers import grpo, learner, ppo

@@ -87,7 +87,7 @@ def train(
     env = make_env(per_rank * config.num_generations)
     metrics: dict[str, float] = {}
     with run:
-        for iteration in range(run.first, config.iterations):
+        for iteration in run.iterations():
             tally = Tally()
 
             # Roll out this rank's share of the groups, every conversation of the same length ---------------------

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from align import losses, ratios
-from align.engine import Engine, EngineConfig, adapters_off, add_lora, merge_lora
+from align.engine import Engine, EngineConfig
+from align.lora import adapters_off, add_lora, merge_lora
 from align.policies.sampling import truncated_log_probs
 from align.tally import Tally
 from align.trainers.run_config import RunConfig
@@ -115,6 +116,8 @@ class Learner:
             )
         self._codebooks = {"semantic": 1, "all": audio}.get(config.streams, 0)
         choose_trained(policy.model, config)
+        if config.gradient_checkpointing:
+            recompute_activations(policy.model, config.section)
         keep = config.kl_weight and not config.use_peft
         frozen_copy = copy.deepcopy(policy.model).requires_grad_(False) if keep else None
         if values and not policy.spec.hidden:
@@ -128,6 +131,8 @@ class Learner:
             EngineConfig(
                 zero_stage=config.zero_stage,
                 bf16=config.bf16,
+                offload=config.offload,
+                timeout=config.collective_timeout,
                 max_grad_norm=config.max_grad_norm,
                 learning_rate=config.learning_rate,
                 adam_beta1=config.adam_beta1,
@@ -257,6 +262,17 @@ class Learner:
         self.engine.release()
         if self.config.use_peft:
             merge_lora(self.policy.model)
+
+
+def recompute_activations(model: nn.Module, section: str) -> None:
+    """Have a model compute activations again in its backward pass.
+
+    Raises:
+        UptakeError: it does not say that it can.
+    """
+    if not hasattr(model, "recompute"):
+        raise UptakeError(f"{section}.gradient_checkpointing: {type(model).__name__} cannot; set it to false")
+    model.recompute = True  # type: ignore[assignment]
 
 
 def tally_ratio(

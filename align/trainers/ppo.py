@@ -76,7 +76,7 @@ def train(
     env = make_env(per_rank)
     metrics: dict[str, float] = {}
     with run:
-        for iteration in range(run.first, config.iterations):
+        for iteration in run.iterations():
             tally = Tally()
 
             # Roll out this rank's share of the conversations, all of the same length -----------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from align import checkpoints, curriculum, rollout
-from align.engine import start_ranks
+from align.alarms import Alarms, observe
+from align.files import write_tensors
 from align.monitor import Monitor
+from align.ranks import start_ranks, watch
 from align.signals import Interrupt, Interrupted
 from align.tally import Tally
 from align.trainers.learner import Learner, Old
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 class Run:
     """One run folder, one policy, and where in its iterations it is.
 
-    A trainer makes one, loops over `range(run.first, config.iterations)` inside `with run`, and calls `finish` after.
+    A trainer makes one, loops over `run.iterations()` inside `with run`, and calls `finish` after.
     """
 
     def __init__(
@@ -57,31 +59,30 @@ class Run:
             UptakeError: a configuration that cannot be trained with, a folder that holds a run already, a checkpoint
                 that does not fit.
         """
-        start_ranks()  # before anything is allocated: a second rank must not sit on the first one's GPU
+        # Before anything is allocated: a second rank must not sit on the first one's GPU.
+        start_ranks(config.collective_timeout)
         self.world, self.rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
         config.check(self.world)
         saved = folder / "checkpoints"
-        done = checkpoints.load_latest(saved, rank=self.rank, world=self.world) if resume else None
+        done = self._newest(saved) if resume else None
         if done is None and checkpoints.list_checkpoints(saved):
             raise UptakeError(f"{folder}: already holds a run; continue it with --resume, or give another name=")
         self.config, self.policy, self.folder, self.seed = config, policy, folder, seed
-        self.learner = Learner(policy, config, values=values, value_learning_rate=value_learning_rate)
+        with torch.random.fork_rng():  # the adapters' first values
+            torch.manual_seed(seed)
+            self.learner = Learner(policy, config, values=values, value_learning_rate=value_learning_rate)
         self.engine = self.learner.engine
         self.first, self.skipped = 0, 0
         self.carried: dict[str, float] = {}
         """Numbers that a trainer carries from one iteration to the next."""
         self._axis_rewards: dict[str, float] = {}
+        self._alarms = Alarms(config.alarms)
         if done is not None:
-            _check_same_run(config, seed, done)
-            self.engine.load_model_tensors(done.model)
-            self.engine.load_optimizer_tensors(done.optimizer)
-            checkpoints.set_rng_tensors(done.rng)
-            self.first, self.skipped = done.iteration, done.state["skipped_updates"]
-            self._axis_rewards = dict(done.state["axis_rewards"])
-            self.carried = dict(done.state.get("carried", {}))
+            self._restore(done)
         self.monitor = Monitor(
             folder, config.iterations, first=self.first, tail=tail, active=self.rank == 0, wandb_mode=wandb_mode,
-            project=wandb_project, config={**asdict(config), "seed": seed, "world": self.world},
+            project=wandb_project, tensorboard=config.tensorboard, on_phase=self.engine.watch.doing,
+            config={**asdict(config), "seed": seed, "world": self.world},
         )  # fmt: skip
         self._interrupt = Interrupt()
         self._stack = ExitStack()
@@ -98,7 +99,43 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if value is not None:
+            # Before anything else: the others wait, and are told why they need not.
+            self.engine.watch.leave(" ".join(f"{value or kind.__name__ if kind else value}".split())[:300])
         self._stack.__exit__(kind, value, trace)
+
+    def _newest(self, saved: Path) -> checkpoints.Checkpoint:
+        """The newest whole checkpoint, which one rank looks for and all read."""
+        found: list[str] = ["", ""]  # path, error
+        if self.rank == 0:
+            try:
+                found[0] = str(checkpoints.newest_whole(saved))
+            except UptakeError as error:
+                found[1] = str(error)
+        with watch().together():
+            torch.distributed.broadcast_object_list(found)
+        if found[1]:
+            raise UptakeError(found[1])
+        return checkpoints.load(Path(found[0]), self.rank)
+
+    def _restore(self, done: checkpoints.Checkpoint) -> None:
+        _check_same_run(self.config, self.seed, done)
+        self.engine.load_model_tensors(done.model)
+        with done.optimizer as saved:
+            self.engine.load_optimizer_tensors(saved)
+        if done.rng is not None:
+            checkpoints.set_rng_tensors(done.rng)
+        self.first, self.skipped = done.iteration, done.state["skipped_updates"]
+        self._axis_rewards = dict(done.state["axis_rewards"])
+        self.carried = dict(done.state["carried"])
+        self._alarms.load(done.state["alarms"])
+
+    def iterations(self) -> Iterator[int]:
+        """The iterations that are left; none after the reward has stopped rising for `alarms.no_better_for`."""
+        for iteration in range(self.first, self.config.iterations):
+            if self._alarms.no_better:
+                return
+            yield iteration
 
     def converse(self, env: Any, iteration: int, drawn: Sequence[curriculum.Draw], group_size: int) -> rollout.Rollout:
         """Roll out this rank's conversations.
@@ -155,7 +192,7 @@ class Run:
             UptakeError: more of them than `nan_budget`.
         """
         self.skipped += 1
-        _dump(self.folder / f"nan-{iteration:06d}-{step}-rank{self.rank}.json", drawn, rows, old, advantages)
+        _dump(self.folder / f"nan-{iteration:06d}-{step}-rank{self.rank}", drawn, rows, old, advantages)
         if self.skipped > self.config.nan_budget:
             section = self.config.section
             raise UptakeError(
@@ -175,8 +212,12 @@ class Run:
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written.
+            UptakeError: an alarm that ends the run; the checkpoint is written.
         """
+        spec = self.policy.spec
         tally.add("rollout/frames_per_second", played.frames_per_second)
+        tally.add("rollout/real_time_factor", played.frames_per_second * spec.frame / spec.sample_rate)
+        observe(played.episodes, tally)
         tally.add("time/rollout", played.seconds)
         tally.add("step_time", time.perf_counter() - self._began)
         self._began = 0.0
@@ -186,14 +227,34 @@ class Run:
         for axis in axes:
             if (value := metrics.get(f"axis/{axis}")) is not None:
                 smooth[axis] = value if axis not in smooth else 0.7 * smooth[axis] + 0.3 * value
-        self.monitor.log(iteration, metrics, smooth)
+        alarms = self._alarms.update(metrics)  # every rank has the same metrics
+        metrics["alarms"] = float(self._alarms.count)
+        self.monitor.log(iteration, metrics, smooth, alarms)
+        self._keep(iteration, played)
         stop = not self.engine.all_true(not self._interrupt.requested)
-        if stop or (iteration + 1) % self.config.save_steps == 0 or iteration + 1 == self.config.iterations:
+        ends = bool(alarms) and self.config.alarms.stop
+        last = iteration + 1 == self.config.iterations or self._alarms.no_better
+        if stop or ends or last or (iteration + 1) % self.config.save_steps == 0:
             self.monitor.phase("saving")
             self._save(iteration + 1, checkpoints.rng_tensors())
         if stop:
             raise KeyboardInterrupt
+        if ends:
+            raise UptakeError(
+                f"iteration {iteration}: {alarms[0]}; a checkpoint is written. Look at the conversations in "
+                f"{self.folder / 'episodes' / 'training'}, and go on with --resume if nothing "
+                "is wrong"
+            )
         return metrics
+
+    def _keep(self, iteration: int, played: rollout.Rollout) -> None:
+        """Write a conversation every so often, of another row each time, and show it."""
+        every = self.config.log_episodes_steps
+        if self.rank or not every or iteration % every:
+            return
+        episode = played.episodes[iteration // every % len(played.episodes)]
+        episode.save(self.folder / "episodes" / "training" / f"iteration-{iteration:06d}")
+        self.monitor.conversation(iteration, episode)
 
     def finish(self) -> None:
         """Leave the trained policy with whole weights on every rank, and export it."""
@@ -216,6 +277,7 @@ class Run:
                 "skipped_updates": self.skipped,
                 "axis_rewards": self._axis_rewards,
                 "carried": self.carried,
+                "alarms": self._alarms.state(),
                 "optimizer_steps": iteration * self.config.updates,
             },
             keep=self.config.save_total_limit,
@@ -226,7 +288,7 @@ class Run:
 
 
 def _dump(path: Path, drawn: Sequence[curriculum.Draw], rows: Sequence[int], old: Old, advantages: Tensor) -> None:
-    """What a skipped update was about: enough to play the same conversations again."""
+    """What a skipped update was about: its conversations (`.json`) and its tensors (`.safetensors`)."""
     rows_seen = [
         {
             "row": row,
@@ -239,12 +301,21 @@ def _dump(path: Path, drawn: Sequence[curriculum.Draw], rows: Sequence[int], old
         }
         for row in rows
     ]
-    path.write_text(json.dumps({"version": 1, "rows": rows_seen}, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(json.dumps({"version": 1, "rows": rows_seen}, indent=1) + "\n", "utf-8")
+    tensors = {
+        "codes": old.trajectory.codes, "valid": old.trajectory.valid, "sampler_logp": old.trajectory.sampler_logp,
+        "old_logp": old.logp, "mask": old.mask, "advantages": advantages,
+    }  # fmt: skip
+    write_tensors(path.with_suffix(".safetensors"), {name: t[list(rows)] for name, t in tensors.items()})
 
 
 def _check_same_run(config: RunConfig, seed: int, done: checkpoints.Checkpoint) -> None:
-    """A resumed run must be the run that was interrupted; its length and its checkpoints may change."""
-    free = {"iterations", "save_steps", "save_total_limit", "nan_budget", "per_device_train_batch_size"}
+    """A resumed run must be the run that was interrupted. What changes no figure, its length, and how its ranks share
+    the work may change."""
+    free = {
+        "iterations", "save_steps", "save_total_limit", "nan_budget", "per_device_train_batch_size", "zero_stage",
+        "offload", "gradient_checkpointing", "collective_timeout", "log_episodes_steps", "tensorboard", "alarms",
+    }  # fmt: skip
     theirs = {**done.state["config"], "seed": done.state["seed"]}
     for name, value in {**asdict(config), "seed": seed}.items():
         if name not in free and theirs.get(name) != value:

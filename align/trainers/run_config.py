@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from align import losses
+from align.alarms import AlarmConfig
 from envs.errors import UptakeError
 
 CHOICES: dict[str, Sequence[Any]] = {
@@ -16,11 +17,12 @@ CHOICES: dict[str, Sequence[Any]] = {
     "streams": ("text", "speak"),
     "kl_estimator": losses.KL_ESTIMATORS,
     "zero_stage": (0, 1, 2, 3),
+    "offload": ("none", "optimizer", "all"),
 }
 LEAST: dict[str, float] = {
     "iterations": 1, "frames": 1, "per_device_train_batch_size": 1, "learning_rate": 0, "warmup_steps": 0,
     "weight_decay": 0, "max_grad_norm": 0, "max_sampling_logp_difference": 0, "nan_budget": 0, "lora_r": 1,
-    "save_steps": 1, "save_total_limit": 1,
+    "save_steps": 1, "save_total_limit": 1, "collective_timeout": 1, "log_episodes_steps": 0,
 }  # fmt: skip
 
 
@@ -80,6 +82,15 @@ class RunConfig(ABC):
     """DeepSpeed ZeRO: 0 nothing sharded, 1 optimiser state, 2 gradients as well, 3 weights as well."""
     bf16: bool = False
     """Weights and arithmetic in bfloat16 with fp32 master weights."""
+    offload: str = "none"
+    """What waits in the CPU's memory while a GPU does not need it. none; optimizer: the optimiser's state and the fp32
+    master weights (zero_stage 1 to 3); all: the weights as well (zero_stage 3)."""
+    gradient_checkpointing: bool = False
+    """Compute the activations of each layer of the temporal transformer again in the backward pass instead of keeping
+    them: less memory, about a third more time, the same numbers."""
+    collective_timeout: float = 1800.0
+    """Seconds that a rank waits for the others; then the run ends with a line that names the one that is missing. Must
+    be longer than the ranks' rollouts differ, a slow judge included."""
     frozen: list[str] = field(default_factory=lambda: ["depformer", "linears"])
     """Parameters whose names start with one of these stay as they are; the text objective does not reach them."""
     use_peft: bool = False
@@ -95,6 +106,15 @@ class RunConfig(ABC):
     """Iterations between checkpoints; the last iteration always writes one."""
     save_total_limit: int = 2
     """Checkpoints that are kept."""
+
+    log_episodes_steps: int = 10
+    """Iterations between those of which a conversation is kept: in `episodes/training/`, and as audio and timeline in
+    wandb and TensorBoard. 0: none."""
+    tensorboard: bool = False
+    """Write metrics for TensorBoard as well, into `tensorboard/` of the run folder; needs `pip install
+    uptake[tensorboard]`."""
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
+    """Signs that the reward is earned by a trick."""
 
     @property
     @abstractmethod
@@ -152,6 +172,12 @@ class RunConfig(ABC):
             raise UptakeError(
                 f"{self.section}.kl_estimator = 'k1' in the loss has no gradient on average; use exact, k2 or k3, or "
                 f"{self.section}.use_kl_in_reward = true"
+            )
+        self.alarms.check(self.section)
+        if self.offload != "none" and self.zero_stage < {"optimizer": 1, "all": 3}[self.offload]:
+            raise UptakeError(
+                f"{self.section}.offload = {self.offload!r} needs {self.section}.zero_stage = "
+                f"{'3' if self.offload == 'all' else '1, 2 or 3'}, which keeps apart what is to be moved"
             )
         if self.bf16 and not self.zero_stage:
             raise UptakeError(

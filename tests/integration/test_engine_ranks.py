@@ -1,93 +1,93 @@
-"""DeepSpeed on CPU: the same updates whatever the number of ranks, the ZeRO stage and the micro-batches."""
+"""DeepSpeed on CPU: the same updates whatever the ranks, the ZeRO stage, the micro-batches, offload or recomputation,
+with all weights or adapters; and a checkpoint that any of these set-ups writes and any other reads."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from tests import engine_case
+from tests.engine_case import CASES, Case, Trained
 from tests.ranks import run_ranks
 
-UPDATES = """
-import json, math, sys
-import torch
-from align.engine import Engine, EngineConfig
-from tests.toy_duplex import ToyModel
+PLAIN = [case for case in CASES if case == Case(case.kind, case.stage)]
+MATRIX = """
+import json, sys
+from pathlib import Path
+from tests.engine_case import two_ranks
 
-stage, bf16, micro = int(sys.argv[1]), sys.argv[2] == "bf16", int(sys.argv[3])
-model = ToyModel(0)
-engine = Engine(model, EngineConfig(zero_stage=stage, bf16=bf16, learning_rate=1e-2, max_grad_norm=0.5, timeout=60))
-g = torch.Generator().manual_seed(1)
-heard = torch.randint(0, 8, (6, 8, 10), generator=g)
-said = torch.randint(0, 5, (6, 8, 10), generator=g)
-active = torch.rand(6, 8, 10, generator=g) < 0.4          # uneven: local means would be another loss
-share = 8 // engine.world
-mine = torch.arange(8)[engine.rank * share : (engine.rank + 1) * share]
-seen = []
-
-def update(i, give_up=False, broken=False):
-    parts, total = mine.split(micro), 0.0
-    for k, rows in enumerate(parts):
-        logits, *_ = engine(heard[i][rows], said[i][rows])
-        logp = logits.log_softmax(-1).gather(-1, said[i][rows].unsqueeze(-1)).squeeze(-1)
-        loss = -(logp * active[i][rows]).sum() / active[i].sum() * engine.world
-        if broken and engine.rank == 0:                       # the loss stays finite, its gradient is NaN
-            loss = loss + (0.0 * logits.sum()).sqrt()
-        if give_up and k == len(parts) - 1:
-            engine.discard()
-            return
-        engine.backward(loss, last=k == len(parts) - 1)
-        total += float(loss.detach())
-    norm = engine.step(1e-2)
-    if broken:
-        assert math.isfinite(total) and math.isnan(norm), (total, norm)
-        return
-    seen.append([engine.total([total])[0] / engine.world, norm])
-
-def restart():
-    engine.load_model_tensors(weights)
-    engine.load_optimizer_tensors(state)
-
-update(0)
-update(1)
-update(2, give_up=True)                                   # must leave no trace
-update(2, broken=True)                                    # on one rank: neither
-update(2)
-weights = engine.collect(engine.model_tensors())[0]
-state = {name: tensor.clone() for name, tensor in engine.optimizer_tensors().items()}
-update(3); update(4)
-first = seen[-2:]
-restart()
-update(3); update(4)
-assert seen[-2:] == first, (seen[-2:], first)             # bit for bit
-with engine.gathered() as whole, torch.inference_mode():
-    alone, *_ = whole(heard[0], said[0])
-update(5)                                                 # and the hooks are back
-with engine.gathered() as whole, torch.inference_mode():
-    last, *_ = whole(heard[0], said[0])
-engine.release()
-assert torch.equal(model(heard[0], said[0])[0], last)
-print(json.dumps({"seen": seen, "alone": float(alone.double().sum())}))
+print(json.dumps(two_ranks(Path(sys.argv[1]))))
 """
 
 
 @pytest.fixture(scope="module")
-def plain():
-    return run_ranks(UPDATES, "0", "fp32", "8")[0]
+def plain() -> dict[str, list[dict[str, Any]]]:
+    return {kind: engine_case.plain(kind, 5) for kind in ("full", "lora")}
 
 
-@pytest.mark.parametrize("stage", ["0", "2", "3"])
-def test_two_ranks_make_the_same_updates_as_one(plain, stage):
-    two = run_ranks(UPDATES, stage, "fp32", "2", world=2)
-    assert two[0] == two[1]
-    for (loss, norm), (loss_one, norm_one) in zip(two[0]["seen"], plain["seen"], strict=True):
-        assert loss == pytest.approx(loss_one, abs=1e-5)
-        assert norm == pytest.approx(norm_one, abs=1e-4)
-    assert two[0]["alone"] == pytest.approx(plain["alone"], abs=1e-3)
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[dict[str, Any]]]]:
+    folder, seen = tmp_path_factory.mktemp("matrix"), {}
+    for case in PLAIN:
+        seen[str(case)] = engine_case.first_half(case, folder / f"one-{case}", micro=3)[1]
+    return folder, seen
 
 
-def test_stage_1_in_bfloat16_follows_full_precision_closely(plain):
-    half = run_ranks(UPDATES, "1", "bf16", "4")[0]
-    for (loss, _), (loss_one, _) in zip(half["seen"], plain["seen"], strict=True):
-        assert loss == pytest.approx(loss_one, abs=5e-3)
+@pytest.fixture(scope="module")
+def two_ranks(one_rank: tuple[Path, Any]) -> dict[str, Any]:
+    """Started once; every set-up is tried inside."""
+    first, second = run_ranks(MATRIX, str(one_rank[0]), world=2, timeout=540.0)
+    assert first == second
+    return first
+
+
+def close(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], tolerance: float) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=tolerance)
+        assert a["norm"] == pytest.approx(b["norm"], abs=10 * tolerance)
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_one_rank_in_uneven_micro_batches_makes_the_updates_of_plain_torch(one_rank, plain, case):
+    close(one_rank[1][str(case)], plain[case.kind][:3], 1e-5)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.bf16], ids=str)
+def test_two_ranks_make_the_updates_of_plain_torch(two_ranks, plain, case):
+    seen = two_ranks[str(case)]["seen"]
+    assert seen[0]["grads"] <= 1e-6  # the largest difference in any element of the gradient
+    close(seen, plain[case.kind], 1e-5)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.bf16], ids=str)
+def test_bfloat16_with_full_masters_follows_full_precision_closely(two_ranks, plain, case):
+    close(two_ranks[str(case)]["seen"], plain["full"], 3e-2)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_resumes_on_as_many_ranks_goes_on_bit_for_bit(two_ranks, case):
+    assert two_ranks[str(case)]["resumed"] == two_ranks[str(case)]["seen"][3:]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_without_adapters_the_model_is_the_reference_and_released_weights_are_whole(two_ranks, case):
+    assert two_ranks[str(case)]["reference"]
+    assert two_ranks[str(case)]["released"]
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_two_ranks_go_on_from_what_one_rank_wrote_under_another_stage(two_ranks, plain, case):
+    close(two_ranks[str(case)]["from one rank"], plain[case.kind][3:], 1e-5)
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_one_rank_goes_on_from_what_two_ranks_wrote_under_another_stage(one_rank, two_ranks, plain, case):
+    alone = Trained(Case(case.kind, (case.stage + 1) % 4))
+    alone.load(one_rank[0] / f"two-{case}")
+    close(engine_case.second_half(alone, micro=8), plain[case.kind][3:], 1e-5)
 
 
 PLANNED = """
@@ -103,12 +103,12 @@ policy = tiny_moshi.policy()
 engine = Learner(policy, config).engine
 engine.backward(sum(p.sum() for p in policy.model.parameters() if p.requires_grad), last=True)
 engine.step(1e-3)
-held = {name: t.numel() * t.element_size() for name, t in engine.optimizer_tensors().items()}
-if not config.zero_stage:  # the weights themselves
-    held = {name: size for name, size in held.items() if not name.endswith(".master")}
+held = [t for state in engine._base_optimizer.state.values() for t in state.values()]
+held += engine._masters() if config.zero_stage else []  # otherwise the weights themselves
 model = MoshiModel(tiny_moshi.config())
 choose_trained(model, config)
-print(json.dumps([sum(held.values()), plan.memory(model, config, engine.world, 0)["optimiser"]]))
+held = sum(t.numel() * t.element_size() for t in held)
+print(json.dumps([held, plan.memory(model, config, engine.world, 0)["optimiser"]]))
 """
 
 

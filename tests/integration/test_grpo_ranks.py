@@ -97,3 +97,28 @@ def same_losses(folder: Path, iterations: int, names: list[str]) -> None:
         for name in ("loss", "reward", "kl", "entropy", "grad_norm", "ratio/mean", *names):
             assert a[name] == pytest.approx(b[name], abs=1e-5), name
     assert any(a["grad_norm"] > 0 for a in first)
+
+
+RESUME = """
+import json, sys
+from pathlib import Path
+from align.trainers.grpo import GrpoConfig
+from tests.toy_duplex import FRAMES, toy_run
+
+config = GrpoConfig(iterations=int(sys.argv[3]), frames=FRAMES, num_groups=4, num_generations=6, learning_rate=5e-3,
+                    beta=0.02, steps_per_generation=3, per_device_train_batch_size=3, zero_stage=int(sys.argv[2]))
+run = toy_run(Path(sys.argv[1]), config, seed=5, resume=sys.argv[4] == "resume")
+print(json.dumps({k: v.double().sum().item() for k, v in run.weights.items()}))
+"""
+
+
+@pytest.mark.parametrize(("before", "after"), [((2, "2"), (1, "0")), ((1, "0"), (2, "3"))])
+def test_a_run_that_goes_on_with_another_number_of_ranks_and_another_stage_ends_in_the_same_place(
+    tmp_path, before, after
+):
+    whole = run_ranks(RESUME, str(tmp_path / "one"), "0", "3", "new")[0]
+    run_ranks(RESUME, str(tmp_path / "two"), before[1], "2", "new", world=before[0])
+    rest = run_ranks(RESUME, str(tmp_path / "two"), after[1], "3", "resume", world=after[0])[0]
+    same_losses(tmp_path, 3, ["axis/pause", "rewards/answer/std"])
+    for name, value in whole.items():
+        assert rest[name] == pytest.approx(value, abs=1e-4)

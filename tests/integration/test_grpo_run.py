@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import sys
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from align import checkpoints
+from align.alarms import AlarmConfig
 from align.trainers.grpo import GrpoConfig
+from envs.episode import Episode
 from envs.errors import UptakeError
 from tests.toy_duplex import FRAMES, SCENARIOS, ToyEnv, ToyJudge, ToyPolicy, toy_run
 
@@ -27,7 +30,14 @@ CONFIG = GrpoConfig(
     learning_rate=5e-3,
     save_steps=2,
 )
-CLOCKS = {"step_time", "time/rollout", "time/judge", "time/update", "rollout/frames_per_second"}
+CLOCKS = {
+    "step_time",
+    "rollout/real_time_factor",
+    "time/rollout",
+    "time/judge",
+    "time/update",
+    "rollout/frames_per_second",
+}
 
 
 def metrics(folder):
@@ -215,6 +225,9 @@ def test_a_loss_that_is_not_a_number_is_skipped_counted_and_described(tmp_path):
     assert all(torch.isfinite(value).all() for value in run.weights.values())
     dump = json.loads(next(tmp_path.glob("nan-000000-1-rank0.json")).read_text())
     assert {"scenario", "variant", "seed", "finite_old_logp"} <= dump["rows"][0].keys()
+    tensors = load_file(tmp_path / "nan-000000-1-rank0.safetensors")
+    assert tensors["codes"].shape == (len(dump["rows"]), 2, FRAMES)
+    assert {"old_logp", "advantages", "mask", "valid", "sampler_logp"} <= tensors.keys()
 
 
 def test_a_skipped_update_leaves_no_trace_in_the_next_one(tmp_path):
@@ -427,3 +440,44 @@ def test_the_kl_coefficient_follows_its_target_and_survives_a_resume(tmp_path):
 def test_audio_streams_in_the_objective_need_a_policy_that_trains_them(tmp_path):
     with pytest.raises(UptakeError, match=r"grpo.streams = all: this policy has no trainable audio stream"):
         toy_run(tmp_path, replace(CONFIG, streams="all"), seed=3)
+
+
+def test_an_alarm_is_a_line_a_metric_and_if_wanted_the_end_with_a_checkpoint(straight, tmp_path, capfd):
+    folder, whole = straight
+    quiet = AlarmConfig(talk_ratio_above=0.0, repetition_above=None, patience=2)
+    run = toy_run(tmp_path / "goes on", replace(CONFIG, alarms=quiet), seed=3)
+    assert same_weights(whole, run)
+    assert [line["alarms"] for line in metrics(tmp_path / "goes on")] == [0, 1, 1, 1]
+    assert capfd.readouterr().out.count("ALARM iteration 1: behaviour/talk_ratio = ") == 1
+    with pytest.raises(
+        UptakeError, match=r"iteration 1: behaviour/talk_ratio = .* it talks all the time; a checkpoint"
+    ):
+        toy_run(tmp_path / "ends", replace(CONFIG, alarms=replace(quiet, stop=True)), seed=3)
+    assert checkpoints.load_latest(tmp_path / "ends" / "checkpoints").iteration == 2
+    assert same_weights(whole, toy_run(tmp_path / "ends", CONFIG, seed=3, resume=True))
+    assert [line["loss"] for line in metrics(tmp_path / "ends")] == [line["loss"] for line in metrics(folder)]
+
+
+def test_a_run_whose_reward_no_longer_rises_ends_as_if_it_were_done(tmp_path):
+    alarms = AlarmConfig(no_better_for=1)
+    run = toy_run(tmp_path, replace(CONFIG, iterations=40, learning_rate=0.0, alarms=alarms), seed=3)
+    done = checkpoints.load_latest(tmp_path / "checkpoints").iteration
+    assert done < 40
+    assert len(metrics(tmp_path)) == done
+    assert (tmp_path / "policy").is_dir()
+    again = toy_run(tmp_path, replace(CONFIG, iterations=40, learning_rate=0.0, alarms=alarms), seed=3, resume=True)
+    assert same_weights(run, again)
+    assert len(metrics(tmp_path)) == done
+
+
+def test_a_conversation_is_kept_every_so_often(tmp_path):
+    toy_run(tmp_path, replace(CONFIG, iterations=3, log_episodes_steps=2), seed=3)
+    kept = sorted(path.name for path in (tmp_path / "episodes" / "training").iterdir())
+    assert kept == ["iteration-000000", "iteration-000002"]
+    assert Episode.load(tmp_path / "episodes" / "training" / kept[1]).agent.any()
+
+
+def test_tensorboard_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UptakeError, match=r"tensorboard = true, and it is not installed: pip install"):
+        toy_run(tmp_path, replace(CONFIG, tensorboard=True), seed=3)

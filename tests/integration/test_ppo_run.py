@@ -26,7 +26,14 @@ CONFIG = PpoConfig(
     value_learning_rate=1e-2,
     save_steps=2,
 )
-CLOCKS = {"step_time", "time/rollout", "time/judge", "time/update", "rollout/frames_per_second"}
+CLOCKS = {
+    "step_time",
+    "rollout/real_time_factor",
+    "time/rollout",
+    "time/judge",
+    "time/update",
+    "rollout/frames_per_second",
+}
 
 
 def metrics(folder):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from align.policies.moshi.config import MoshiConfig, gated_width
 
@@ -104,6 +105,17 @@ class Layer(nn.Module):
         else:
             self.gating = nn.ModuleList(Gating(dim, feedforward) for _ in range(weights))
 
+    def full(self, x: Tensor, frequencies: Tensor, window: Tensor | None) -> Tensor:
+        """A whole sequence ``x (B, T, D)`` at once; ``frequencies (T, 1, 1, D / H / 2)``, ``window (T, T)`` or None."""
+        batch, frames, dim = x.shape
+        qkv = self.self_attn.qkv(self.norm1(x))  # (B, T, 3, H, D / H)
+        qk, v = qkv.split((2, 1), dim=2)
+        q, k = rotate(qk, frequencies).transpose(1, 3).unbind(2)  # each (B, H, T, D / H)
+        v = v.squeeze(2).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(q, k, v, window, is_causal=window is None)
+        x = x + self.self_attn.out_projs[0](mixed.transpose(1, 2).reshape(batch, frames, dim))
+        return x + self.feed(self.norm2(x))
+
     def feed(self, x: Tensor, weight: int = 0) -> Tensor:
         """The feed-forward half, on an input that is already normed."""
         return self.gating[weight](x) if isinstance(self.gating, nn.ModuleList) else self.gating(x)
@@ -142,6 +154,8 @@ class MoshiModel(nn.Module):
     def __init__(self, config: MoshiConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
+        """Whether the layers' activations are computed again in the backward pass instead of being kept."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._build(config)
@@ -208,7 +222,7 @@ class MoshiModel(nn.Module):
         """
         c = self.config
         x = self.embed(self.delay(codes)[:, :, :-1])
-        batch, frames, dim = x.shape
+        _, frames, dim = x.shape
         frequencies = rotary_frequencies(torch.arange(frames, device=x.device), dim // c.num_heads, c.max_period)
         frequencies = frequencies[:, None, None]  # (T, 1, 1, D / H / 2)
         window = None
@@ -216,13 +230,10 @@ class MoshiModel(nn.Module):
             ones = torch.ones(frames, frames, dtype=torch.bool, device=x.device)
             window = ones.tril().triu(1 - c.context)
         for layer in self.transformer:
-            qkv = layer.self_attn.qkv(layer.norm1(x))  # (B, T, 3, H, D / H)
-            qk, v = qkv.split((2, 1), dim=2)
-            q, k = rotate(qk, frequencies).transpose(1, 3).unbind(2)  # each (B, H, T, D / H)
-            v = v.squeeze(2).transpose(1, 2)
-            mixed = F.scaled_dot_product_attention(q, k, v, window, is_causal=window is None)
-            x = x + layer.self_attn.out_projs[0](mixed.transpose(1, 2).reshape(batch, frames, dim))
-            x = x + layer.feed(layer.norm2(x))
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer.full, x, frequencies, window, use_reentrant=False)
+            else:
+                x = layer.full(x, frequencies, window)
         hidden = self.out_norm(x)
         return hidden, self.text_linear(hidden)
 

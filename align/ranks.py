@@ -1,0 +1,269 @@
+"""The processes of one run: how they meet, and what each is told when another is lost or hangs.
+
+Every rank tells the others once a second what it is doing and how many collective operations it has begun (a thread and
+the process group's own key-value store; nothing on the way of the work). So when one of them does not come to a
+collective operation, the others end with a line that names it and what it was doing, not with a stack of a network
+library, and within the time limit. That holds for GPUs too, where a hung operation cannot be interrupted: there the
+thread says the line and ends the process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from envs.errors import UptakeError
+
+BEAT = 1.0
+"""Seconds between two signs of life."""
+SILENT = 3.5
+"""Seconds without one after which a rank counts as gone."""
+GRACE = 20.0
+"""Seconds beyond the limit that a rank has to end by itself."""
+
+_watch: Watch | None = None
+
+
+def start_ranks(timeout: float = 1800.0) -> Any:
+    """Join the process group that the environment describes, or make one of a single rank. Can be called again.
+
+    Args:
+        timeout: seconds that a rank waits for another before both give up.
+
+    Returns:
+        The `deepspeed` module.
+
+    Raises:
+        UptakeError: the ranks do not find each other.
+    """
+    global _watch
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+    # Without RANK and WORLD_SIZE DeepSpeed looks for MPI.
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
+        os.environ.setdefault(name, value)
+    own_port = "MASTER_PORT" not in os.environ and os.environ["WORLD_SIZE"] == "1"
+    if own_port:
+        os.environ["MASTER_PORT"] = str(_free_port())
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed 0.19 calls collectives by the names that torch 2.13 deprecates, several times a step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    __compatible_ops__["deepspeed_shm_comm"] = False  # otherwise compiled on first use: a minute, and needs g++
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if not dist.is_initialized():
+        # On a GPU the watch is first, since NCCL would end the process with a stack and no line.
+        limit = timeout + (2 * GRACE if on_gpu else 0.0)
+        try:
+            deepspeed.init_distributed(
+                dist_backend="nccl" if on_gpu else "gloo",
+                auto_mpi_discovery=False,
+                verbose=False,
+                timeout=timedelta(seconds=limit),
+            )
+        except (dist.DistStoreError, dist.DistNetworkError) as error:
+            raise UptakeError(
+                f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: the ranks did not meet at "
+                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within {limit:.0f} s "
+                f"({' '.join(str(error).split())[:120]}); see that every rank was started, that this address can be "
+                "reached from all of them, and that the port is free"
+            ) from error
+        if own_port:  # a child process must not inherit a port that is taken
+            del os.environ["MASTER_PORT"]
+        _watch = Watch(timeout)
+        atexit.register(stop_ranks)  # gloo's threads abort an interpreter that exits under them
+    return deepspeed
+
+
+def stop_ranks() -> None:
+    """Leave the process group, if there is one."""
+    global _watch
+    if _watch is not None:
+        _watch.leave("")
+        _watch = None
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def watch() -> Watch:
+    """This process's watch over the others."""
+    assert _watch is not None, "start_ranks comes first"
+    return _watch
+
+
+@dataclass
+class _Seen:
+    """What one rank has last said of itself."""
+
+    said: dict[str, Any]
+    at: float  # of our clock
+
+
+class Watch:
+    """Tells the other ranks what this one does, and knows who is missing."""
+
+    def __init__(self, limit: float) -> None:
+        """
+        Args:
+            limit: seconds that a rank may wait in a collective operation.
+        """
+        self.limit = limit
+        self._rank, self._world = dist.get_rank(), dist.get_world_size()
+        self._doing, self._since = "starting", time.monotonic()
+        self._count = 0
+        self._waiting: float | None = None
+        self._left: str | None = None
+        self._beat = 0
+        self._seen: dict[int, _Seen] = {}
+        self._lock = threading.Lock()
+        self._store: Any = None
+        if self._world > 1:
+            # A connection of its own: the main thread may sit in a call on the group's.
+            self._store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
+            self._exchange()
+            threading.Thread(target=self._live, daemon=True, name="uptake-watch").start()
+
+    def doing(self, what: str) -> None:
+        """Note what this rank does from now on, as the others would be told."""
+        if what != self._doing:
+            self._doing, self._since = what, time.monotonic()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around whatever needs every rank.
+
+        Raises:
+            UptakeError: a rank did not come; the message names it and what it was doing.
+        """
+        self._count += 1
+        self._waiting = time.monotonic()
+        try:
+            yield
+        except RuntimeError as error:
+            if not _of_the_network(error):
+                raise
+            raise UptakeError(self._who(time.monotonic() - self._waiting)) from error
+        finally:
+            self._waiting = None
+
+    def leave(self, why: str) -> None:
+        """Tell the others that this rank ends.
+
+        Args:
+            why: one line; empty when its work is done.
+        """
+        if self._left is not None or self._store is None:
+            return
+        self._left = why
+        try:
+            self._exchange()
+            if why and self._rank == 0:
+                time.sleep(2 * BEAT)  # the store may live in this process: let the others read it
+        except RuntimeError:  # the store is gone: there is nobody to tell
+            pass
+
+    def _live(self) -> None:
+        while self._left is None:
+            time.sleep(BEAT)
+            try:
+                self._exchange()
+            except RuntimeError:
+                self._store_is_gone()
+            waited = 0.0 if (since := self._waiting) is None else time.monotonic() - since
+            ended = [rank for rank, seen in self._seen.items() if seen.said["left"]]
+            overdue = [rank for rank in ended if time.monotonic() - self._seen[rank].at > GRACE]
+            if self._left is None and (waited > self.limit + GRACE or overdue):
+                # What the main thread waits for cannot be interrupted.
+                print(f"uptake: {self._who(waited)}", file=sys.stderr, flush=True)
+                os._exit(2)
+
+    def _exchange(self) -> None:
+        """Say what this rank does and read what the others said."""
+        with self._lock:
+            self._beat += 1
+            said = {
+                "beat": self._beat, "doing": self._doing, "count": self._count,
+                "for": time.monotonic() - self._since, "left": self._left,
+            }  # fmt: skip
+            self._store.set(_key(self._rank), json.dumps(said))
+            for rank in range(self._world):
+                if rank == self._rank or not self._store.check([_key(rank)]):
+                    continue
+                said = json.loads(self._store.get(_key(rank)))
+                known = self._seen.get(rank)
+                if known is None or known.said["beat"] != said["beat"]:
+                    self._seen[rank] = _Seen(said, time.monotonic())
+
+    def _store_is_gone(self) -> None:
+        """It lives with rank 0 unless a launcher keeps it, and goes when rank 0 does."""
+        known = self._seen.get(0)
+        if known is not None and known.said["left"] is None and time.monotonic() - known.at > SILENT:
+            known.said["left"] = f"killed, out of memory, or its machine is lost; last seen at {known.said['doing']}"
+
+    def _who(self, waited: float) -> str:
+        """One line on who is missing, after `waited` seconds."""
+        deadline = time.monotonic() + SILENT + BEAT
+        while time.monotonic() < deadline and not any(seen.said["left"] for seen in self._seen.values()):
+            time.sleep(BEAT / 4)
+            try:
+                self._exchange()
+            except RuntimeError:
+                self._store_is_gone()
+        here = f"rank {self._rank} was at {self._doing}"
+        resume = "go on from the last checkpoint with --resume"
+        for rank, seen in sorted(self._seen.items()):
+            if why := seen.said["left"]:
+                return f"rank {rank} has ended: {why} ({here}; {resume})"
+        for rank, seen in sorted(self._seen.items()):
+            if time.monotonic() - seen.at > SILENT and seen.said["left"] is None:
+                return (
+                    f"rank {rank} is gone: killed, out of memory, or its machine is lost; last seen at "
+                    f"{seen.said['doing']} ({here}); {resume}"
+                )
+        behind = [rank for rank, seen in sorted(self._seen.items()) if seen.said["count"] < self._count]
+        if behind:
+            said = self._seen[behind[0]].said
+            return (
+                f"rank {behind[0]} has been at {said['doing']} for {said['for']:.0f} s, and rank {self._rank} "
+                f"({self._doing}) waited {waited:.0f} s for it: it hangs, or collective_timeout = {self.limit:g} is "
+                f"too short; {resume}"
+            )
+        return (
+            f"the ranks lost touch after {waited:.0f} s ({here}, and the others are in the same place): the network "
+            f"between them, or collective_timeout = {self.limit:g} is too short; {resume}"
+        )
+
+
+def _key(rank: int) -> str:
+    return f"uptake/rank/{rank}"
+
+
+def _of_the_network(error: RuntimeError) -> bool:
+    """Whether a collective operation failed, and not the arithmetic beside it."""
+    return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,85 @@
+"""What a run survives, and what it says when it cannot: kills at any moment, a rank that is lost or hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tests.ranks import ROOT
+
+RUN = """
+import os, signal, sys, time
+from pathlib import Path
+from align.ranks import stop_ranks
+from align.trainers.grpo import GrpoConfig
+from launch.errors import guarded
+from tests import toy_duplex
+from tests.toy_duplex import FRAMES, ToyEnv, toy_run
+
+class Struck(ToyEnv):
+    lived = 0
+
+    def step(self, actions):
+        Struck.lived += 1
+        if os.environ["RANK"] == "1" and Struck.lived == 2 * FRAMES + 5:      # in the third iteration
+            {"killed": lambda: os.kill(os.getpid(), signal.SIGKILL), "hangs": lambda: time.sleep(600),
+             "fails": lambda: 1 / 0}[sys.argv[2]]()
+        return super().step(actions)
+
+toy_duplex.ToyEnv = Struck
+config = GrpoConfig(iterations=4, frames=FRAMES, num_groups=4, num_generations=4, save_steps=1, collective_timeout=8)
+sys.exit(guarded(lambda: toy_run(Path(sys.argv[1]), config, seed=5)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("killed", r"rank 1 is gone: killed, out of memory, or its machine is lost; last seen at iteration \d: "),
+        ("hangs", r"rank 1 has been at iteration 2: conversing \d+/20 for \d+ s, and rank 0 .* waited \d+ s for it"),
+        ("fails", "rank 1 has ended: division by zero"),
+    ],
+)
+def test_when_a_rank_is_lost_the_others_name_it_and_what_it_did_and_end_with_status_2(tmp_path, what, says):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    env = os.environ | {"PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RUN, str(tmp_path), what], cwd=ROOT, env=env | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    try:
+        _, errors = ranks[0].communicate(timeout=120)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    lines = [line for line in errors.splitlines() if line.startswith("uptake: ")]
+    assert ranks[0].returncode == 2, errors
+    assert len(lines) == 1, errors
+    assert re.search(says, lines[0]), lines[0]
+    assert "--resume" in lines[0]
+    assert "Traceback" not in errors
+    assert (tmp_path / "checkpoints" / "iteration-000002").is_dir()
+
+
+def test_a_run_that_is_killed_at_random_and_inside_its_checkpoints_ends_bit_for_bit_as_in_peace():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.kill_resume", "--kills", "8"], cwd=ROOT, text=True, check=False,
+        capture_output=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["kills"] >= 8
+    assert found["while_writing"] > 0
+    assert found["bit_identical"] == found["runs"] > 0
