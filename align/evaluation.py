@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +27,11 @@ import torch
 from align import rollout
 from align.curriculum import by_axis
 from align.policies.base import DuplexPolicy
+from align.policies.cascade.policy import KIND as CASCADE_KIND
+from align.policies.cascade.policy import CascadePolicy
+from align.policies.chunk.config import KIND as CHUNK_KIND
+from align.policies.chunk.policy import ChunkPolicy
+from align.policies.moshi.layouts.kyutai import read_config
 from align.policies.moshi.policy import MoshiPolicy
 from envs import agents
 from envs.duplex_vector_env import DuplexVectorEnv
@@ -225,6 +230,22 @@ BASELINES: Mapping[str, Scripted] = {
     "oracle": lambda env: agents.Oracle(env.num_envs, env.pack, env),
 }
 """Scripted agents by the name that a configuration gives them."""
+REPLAY = "replay:"
+"""Begins the name of a recording that is played in every conversation."""
+CASCADE = "cascade"
+"""The cascade as built: `align.policies.cascade`."""
+
+
+def find_scripted(name: str) -> Scripted | None:
+    """The scripted agent of a name: one of `BASELINES`, or `replay:PLACE` (`envs.agents.Recorded.load`).
+
+    Raises:
+        UptakeError: no such recording.
+    """
+    if name.startswith(REPLAY):
+        recorded = agents.Recorded.load(name.removeprefix(REPLAY))
+        return lambda env: agents.Replay(env.num_envs, recorded)
+    return BASELINES.get(name)
 
 
 def find_folder(name: str) -> Path:
@@ -246,16 +267,25 @@ def find_folder(name: str) -> Path:
     return folder
 
 
+LOADERS: Mapping[str, Callable[[Path], Any]] = {CASCADE_KIND: CascadePolicy.load, CHUNK_KIND: ChunkPolicy.load}
+"""What reads a checkpoint folder, by `model_type` in its config.json; any other folder is a Moshi-class one."""
+
+
 def load_policy(name: str) -> DuplexPolicy:
-    """The policy that a name or path means (see `find_folder`), on this rank's GPU if there is one.
+    """The policy that a name or path means, on this rank's GPU if there is one: `cascade`, or see `find_folder`.
 
     Raises:
         UptakeError: no such checkpoint, or one that is incomplete or damaged.
     """
-    policy = MoshiPolicy.load(find_folder(name))
+    policy: DuplexPolicy
+    if name == CASCADE and not Path(name).is_dir():
+        policy = CascadePolicy(Pack.load("core"))
+    else:
+        folder = find_folder(name)
+        policy = LOADERS.get(str(read_config(folder).get("model_type")), MoshiPolicy.load)(folder)
     if torch.cuda.is_available():
         policy.model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
-    return cast(DuplexPolicy, policy)
+    return policy
 
 
 def _title(scenario: Scenario) -> str:

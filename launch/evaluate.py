@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from align.evaluation import (
-    BASELINES,
     Key,
     Scripted,
     evaluate,
+    find_scripted,
     load_policy,
     play,
     write_json,
@@ -32,8 +32,8 @@ from launch.terminal import counting, make_console
 
 def find_system(name: str, frames: int) -> DuplexPolicy | Scripted:
     """A scripted agent by name, else a policy by name or path, which must remember as many `frames`."""
-    if name in BASELINES:
-        return BASELINES[name]
+    if (scripted := find_scripted(name)) is not None:
+        return scripted
     policy = load_policy(name)
     check_context(policy.spec, frames, "--frames")
     return policy

@@ -26,7 +26,10 @@ class TurnHead(nn.Module):
         self.answer = nn.Linear(len(MEASURES), 1)
         self.stop = nn.Linear(len(MEASURES), 1)
         with torch.no_grad():
-            for part, measure, seconds in ((self.answer, "silence", answer_after_s), (self.stop, "speech", stop_after_s)):
+            for part, measure, seconds in (
+                (self.answer, "silence", answer_after_s),
+                (self.stop, "speech", stop_after_s),
+            ):
                 part.weight.zero_()
                 part.weight[0, MEASURES.index(measure)] = SHARPNESS
                 part.bias.fill_(-SHARPNESS * 10.0 * seconds)

@@ -94,7 +94,9 @@ class CascadePolicy:
             if name not in known:
                 raise UptakeError(f"{folder / 'config.json'}: unknown key {name!r}{nearest(name, known)}")
         if values.get("model_type") != KIND:
-            raise UptakeError(f"{folder / 'config.json'}: model_type is {values.get('model_type')!r}, expected {KIND!r}")
+            raise UptakeError(
+                f"{folder / 'config.json'}: model_type is {values.get('model_type')!r}, expected {KIND!r}"
+            )
         if not isinstance(values.get("pack"), str) or not isinstance(values.get("response_s"), int | float):
             raise UptakeError(f"{folder / 'config.json'}: needs a pack (text) and response_s (a number)")
         head = TurnHead()

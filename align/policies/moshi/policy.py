@@ -22,6 +22,7 @@ from align.policies.moshi.checkpoint import Tokenizer, load_checkpoint, save_che
 from align.policies.moshi.model import ZERO, MoshiModel
 from align.policies.moshi.streaming import SAMPLE, MoshiStream
 from align.policies.sampling import Sampling, truncated_log_probs
+from align.policies.spelling import Speller
 from envs.errors import UptakeError
 
 _FIRST_COLUMNS = 256  # the record starts with so many frames and doubles
@@ -58,7 +59,7 @@ class MoshiPolicy:
             emission_lag=c.max_delay,
             hidden=c.dim,
         )
-        self._pieces = [_piece(tokenizer, token, silent) for token in range(c.text_card)]
+        self._speller = Speller(tokenizer, c.text_card, silent)
         self._lags = np.array(c.delays[: 1 + c.dep_q])
         self._open(0)
 
@@ -77,7 +78,7 @@ class MoshiPolicy:
         self._valid = np.zeros((batch, _FIRST_COLUMNS), bool)
         self._logp = np.zeros((batch, _FIRST_COLUMNS), np.float32)
         self._prompts: list[np.ndarray | None] = [None] * batch
-        self._bytes = [b""] * batch  # of a character that is not complete yet
+        self._speller = self._speller.opened(batch)
 
     @property
     def batch(self) -> int:
@@ -103,8 +104,9 @@ class MoshiPolicy:
         self._codes[index] = ZERO
         self._valid[index] = False
         self._logp[index] = 0
+        self._speller.reset(index)
         for b, prompt in zip(index, chosen, strict=True):
-            self._prompts[b], self._bytes[b] = prompt, b""
+            self._prompts[b] = prompt
 
     def _checked(self, prompt: Any) -> np.ndarray:
         c = self.model.config
@@ -126,8 +128,9 @@ class MoshiPolicy:
         self.codec.fork(self._mouth, source, index)
         for record in (self._codes, self._valid, self._logp):
             record[index] = record[source]
+        self._speller.fork(source, index)
         for b in index:
-            self._prompts[b], self._bytes[b] = self._prompts[source], self._bytes[source]
+            self._prompts[b] = self._prompts[source]
 
     def step(self, mic: np.ndarray, active: np.ndarray | None = None) -> Step:
         """Hear one frame and act. See `DuplexPolicy.step`. UptakeError if an active row's audio has NaN."""
@@ -154,7 +157,7 @@ class MoshiPolicy:
         tokens[~active] = ZERO
         text = [""] * self.batch
         for b in acting:
-            text[b] = self._decoded(int(b), int(tokens[b, 0]))
+            text[b] = self._speller.decode(int(b), int(tokens[b, 0]))
         audio = self._spoken(active, steps)
         return Step(audio, tokens, np.where(active, logp, 0).astype(np.float32), text)
 
@@ -210,22 +213,6 @@ class MoshiPolicy:
             audio = self.codec.decode(self._mouth, codes)
         return np.where(speaking[:, None], audio, 0).astype(np.float32)
 
-    def _decoded(self, row: int, token: int) -> str:
-        """The text that `token` completes; bytes of an unfinished character wait for the next token."""
-        piece = self._pieces[token]
-        if isinstance(piece, str):
-            self._bytes[row] = b"" if piece else self._bytes[row]
-            return piece
-        self._bytes[row] += piece
-        try:
-            text = self._bytes[row].decode()
-        except UnicodeDecodeError as error:
-            if error.reason != "unexpected end of data":
-                self._bytes[row] = b""
-            return ""
-        self._bytes[row] = b""
-        return text
-
     # -- learning ------------------------------------------------------------------------------------------------------
 
     def trajectory(self) -> Trajectory:
@@ -268,15 +255,3 @@ class MoshiPolicy:
     ) -> None:
         """Write the checkpoint folder `path`, the weights as `dtype`; see `checkpoint.save_checkpoint`."""
         save_checkpoint(path, self.model, self.codec, self.tokenizer, dtype, format, base)
-
-
-def _piece(tokenizer: Tokenizer, token: int, silent: frozenset[int]) -> str | bytes:
-    """What a text token stands for: a string (a leading space begins a word) or, for a byte token, one byte."""
-    if token in silent or token >= tokenizer.get_piece_size() or tokenizer.is_control(token):
-        return ""
-    if tokenizer.is_unknown(token):
-        return ""
-    piece = tokenizer.id_to_piece(token)
-    if tokenizer.is_byte(token):
-        return bytes((int(piece[3:5], 16),))  # "<0x41>"
-    return piece.replace("\u2581", " ")
