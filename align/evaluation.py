@@ -31,6 +31,7 @@ from align.policies.cascade.policy import KIND as CASCADE_KIND
 from align.policies.cascade.policy import CascadePolicy
 from align.policies.chunk.config import KIND as CHUNK_KIND
 from align.policies.chunk.policy import ChunkPolicy
+from align.policies.live.agent import Live, LiveAgent
 from align.policies.moshi.layouts.kyutai import read_config
 from align.policies.moshi.policy import MoshiPolicy
 from envs import agents
@@ -155,6 +156,8 @@ def evaluate(
     jobs = [(scenario.id, variant) for scenario in scenarios for variant in range(variants)]
     found: dict[str, list[Measurements]] = {scenario.id: [] for scenario in scenarios}
     kept: dict[Key, Episode] = {}
+    if isinstance(system, Live):
+        batch = min(batch, system.sessions)
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
         played = play(system, pack, part, split=split, seed=seed, frames=frames, acoustics=acoustics)
@@ -185,7 +188,16 @@ def play(
     env = DuplexVectorEnv(pack, len(keys), split=split, frames=frames, acoustics=acoustics)
     scenarios, variants = [scenario for scenario, _ in keys], [variant for _, variant in keys]
     if callable(system):
-        return agents.converse(env, system(env), seed, {"scenario": scenarios, "variant": variants})
+        agent = system(env)
+        if not isinstance(agent, LiveAgent):
+            return agents.converse(env, agent, seed, {"scenario": scenarios, "variant": variants})
+        try:
+            episodes = agents.converse(env, agent, seed, {"scenario": scenarios, "variant": variants})
+            for row, episode in enumerate(episodes):
+                episode.meta["latency_ledger"] = agent.latency_ledger(row)
+            return episodes
+        finally:
+            agent.close()
     seeds = [policy_seed(seed, *key) for key in keys]
     played = rollout.collect(system, env, scenarios, variants, 1, seeds, frames, env_seed=seed)
     for episode in played.episodes:
@@ -230,6 +242,8 @@ BASELINES: Mapping[str, Scripted] = {
     "oracle": lambda env: agents.Oracle(env.num_envs, env.pack, env),
 }
 """Scripted agents by the name that a configuration gives them."""
+LIVE = "live:"
+"""Begins the address of a server that is talked to in real time."""
 REPLAY = "replay:"
 """Begins the name of a recording that is played in every conversation."""
 CASCADE = "cascade"
@@ -237,11 +251,14 @@ CASCADE = "cascade"
 
 
 def find_scripted(name: str) -> Scripted | None:
-    """The scripted agent of a name: one of `BASELINES`, or `replay:PLACE` (`envs.agents.Recorded.load`).
+    """What is no policy, by name: one of `BASELINES`, `replay:PLACE` (`envs.agents.Recorded.load`), or `live:ws://...`
+    (`align.policies.live.agent`); None for any other name.
 
     Raises:
-        UptakeError: no such recording.
+        UptakeError: no such recording, or an address that nothing can be connected to.
     """
+    if name.startswith(LIVE):
+        return Live(name.removeprefix(LIVE))
     if name.startswith(REPLAY):
         recorded = agents.Recorded.load(name.removeprefix(REPLAY))
         return lambda env: agents.Replay(env.num_envs, recorded)

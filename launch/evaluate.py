@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -18,6 +20,8 @@ from align.evaluation import (
 )
 from align.hearing import Listener, codec_floor
 from align.policies.base import DuplexPolicy
+from align.policies.live.agent import Live
+from align.policies.live.ledger import summary
 from align.policies.moshi.policy import MoshiPolicy
 from align.report import number, stereo, timeline_png
 from align.rollout import check_context
@@ -71,7 +75,11 @@ def run_evaluation(
     pack = Pack.load(pack_path, users)
     system = find_system(policy, frames)
 
+    ledgers: list[dict[str, Any]] = []
+
     def watch(key: Key, episode: Episode, words: Sequence[Word] | None) -> None:
+        if isinstance(system, Live):
+            ledgers.append(episode.meta["latency_ledger"])
         grader.add(key, episode, words)
         if store is not None:
             store.add(key, episode, words)
@@ -95,6 +103,10 @@ def run_evaluation(
         store.close(found)
     result = grader.result(found)
     print_result(console, result)
+    if ledgers:
+        result["latency_ledger"] = summary(ledgers)
+        told = json.dumps(result["latency_ledger"])
+        console.print(f"measured in real time: {told}", markup=False, highlight=False, soft_wrap=True)
     if listener and isinstance(system, MoshiPolicy):
         errors, words = codec_floor(listener.transcribe, system.codec, pack.clips("agent"))
         result["codec_word_error_rate"], result["codec_words"] = errors / words, words

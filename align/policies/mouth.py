@@ -1,4 +1,4 @@
-"""The voice of one row of a policy that speaks in whole utterances: clips of a pack, or whatever has sound and words."""
+"""The voice of one row of a policy that speaks in whole utterances: clips of a pack, or anything with sound."""
 
 from __future__ import annotations
 

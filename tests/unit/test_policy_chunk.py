@@ -107,7 +107,10 @@ def test_a_response_ends_without_a_click_and_then_there_is_silence():
     policy.reset(np.ones(1, bool), [1], [script])
     steps = checks.play(policy, checks.noise_user(policy, 1, 30))
     sounding = [n for n, step in enumerate(steps) if step.audio.any()]
-    assert sounding == [4, 5, 6, 7, 8, 9, 10], "five frames of speech, two of release"
+    # Five frames of speech; in the sixth this codec comes down to silence, and there it stays.
+    assert sounding == [4, 5, 6, 7, 8, 9]
+    last = np.abs(steps[9].audio[0])
+    assert last[0] > 0 and last[-1] < 1e-6
 
 
 def test_what_is_legal_is_a_decision_or_text_never_both():
