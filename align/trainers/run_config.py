@@ -73,7 +73,7 @@ class RunConfig(ABC):
     """DeepSpeed ZeRO: 0 nothing sharded, 1 optimiser state, 2 gradients as well, 3 weights as well."""
     bf16: bool = False
     """Weights and arithmetic in bfloat16 with fp32 master weights."""
-    frozen: list[str] = field(default_factory=lambda: ["depformer", "linears"])
+    frozen: list[str] = field(default_factory=lambda: ["depformer", "linears", "talker"])
     """Parameters whose names start with one of these stay as they are; the text objective does not reach them."""
     use_peft: bool = False
     """Train LoRA adapters instead of the weights; the reference is then the model without them."""

@@ -36,7 +36,8 @@ class Ledger:
 
         It means something where a server answers every frame with a frame (moshi.server); its own lag is inside.
         """
-        total, found = 0, []
+        total = 0
+        found: list[float] = []
         for at, samples in self.received:
             total += samples
             while len(found) < min(total // frame, len(self.sent)):
