@@ -22,14 +22,17 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from align.policies.moshi.prompt import PromptConfig
 from align.trainers.grpo_config import GrpoConfig
 from align.trainers.ppo_config import PpoConfig
 from envs import located_yaml
 from envs.errors import UptakeError, nearest
+from rewards.detector import DetectorConfig
 from rewards.judge.config import JudgeConfig
 
 ALGORITHMS: dict[str, type[GrpoConfig] | type[PpoConfig]] = {"grpo": GrpoConfig, "ppo": PpoConfig}
 """Sections of which a configuration has exactly one: it says what is trained with."""
+SMALL, SMALL_ON = "small", "small=true"
 KeyPath = tuple[str, ...]  # a dotted key, split: the names of rewards may hold dots
 
 
@@ -85,6 +88,8 @@ class TrainConfig:
     """The folder of run folders."""
     policy: str = "pocket"
     """The checkpoint that training starts from: `pocket`, or the path of a checkpoint folder."""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    """What its conversations begin with."""
     pack: str = "core"
     """The scenarios and their audio: `core`, or the path of a pack folder."""
     users: str = ""
@@ -93,6 +98,8 @@ class TrainConfig:
     """Seeds the training: rollouts, batches, sampling."""
     rewards: dict[str, float] = field(default_factory=dict)
     """Reward term -> weight; 0 leaves it out. A term is a registered name, or `path/to/file.py:name`."""
+    activity: DetectorConfig = field(default_factory=DetectorConfig)
+    """Who is taken to speak when, in rewards and measures."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """The language model that the terms which ask one are put to."""
     grpo: GrpoConfig | None = None
@@ -118,6 +125,9 @@ class TrainConfig:
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a configuration and check it.
 
+    A recipe for a large machine may have a section `small`: settings that `small=true` lays over the others, so that
+    the same recipe runs on a laptop.
+
     Args:
         name_or_path: a name inside `configs/` ("quickstart", "recipes/published") or the path of a YAML file.
         overrides: `key=value` with dotted keys ("grpo.iterations=2"); the values are YAML.
@@ -127,13 +137,19 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig
     """
     source, text = _read(name_or_path)
     tree, lines = _parse(text, source)
+    small = _small(tree, SMALL_ON in overrides, source, lines)
     given = [name for name in ALGORITHMS if tree.get(name) is not None]
     # What another algorithm calls something helps nobody who has chosen one.
     hidden = [name for name in ALGORITHMS if given and name not in given]
     _check_keys(tree, TrainConfig, source, lines, hidden)
     settings = [_Setting(path, value, _at(source, lines, path)) for path, value in _leaves(tree, TrainConfig)]
+    below = {path[1:]: line for path, line in lines.items() if path[:1] == (SMALL,)}
+    _check_keys(small, TrainConfig, source, below, hidden)
+    if SMALL_ON in overrides:
+        settings += [_Setting(path, value, _at(source, below, path)) for path, value in _leaves(small, TrainConfig)]
     for override in overrides:
-        settings.append(_parse_override(override, hidden))
+        if override != SMALL_ON:
+            settings.append(_parse_override(override, hidden))
     config = OmegaConf.structured(TrainConfig)
     algorithm = _algorithm(given, settings, source, lines)
     config[algorithm] = OmegaConf.structured(ALGORITHMS[algorithm])
@@ -150,6 +166,16 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig
     result: TrainConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
     _check_values(result, settings)
     return result
+
+
+def _small(tree: dict[str, Any], wanted: bool, source: str, lines: Mapping[KeyPath, int]) -> dict[str, Any]:
+    """The section `small`, taken out of the tree."""
+    section = tree.pop(SMALL, {})
+    if not isinstance(section, dict):
+        raise UptakeError(f"{_at(source, lines, (SMALL,))}: '{SMALL}' is a section of keys, found {section!r}")
+    if wanted and not section:
+        raise UptakeError(f"override '{SMALL_ON}': {source} has no section '{SMALL}'")
+    return section
 
 
 def _algorithm(given: Sequence[str], settings: Sequence[_Setting], source: str, lines: Mapping[KeyPath, int]) -> str:

@@ -19,10 +19,14 @@ from envs.errors import UptakeError
 #: also has a question in it, a pause scenario also an end of turn.
 AXES: Mapping[str, tuple[str, ...]] = {
     "interruption": ("C1", "C2", "C3", "C4", "C5", "C6", "C9", "C10"),
-    "continue": ("C7", "D1", "D3", "D4", "D5"),
+    "resume": ("C8", "G4"),
+    "continue": ("C7", "D1", "D2", "D3", "D4", "D5", "D6", "D7", "D8", "D9"),
+    "proactivity": ("A5", "E5", "E6", "G2"),
+    "silence": ("B3", "E1", "E2", "E3", "E4"),
+    "collision": ("A6",),
     "backchannel": ("B7",),
-    "pause": ("B1", "B4"),
-    "turn": ("A1", "A3"),
+    "pause": ("B1", "B2", "B4", "B5", "B6"),
+    "turn": ("A1", "A2", "A3", "A4", "A7", "A8", "G3"),
 }
 
 

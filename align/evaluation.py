@@ -16,7 +16,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from align.policies.chunk.policy import ChunkPolicy
 from align.policies.live.agent import Live, LiveAgent
 from align.policies.moshi.layouts.kyutai import read_config
 from align.policies.moshi.policy import MoshiPolicy
+from align.policies.moshi.prompt import PromptConfig, make_prompt
 from envs import agents
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
@@ -42,6 +43,7 @@ from envs.event import EVENT_TYPES, Word
 from envs.pack import Pack
 from envs.scenario import Scenario
 from rewards.aggregate import aggregate
+from rewards.detector import ENERGY, DetectorConfig
 from rewards.measures import measure
 
 VERSION = 1
@@ -80,6 +82,8 @@ class Evaluation:
     """Wall-clock time."""
     acoustics: str = "clean"
     """How it sounded where a scenario did not say."""
+    activity: DetectorConfig = ENERGY
+    """Who was taken to speak when."""
     examples: list[Example] = field(default_factory=list)
     kept: dict[Key, Episode] = field(default_factory=dict)
     """Conversations that were asked for; not saved with the figures."""
@@ -97,6 +101,7 @@ class Evaluation:
         """Write everything but the kept conversations."""
         fields = {name: value for name, value in vars(self).items() if name not in ("kept", "examples")}
         examples = [{"key": list(e.key), "folder": e.folder, "title": e.title} for e in self.examples]
+        fields["activity"] = asdict(self.activity)
         write_json({"version": VERSION, **fields, "examples": examples}, path)
 
     @classmethod
@@ -109,6 +114,7 @@ class Evaluation:
             record["examples"] = [
                 Example((str(e["key"][0]), int(e["key"][1])), e["folder"], e["title"]) for e in record["examples"]
             ]
+            record["activity"] = DetectorConfig(**record.get("activity", {}))
             return cls(**record)
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, UptakeError):
@@ -127,6 +133,7 @@ def evaluate(
     frames: int = 150,
     batch: int = 32,
     acoustics: str = "clean",
+    activity: DetectorConfig = ENERGY,
     keep: Sequence[Example] = (),
     transcribe: Callable[[Episode], Sequence[Word]] | None = None,
     watch: Callable[[Key, Episode, Sequence[Word] | None], None] = lambda key, episode, words: None,
@@ -140,14 +147,16 @@ def evaluate(
         frames: length of every conversation.
         batch: conversations side by side; changes the speed and no scripted agent's figure.
         acoustics: how scenarios sound that say nothing about it: a preset's name or a YAML file.
+        activity: who is taken to speak when.
         keep: conversations whose record is kept in `kept`.
         transcribe: gives the words to judge in place of the agent's own text, from its sound (`align.hearing`).
         watch: called with every conversation and what `transcribe` gave for it.
         on_done: called with the number of conversations that were just finished.
 
     Raises:
-        UptakeError: the split is empty.
+        UptakeError: the split is empty, or the detector cannot hear the system.
     """
+    check_hears(activity, system, name)
     scenarios = pack.scenarios(split)
     if not scenarios:
         raise UptakeError(f"pack {pack.name!r} has no scenario in split {split!r}")
@@ -163,15 +172,26 @@ def evaluate(
         played = play(system, pack, part, split=split, seed=seed, frames=frames, acoustics=acoustics)
         for key, episode in zip(part, played, strict=True):
             words = transcribe(episode) if transcribe else None
-            found[key[0]].append(measure(episode, words))
+            found[key[0]].append(measure(episode, words, activity))
             watch(key, episode, words)
             if key in wanted:
                 kept[key] = episode
         on_done(len(part))
     return Evaluation(
         name=name, split=split, variants=variants, frames=frames, seed=seed, pack=pack.name, pack_hash=pack.hash,
-        scenarios=found, seconds=time.perf_counter() - started, acoustics=acoustics, examples=list(keep), kept=kept,
+        scenarios=found, seconds=time.perf_counter() - started, acoustics=acoustics, activity=activity,
+        examples=list(keep), kept=kept,
     )  # fmt: skip
+
+
+def check_hears(activity: DetectorConfig, system: DuplexPolicy | Scripted, name: str) -> None:
+    """Raise `UptakeError` for a detector that cannot work, or that hears codes where a scripted agent has none."""
+    activity.check()
+    if activity.detector == "codec" and callable(system):
+        raise UptakeError(
+            f"activity.detector = codec hears the codes that a policy samples, and the scripted agent {name} samples "
+            "none; leave it out, or take energy, silero or text"
+        )
 
 
 def play(
@@ -288,11 +308,14 @@ LOADERS: Mapping[str, Callable[[Path], Any]] = {CASCADE_KIND: CascadePolicy.load
 """What reads a checkpoint folder, by `model_type` in its config.json; any other folder is a Moshi-class one."""
 
 
-def load_policy(name: str) -> DuplexPolicy:
+def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
     """The policy that a name or path means, on this rank's GPU if there is one: `cascade`, or see `find_folder`.
 
+    Args:
+        prompt: what its conversations begin with.
+
     Raises:
-        UptakeError: no such checkpoint, or one that is incomplete or damaged.
+        UptakeError: no such checkpoint, or one that is incomplete or damaged; a prompt that does not fit it.
     """
     policy: DuplexPolicy
     if name == CASCADE and not Path(name).is_dir():
@@ -300,6 +323,10 @@ def load_policy(name: str) -> DuplexPolicy:
     else:
         folder = find_folder(name)
         policy = LOADERS.get(str(read_config(folder).get("model_type")), MoshiPolicy.load)(folder)
+    if prompt is not None:
+        if not isinstance(policy, MoshiPolicy):
+            raise UptakeError(f"'{name}': a {type(policy).__name__} takes no prompt; leave it out")
+        policy = policy.prompted(make_prompt(policy, prompt))
     if torch.cuda.is_available():
         policy.model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
     return policy

@@ -13,6 +13,7 @@ from align.advantages import Credit
 from align.rollout import Rollout, action_frames, heard_after
 from align.tally import Tally
 from envs.errors import UptakeError
+from rewards.registry import EPISODE
 
 if TYPE_CHECKING:
     from align.policies.base import DuplexSpec
@@ -47,7 +48,7 @@ def check_axes(composition: Composition, scenarios: Sequence[Scenario]) -> None:
     for axis, ids in curriculum.by_axis(scenarios).items():
         there = frozenset[str]().union(*(known[name].types for name in ids))
         own = sorted(there & set(curriculum.AXES[axis]))
-        if not judged & there:
+        if not judged & (there | {EPISODE}):
             raise UptakeError(
                 f"rewards: nothing applies to the {len(ids)} scenarios of axis {axis!r} (event types "
                 f"{', '.join(sorted(there))}); add a term that judges one of these, or train on a pack without them"

@@ -20,6 +20,7 @@ import torch
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import Word
+from rewards.detector import CODE_ACTIVITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +111,8 @@ def collect(
         codes=trajectory.codes.clone(),
         valid=trajectory.valid.clone(),
         sampler_logp=trajectory.sampler_logp.clone(),
+        lived=None if trajectory.lived is None else trajectory.lived.clone(),
+        lived_frames=None if trajectory.lived_frames is None else trajectory.lived_frames.clone(),
     )
     spec, lag = policy.spec, heard_after(policy.spec)
     episodes = [
@@ -118,6 +121,11 @@ def collect(
     for episode, seed in zip(episodes, seeds, strict=True):
         episode.meta["text_stream"] = True  # no words then means that it said none
         episode.meta["policy_seed"] = int(seed)
+    if silent := spec.streams[1].silent_ids if len(spec.streams) > 1 else None:
+        spoken = ~np.isin(trajectory.codes[:, 1].cpu().numpy(), [-1, *silent])  # (B, T)
+        for episode, row in zip(episodes, spoken, strict=True):
+            signs = "0" * lag + "".join("1" if one else "0" for one in row)
+            episode.meta[CODE_ACTIVITY] = signs[: episode.clock.frames_covering(episode.samples)]
     groups = [row // group_size for row in range(rows)]
     return Rollout(trajectory, episodes, groups, time.perf_counter() - started)
 
@@ -147,11 +155,13 @@ def check_context(spec: DuplexSpec, frames: int, what: str) -> None:
 
     Such a policy can be streamed and scored, but it is judged by what it does about things that it cannot remember.
     """
-    if frames > spec.context:
+    room = spec.context - spec.lived
+    if frames > room:
         seconds = spec.frame / spec.sample_rate
+        prompt = f", {spec.lived} of them for its prompt" if spec.lived else ""
         raise UptakeError(
-            f"{what} = {frames}: the policy looks back {spec.context} frames ({spec.context * seconds:.1f} s), an "
-            f"episode has {frames} ({frames * seconds:.1f} s); set it to {spec.context} or less, or give a "
+            f"{what} = {frames}: the policy looks back {spec.context} frames ({spec.context * seconds:.1f} s){prompt}, "
+            f"an episode has {frames} ({frames * seconds:.1f} s); set it to {max(room, 0)} or less, or give a "
             "checkpoint with a longer context"
         )
 

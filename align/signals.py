@@ -1,4 +1,4 @@
-"""Ctrl-C that loses nothing: the first one asks, the second one insists."""
+"""Ctrl-C that loses nothing: the first one asks, the second one insists. A cluster's SIGUSR1 asks the same."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
+SIGNALS = (signal.SIGINT, signal.SIGUSR1)
+"""A person's wish to stop, and a launcher's (`launch.local`)."""
+
 
 class Interrupted(Exception):
     """Ctrl-C was pressed and this is a good place to stop."""
 
 
 class Interrupt:
-    """While active, the first Ctrl-C is noted and the second raises KeyboardInterrupt at once.
+    """While active, the first of `SIGNALS` is noted and the second raises KeyboardInterrupt at once.
 
     A launcher (torchrun) passes on a Ctrl-C that the terminal has sent to every process already, so what follows
     within `SAME_PRESS` seconds is the first one still.
@@ -28,19 +31,19 @@ class Interrupt:
     def __init__(self) -> None:
         self.requested = False
         self._pressed = 0.0
-        self._before: Any = None
+        self._before: dict[signal.Signals, Any] = {}
         self._main = threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> Interrupt:
         if self._main:
-            self._before = signal.signal(signal.SIGINT, self._on_signal)
+            self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._main:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def check(self) -> None:
         """Raise `Interrupted` if Ctrl-C was pressed."""
@@ -53,4 +56,5 @@ class Interrupt:
                 return
             raise KeyboardInterrupt
         self.requested, self._pressed = True, time.monotonic()
-        print("\nstopping at the next safe place; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+        again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
+        print(f"\nstopping at the next safe place{again}", file=sys.stderr, flush=True)

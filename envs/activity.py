@@ -67,10 +67,15 @@ def levels(audio: np.ndarray, hop: int = DEFAULT.hop) -> np.ndarray:
 
 def active_hops(power: np.ndarray, config: ActivityConfig = DEFAULT) -> np.ndarray:
     """Hysteresis along the last axis: hop powers (..., n) -> (..., n) bool. Starts inactive."""
-    decided = (power >= _power(config.on_db)) | (power < _power(config.off_db))
-    index = np.where(decided, np.arange(power.shape[-1]), -1)
-    last = np.maximum.accumulate(index, axis=-1)  # the latest hop whose level decides
-    value = np.take_along_axis(power >= _power(config.on_db), np.maximum(last, 0), axis=-1)
+    return hysteresis(power, _power(config.on_db), _power(config.off_db))
+
+
+def hysteresis(level: np.ndarray, on: float, off: float) -> np.ndarray:
+    """Active from a level of at least `on` until one below `off`, along the last axis: (..., n) -> (..., n) bool."""
+    decided = (level >= on) | (level < off)
+    index = np.where(decided, np.arange(level.shape[-1]), -1)
+    last = np.maximum.accumulate(index, axis=-1)  # the latest level that decides
+    value = np.take_along_axis(level >= on, np.maximum(last, 0), axis=-1)
     return value & (last >= 0)
 
 
@@ -91,14 +96,31 @@ def activity(audio: np.ndarray, config: ActivityConfig = DEFAULT) -> np.ndarray:
 
 def segments(power: np.ndarray, samples: int, config: ActivityConfig = DEFAULT) -> np.ndarray:
     """`activity` of a track whose hop powers are known, for recordings too long to hold: (n,) powers -> (m, 2)."""
-    hops = np.flatnonzero(active_hops(power, config)) if power.size else np.zeros(0, np.int64)
+    active = active_hops(power, config) if power.size else np.zeros(0, bool)
+    return join(active, config.hop, samples, config.gap_hops, config.length_hops)
+
+
+def join(active: np.ndarray, hop: int, samples: int, gap_hops: int, length_hops: int) -> np.ndarray:
+    """Segments of a track in which every hop is active or not.
+
+    Args:
+        active: (n,) bool.
+        hop: samples a hop.
+        samples: of the track; no offset is beyond.
+        gap_hops: as many hops of silence split a segment.
+        length_hops: a segment needs as many active hops.
+
+    Returns:
+        (m, 2) int64 of [onset, offset) in samples.
+    """
+    hops = np.flatnonzero(active)
     if not hops.size:
         return np.zeros((0, 2), np.int64)
-    breaks = np.flatnonzero(np.diff(hops) - 1 >= config.gap_hops) + 1
+    breaks = np.flatnonzero(np.diff(hops) - 1 >= gap_hops) + 1
     first = np.concatenate([[0], breaks])
     after = np.concatenate([breaks, [hops.size]])
-    keep = after - first >= config.length_hops  # voiced hops, not the span: two clicks are not a word
-    found = np.stack([hops[first[keep]], hops[after[keep] - 1] + 1], axis=1).astype(np.int64) * config.hop
+    keep = after - first >= length_hops  # voiced hops, not the span: two clicks are not a word
+    found = np.stack([hops[first[keep]], hops[after[keep] - 1] + 1], axis=1).astype(np.int64) * hop
     return np.minimum(found, samples)
 
 

@@ -67,7 +67,17 @@ TURN_TYPES = frozenset({"A1", "A3"})
 PAUSE_TYPES = frozenset({"B1", "B4"})
 BARGE_IN_TYPES = frozenset({"C1", "C2", "C3", "C4", "C5", "C6", "C9", "C10"})
 """Those that an agent should stop for."""
-AGENT_BEHAVIOURS = ("responds", "silent", "stops", "continues", "backchannels", "speaks_up", "yields", "resumes")
+AGENT_BEHAVIOURS = (
+    "responds",
+    "silent",
+    "stops",
+    "continues",
+    "backchannels",
+    "speaks_up",
+    "yields",
+    "resumes",
+    "declines",
+)
 SOURCES = ("user", "other", "agent")
 
 
@@ -86,9 +96,9 @@ class Expect:
     agent: str
     """One of `AGENT_BEHAVIOURS`."""
     within: Mapping[str, float] = field(default_factory=dict)
-    """Seconds after the anchor: `full` still earns everything, `zero` earns nothing any more."""
+    """Seconds after the anchor: `full` still earns everything, `zero` earns nothing any more; `early`: before it."""
     content: tuple[str, ...] = ()
-    """Any of these words answers it; empty when the content does not matter."""
+    """Any of these words answers it (`silent`: none of them may be said); empty when the content does not matter."""
 
     def __post_init__(self) -> None:
         if self.agent not in AGENT_BEHAVIOURS:

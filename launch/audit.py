@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +25,7 @@ from launch.terminal import counting, make_console
 from rewards import registry
 from rewards.attacks import ATTACKS, ORACLE, paired_scenarios, play
 from rewards.audit import Audit, companions, examine
+from rewards.detector import ENERGY, parse_detector
 from rewards.heatmap import draw
 from rewards.holes import KNOWN
 
@@ -42,6 +44,7 @@ def run_audit(
     margin: float,
     seed: int,
     out: Path,
+    activity: Sequence[str] = (),
     console: Console | None = None,
 ) -> bool:
     """Audit a reward, a configuration, or with `everything` all that ships. Returns whether it passed.
@@ -55,6 +58,7 @@ def run_audit(
         margin: how far below the oracle everybody else must stay.
         seed: of the users.
         out: the folder to write.
+        activity: who is taken to speak when (`rewards.detector.parse_detector`); a configuration says it itself.
 
     Raises:
         UptakeError: nothing to audit, no such reward, configuration or pack, or a reward that judges nothing in these
@@ -62,18 +66,30 @@ def run_audit(
     """
     console = console or make_console()
     subjects = find(what, overrides, everything)
+    detector = parse_detector(activity) or (
+        load_config(what, overrides).activity if what and is_config(what) else ENERGY
+    )
+    if detector.detector == "codec":
+        raise UptakeError("audit: attacks are scripted and sample no codes; give --activity energy, silero or text")
     pack = Pack.load(pack_path)
     chosen = paired_scenarios(pack, split, scenarios)
     with counting(console, "attacking", 1 + len(ATTACKS)) as advance:
         played = play(pack, chosen, seed=seed, on_done=lambda agent: advance(1))
-        audits, refused = examine(subjects, played, margin=margin, known=KNOWN)
+        audits, refused = examine(subjects, played, margin=margin, known=KNOWN, activity=detector)
     if not audits:
         raise UptakeError(next(iter(refused.values())))
 
     first = next(iter(audits))
     name = "all" if everything else re.sub(r"[^A-Za-z0-9_.-]+", "-", first).strip("-.")
     title = f"{len(chosen)} conversations of {pack.name}/{split}"
-    where = {"pack": pack.name, "pack_hash": pack.hash, "split": split, "seed": seed, "margin": margin}
+    where = {
+        "pack": pack.name,
+        "pack_hash": pack.hash,
+        "split": split,
+        "seed": seed,
+        "margin": margin,
+        "activity": asdict(detector),
+    }
     record = {"audits": {key: found.to_json() for key, found in audits.items()}, "refused": refused}
     write_json({**where, "scenarios": [scenario.id for scenario in chosen], **record}, out / f"{name}.json")
     rows = _gaps(audits) if everything else _gaps_by_term(audits[first])
@@ -89,17 +105,21 @@ def run_audit(
     return passed
 
 
+def is_config(what: str | None) -> bool:
+    """Whether a configuration is named, and no reward."""
+    return what is not None and (what in config_names() or what.endswith((".yaml", ".yml")))
+
+
 def find(what: str | None, overrides: Sequence[str], everything: bool) -> Subjects:
     """What is to be audited; raises `UptakeError` for none, for both, and for overrides of what is no configuration."""
     if everything == (what is not None):
         raise UptakeError("audit: name a reward or a configuration, or give --all")
-    is_config = what is not None and (what in config_names() or what.endswith((".yaml", ".yml")))
-    if overrides and not is_config:
+    if overrides and not is_config(what):
         raise UptakeError(f"audit: {overrides[0]!r}: only a configuration takes overrides")
     if what is None:
         shipped: Subjects = {term: companions(term) for term in registry.names()}
         return shipped | {config: load_config(config).rewards for config in config_names()}
-    return {what: load_config(what, overrides).rewards if is_config else companions(what)}
+    return {what: load_config(what, overrides).rewards if is_config(what) else companions(what)}
 
 
 def _gaps(audits: Mapping[str, Audit]) -> dict[str, dict[str, float | None]]:

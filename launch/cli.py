@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from align.memory import keep_memory
 from launch.errors import guarded
 from launch.threads import available, set_threads
+
+if TYPE_CHECKING:
+    from align.policies.moshi.prompt import PromptConfig
 
 app = typer.Typer(
     name="uptake",
@@ -23,6 +27,8 @@ app = typer.Typer(
 pack_app = typer.Typer(help="Packs: folders of scenarios and their audio.", no_args_is_help=True)
 new_app = typer.Typer(help="Begin something of your own.", no_args_is_help=True)
 scenario_app = typer.Typer(help="Scenarios: what a simulated user says and does.", no_args_is_help=True)
+launch_app = typer.Typer(help="Train on several ranks, nodes, or a cluster.", no_args_is_help=True)
+app.add_typer(launch_app, name="launch")
 app.add_typer(new_app, name="new")
 app.add_typer(pack_app, name="pack")
 app.add_typer(scenario_app, name="scenario")
@@ -50,17 +56,33 @@ Compat = Annotated[
         help="A published evaluator such as `fdb_v1`, or `all`; `fdb_v1:BUG,BUG` adds a column with these on."
     ),
 ]
+Config = Annotated[str, typer.Argument(help="A name such as `quickstart`, or the path of a YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, for example grpo.iterations=2")]
+Nodes = Annotated[int, typer.Option(min=1, help="How many machines.")]
+Ranks = Annotated[int, typer.Option(min=1, help="Ranks a node: one a GPU.")]
+Grace = Annotated[int, typer.Option(min=30, help="Seconds between being asked to stop and the end.")]
+Port = Annotated[int, typer.Option(min=1024, max=65535, help="Where the ranks meet on the first node.")]
+Gpus = Annotated[bool, typer.Option("--gpus/--cpus", help="Whether a rank has a GPU.")]
+Script = Annotated[Path | None, typer.Option(help="Write it to this file; left out: to the terminal.")]
+Submit = Annotated[bool, typer.Option("--submit", help="Submit it.")]
+Role = Annotated[str, typer.Option(help="For PersonaPlex: the role that it is told to have.")]
+Voice = Annotated[str, typer.Option(help="For PersonaPlex: a recording of the voice that it is to speak with.")]
+Silence = Annotated[float, typer.Option(min=0, help="Seconds of silence before the conversation; for Moshi, 3.")]
 Acoustics = Annotated[
     str, typer.Option(help="How it sounds where a scenario does not say: a preset such as `cafe`, or a YAML file.")
 ]
 
+Activity = Annotated[
+    list[str] | None,
+    typer.Option(help="Who speaks when: energy, silero, codec or text; and KEY=VALUE such as merge_gap=0.5, repeated."),
+]
 CheckpointArgument = Annotated[str, typer.Argument(help="`pocket`, a checkpoint folder or a run folder.")]
 
 
 @app.command()
 def train(
-    config: Annotated[str, typer.Argument(help="A name such as `quickstart`, or the path of a YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for example grpo.iterations=2")] = None,
+    config: Config,
+    overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the config, and stop.")] = False,
 ) -> None:
@@ -81,10 +103,14 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0)] = 1234,
     batch: Annotated[int, typer.Option(min=1, help="Conversations played side by side.")] = 32,
     acoustics: Acoustics = "clean",
+    role: Role = "",
+    voice: Voice = "",
+    silence: Silence = 0.0,
     asr: Annotated[bool, typer.Option("--asr", help="Judge the words that speech recognition hears.")] = False,
     out: Out = None,
     episodes: Annotated[Path | None, typer.Option(help="Store every conversation in this new folder.")] = None,
     compat: Compat = None,
+    activity: Activity = None,
 ) -> None:
     """Measure one policy or scripted agent on a split."""
     from launch.evaluate import run_evaluation
@@ -103,6 +129,8 @@ def evaluate(
         out=out,
         episodes=episodes,
         compat=compat or [],
+        prompt=_prompt(role, voice, silence),
+        activity=activity or [],
     )
 
 
@@ -111,11 +139,12 @@ def regrade(
     path: Stored,
     out: Out = None,
     compat: Compat = None,
+    activity: Activity = None,
 ) -> None:
     """Measure stored conversations again: every figure, and whether it is the one that was stored."""
     from launch.regrade import run_regrade
 
-    run_regrade(path, compat=compat or [], out=out)
+    run_regrade(path, compat=compat or [], out=out, activity=activity or [])
 
 
 @app.command("export-episodes")
@@ -141,6 +170,9 @@ def rollout(
     frames: Annotated[int, typer.Option(min=1, help="Length of the conversation in frames of 80 ms.")] = 150,
     seed: Annotated[int, typer.Option(min=0)] = 1234,
     acoustics: Acoustics = "clean",
+    role: Role = "",
+    voice: Voice = "",
+    silence: Silence = 0.0,
 ) -> None:
     """Play one conversation and write it: the record, a timeline picture, and stereo audio to listen to."""
     from launch.evaluate import run_rollout
@@ -155,7 +187,15 @@ def rollout(
         seed=seed,
         acoustics=acoustics,
         out=out,
+        prompt=_prompt(role, voice, silence),
     )
+
+
+def _prompt(role: str, voice: str, silence: float) -> PromptConfig | None:
+    """What was asked for; None if nothing was, and a run's own prompt is taken."""
+    from align.policies.moshi.prompt import PromptConfig
+
+    return PromptConfig(role, voice, silence) if role or voice or silence else None
 
 
 @app.command()
@@ -221,13 +261,14 @@ def audit(
     margin: Annotated[float, typer.Option(min=0, help="How far below the oracle an attack must stay.")] = 0.25,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Annotated[Path, typer.Option(help="Where the figures (JSON) and the picture go.")] = Path("audits"),
+    activity: Activity = None,
 ) -> None:
     """Attack a reward with degenerate policies; exit 1 if one of them earns nearly what an oracle earns."""
     from launch.audit import run_audit
 
     passed = run_audit(
         what, overrides or [], everything=everything, pack_path=pack, split=split, scenarios=scenarios, margin=margin,
-        seed=seed, out=out,
+        seed=seed, out=out, activity=activity or [],
     )  # fmt: skip
     raise typer.Exit(0 if passed else 1)
 
@@ -262,6 +303,89 @@ def doctor(
     from launch.checkup import run_checkup
 
     raise typer.Exit(0 if run_checkup(checkpoint) else 1)
+
+
+@launch_app.command("local")
+def launch_local(
+    config: Config,
+    overrides: Overrides = None,
+    ranks: Annotated[int, typer.Option(min=0, help="Ranks on this node; 0: one a GPU, or one.")] = 0,
+    nodes: Nodes = 1,
+    node_rank: Annotated[
+        int, typer.Option(min=0, envvar=["SLURM_NODEID", "JOB_COMPLETION_INDEX"], help="Which of the nodes this is.")
+    ] = 0,
+    master: Annotated[str, typer.Option(help="HOST:PORT of the first node, where there are several.")] = "",
+) -> None:
+    """Check the nodes and train on them; a run that is there is gone on with. Call it on every node."""
+    from launch.local import run_local
+
+    where = {"nodes": nodes, "node_rank": node_rank if nodes > 1 else 0}
+    raise typer.Exit(run_local(config, overrides or [], ranks=ranks, master=master, **where))
+
+
+@launch_app.command("slurm")
+def launch_slurm(
+    config: Config,
+    overrides: Overrides = None,
+    nodes: Nodes = 1,
+    ranks: Ranks = 8,
+    time: Annotated[str, typer.Option(help="As sbatch has it, for instance 24:00:00.")] = "24:00:00",
+    gpus: Gpus = True,
+    cpus: Annotated[int, typer.Option(min=0, help="CPU cores a node; 0: what the cluster gives.")] = 0,
+    memory: Annotated[str, typer.Option(help="Of a node, for instance 512G.")] = "",
+    site: Annotated[list[str] | None, typer.Option(help="Any option of sbatch, for instance partition=gpu.")] = None,
+    setup: Annotated[str, typer.Option(help="A shell line before training: `source venv/bin/activate`.")] = "",
+    port: Port = 29500,
+    grace: Grace = 300,
+    out: Script = None,
+    submit: Submit = False,
+) -> None:
+    """Write a batch script that trains, stops in time, and queues itself again; and submit it."""
+    from launch import render
+    from launch import submit as submission
+
+    script = render.slurm(
+        config, overrides or [], nodes=nodes, ranks=ranks, time=time, gpus=gpus, cpus=cpus, memory=memory,
+        site=render.pairs(site or []), setup=setup, port=port, grace=grace,
+    )  # fmt: skip
+    _hand_over(script, out, submission.to_slurm if submit else None)
+
+
+@launch_app.command("k8s")
+def launch_k8s(
+    config: Config,
+    image: Annotated[str, typer.Option(help="A container image with `uptake` installed.")],
+    claim: Annotated[str, typer.Option(help="A persistent volume claim that every pod can write.")],
+    overrides: Overrides = None,
+    nodes: Nodes = 1,
+    ranks: Ranks = 8,
+    namespace: str = "default",
+    mount: Annotated[str, typer.Option(help="Where the claim is mounted; `runs` lies in it.")] = "/work",
+    gpus: Gpus = True,
+    port: Port = 29500,
+    grace: Grace = 300,
+    out: Script = None,
+    submit: Submit = False,
+) -> None:
+    """Write a Kubernetes Job that trains and survives eviction; and apply it."""
+    from launch import render
+    from launch import submit as submission
+
+    manifest = render.k8s(
+        config, overrides or [], nodes=nodes, ranks=ranks, image=image, claim=claim, namespace=namespace, mount=mount,
+        gpus=gpus, port=port, grace=grace,
+    )  # fmt: skip
+    _hand_over(manifest, out, submission.to_k8s if submit else None)
+
+
+def _hand_over(text: str, out: Path | None, submit: Callable[[str], str] | None) -> None:
+    """Write what was rendered, submit it, or show it."""
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
+    if submit is not None:
+        typer.echo(submit(text))
+    elif out is None:
+        typer.echo(text, nl=False)
 
 
 @new_app.command("reward")

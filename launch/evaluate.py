@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from align.config import load_config
 from align.evaluation import (
     Key,
     Scripted,
@@ -23,6 +24,7 @@ from align.policies.base import DuplexPolicy
 from align.policies.live.agent import Live
 from align.policies.live.ledger import summary
 from align.policies.moshi.policy import MoshiPolicy
+from align.policies.moshi.prompt import PromptConfig
 from align.report import number, stereo, timeline_png
 from align.rollout import check_context
 from align.stored import Store
@@ -32,13 +34,20 @@ from envs.event import Word
 from envs.pack import Pack
 from launch.grading import Grader, parse_compat, print_result
 from launch.terminal import counting, make_console
+from rewards.detector import ENERGY, parse_detector
 
 
-def find_system(name: str, frames: int) -> DuplexPolicy | Scripted:
-    """A scripted agent by name, else a policy by name or path, which must remember as many `frames`."""
+def find_system(name: str, frames: int, prompt: PromptConfig | None = None) -> DuplexPolicy | Scripted:
+    """A scripted agent by name, else a policy by name or path, which must remember as many `frames`.
+
+    Args:
+        prompt: what its conversations begin with; None: what those of its run began with.
+    """
     if (scripted := find_scripted(name)) is not None:
         return scripted
-    policy = load_policy(name)
+    if prompt is None and (run := Path(name) / "config.yaml").is_file():
+        prompt = load_config(str(run)).prompt
+    policy = load_policy(name, prompt)
     check_context(policy.spec, frames, "--frames")
     return policy
 
@@ -58,22 +67,26 @@ def run_evaluation(
     acoustics: str = "clean",
     episodes: Path | None = None,
     compat: Sequence[str] = (),
+    prompt: PromptConfig | None = None,
+    activity: Sequence[str] = (),
     console: Console | None = None,
 ) -> None:
     """Measure one policy or scripted agent on a split; print the figures, and write them if `out` is given.
 
     `users` names other scenarios than the pack's own. With `episodes`, every conversation is stored there
-    (`align.stored`). `compat` names published evaluators. Answers are set against chance (`rewards.chance`). With
-    `asr`, words are those that speech recognition hears; their error rate against the agent's text is shown, and what
-    the policy's codec alone does to speech.
+    (`align.stored`). `activity` says who is taken to speak when (`rewards.detector.parse_detector`). `compat` names
+    published evaluators. Answers are set against chance (`rewards.chance`). With `asr`, words are those that speech
+    recognition hears; their error rate against the agent's text is shown, and what the policy's codec alone does to
+    speech.
     """
     console = console or make_console()
     find_acoustics(acoustics)  # a mistake in it costs nothing yet
-    grader = Grader(parse_compat(compat))
+    detector = parse_detector(activity) or ENERGY
+    grader = Grader(parse_compat(compat), detector)
     store = Store(episodes) if episodes is not None else None
     listener = Listener() if asr else None
     pack = Pack.load(pack_path, users)
-    system = find_system(policy, frames)
+    system = find_system(policy, frames, prompt)
 
     ledgers: list[dict[str, Any]] = []
 
@@ -95,6 +108,7 @@ def run_evaluation(
             frames=frames,
             batch=batch,
             acoustics=acoustics,
+            activity=detector,
             transcribe=listener,
             watch=watch,
             on_done=advance,
@@ -133,6 +147,7 @@ def run_rollout(
     seed: int,
     out: Path,
     acoustics: str = "clean",
+    prompt: PromptConfig | None = None,
     console: Console | None = None,
 ) -> None:
     """Play one conversation; write its record, `timeline.png`, and `stereo.flac` with what it hears on the left."""
@@ -140,7 +155,7 @@ def run_rollout(
     find_acoustics(acoustics)
     pack = Pack.load(pack_path, users)
     split = pack.scenario(scenario).split
-    system = find_system(policy, frames)
+    system = find_system(policy, frames, prompt)
     (episode,) = play(system, pack, [(scenario, variant)], split=split, seed=seed, frames=frames, acoustics=acoustics)
     episode.save(out)
     (out / "timeline.png").write_bytes(timeline_png(episode)[0])

@@ -23,6 +23,7 @@ from launch.terminal import compat_table, single_table, type_table
 from rewards.aggregate import Measurement
 from rewards.chance import Answer, answer_accuracy, find_answers
 from rewards.compat import EVALUATORS, Evaluator
+from rewards.detector import ENERGY, DetectorConfig
 
 ALL = "all"
 CODED, FIXED = "as coded", "bugs off"
@@ -60,6 +61,7 @@ class Grader:
     """Collects what every conversation contributes beside our own measures."""
 
     compat: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
+    activity: DetectorConfig = ENERGY
     answers: dict[str, list[Answer]] = field(default_factory=dict)
     _compat: dict[tuple[str, str], dict[str, list[Measurement]]] = field(default_factory=dict, init=False)
     """(evaluator, column) -> scenario -> measurements."""
@@ -70,7 +72,7 @@ class Grader:
 
     def add(self, key: Key, episode: Episode, words: Sequence[Word] | None) -> None:
         """One conversation, in the order of the evaluation; `words` are those of speech recognition, if any."""
-        self.answers.setdefault(key[0], []).extend(find_answers(episode, words))
+        self.answers.setdefault(key[0], []).extend(find_answers(episode, words, self.activity))
         self._words |= bool(episode.transcript if words is None else words)
         self._sounds |= bool(self.compat) and bool(len(activity(episode.agent)))
         if words is not None:
@@ -81,7 +83,7 @@ class Grader:
         for name, columns in self.compat.items():
             for column, bugs in columns.items():
                 run = self._compat.setdefault((name, column), {})
-                run.setdefault(key[0], []).append(EVALUATORS[name].measurement(episode, words, bugs))
+                run.setdefault(key[0], []).append(EVALUATORS[name].measurement(episode, words, bugs, self.activity))
 
     def result(self, evaluation: Evaluation) -> dict[str, Any]:
         """Every figure of the evaluation as JSON."""

@@ -15,16 +15,28 @@ from envs.errors import UptakeError
 from launch.grading import Grader, parse_compat, print_result
 from launch.terminal import counting, make_console
 from rewards.compat.fdb_folders import export_episodes
+from rewards.detector import ENERGY, parse_detector
 from rewards.measures import measure
 
 
-def run_regrade(path: Path, *, compat: Sequence[str], out: Path | None, console: Console | None = None) -> None:
-    """Measure stored conversations again, print every figure, and say whether what was stored is reproduced."""
+def run_regrade(
+    path: Path,
+    *,
+    compat: Sequence[str],
+    out: Path | None,
+    activity: Sequence[str] = (),
+    console: Console | None = None,
+) -> None:
+    """Measure stored conversations again, print every figure, and say whether what was stored is reproduced.
+
+    Who speaks when is heard as it was when they were measured first, or as `activity` says.
+    """
     console = console or make_console()
-    columns = parse_compat(compat)
+    columns, detector = parse_compat(compat), parse_detector(activity)
     results = {}
     for stored in find_stored(path):
-        result = regrade(stored, Grader(columns), console)
+        own = ENERGY if stored.evaluation is None else stored.evaluation.activity
+        result = regrade(stored, Grader(columns, detector or own), console)
         print_result(console, result)
         if result["stored"] is not None:
             console.print(_verdict(result["stored"]), highlight=False)
@@ -46,7 +58,7 @@ def regrade(stored: Stored, grader: Grader, console: Console) -> dict[str, Any]:
     count = len(stored.places) + len(stored.imported)
     with counting(console, f"grading {stored.name}", count) as advance:
         for key, episode, words in stored.conversations():
-            again = measure(episode, words)
+            again = measure(episode, words, grader.activity)
             scenarios.setdefault(key[0], []).append(again)
             grader.add(key, episode, words)
             if stored.evaluation is not None:
@@ -57,7 +69,7 @@ def regrade(stored: Stored, grader: Grader, console: Console) -> dict[str, Any]:
             name=stored.name, split="", variants=0, frames=0, seed=0, pack="", pack_hash="", scenarios=scenarios
         )  # fmt: skip
         return grader.result(evaluation) | {"stored": None}
-    evaluation = replace(stored.evaluation, scenarios=scenarios)
+    evaluation = replace(stored.evaluation, scenarios=scenarios, activity=grader.activity)
     told = {"conversations": stored.evaluation.episodes, "on_disk": count, "changed": sorted(changed)}
     return grader.result(evaluation) | {"stored": told}
 

@@ -17,27 +17,29 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from align import curriculum
+from align import curriculum, plan
 from align.checkpoints import list_checkpoints
 from align.comparison import compare
 from align.config import TrainConfig, dump_config, load_config, save_config
 from align.engine import stop_ranks
-from align.evaluation import BASELINES, Evaluation, evaluate, examples, load_policy, write_json
+from align.evaluation import BASELINES, Evaluation, check_hears, evaluate, examples, load_policy, write_json
 from align.judging import check_axes
 from align.memory import peak_memory
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
 from align.report import save_conversation, write_report
 from align.rollout import check_context
-from align.trainers import grpo, ppo
+from align.trainers import grpo, learner, ppo
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError, nearest
 from envs.pack import Pack
@@ -65,6 +67,7 @@ def run_training(
             use already, or none to resume.
     """
     started = time.perf_counter()
+    signal.signal(signal.SIGUSR1, signal.default_int_handler)  # outside of training a launcher's wish is a Ctrl-C
     console = console or make_console()
     config = load_config(name_or_path, overrides)
     job = prepare(config)
@@ -73,6 +76,7 @@ def run_training(
         console.print(dump_config(config), end="", markup=False, highlight=False)
         if judge is not None:
             console.print(judge_comment(judge, job.composition), end="", markup=False, highlight=False, soft_wrap=True)
+        console.print(plan_comment(job), end="", markup=False, highlight=False, soft_wrap=True)
         return None
     try:
         return _run(job, console, started, resume)
@@ -151,17 +155,39 @@ def prepare(config: TrainConfig) -> Job:
     for name in config.evaluation.baselines:
         if name not in BASELINES:
             raise UptakeError(f"evaluation.baselines: no scripted agent '{name}'{nearest(name, BASELINES)}")
+        check_hears(config.activity, BASELINES[name], f"{name} of evaluation.baselines")
     terms = {term: weight for term, weight in config.rewards.items() if weight}
-    composition = Composition(terms, judge=open_judge(config.judge, terms))
+    config.activity.check()  # before a judge is opened
+    composition = Composition(terms, judge=open_judge(config.judge, terms), activity=config.activity)
     pack = Pack.load(config.pack, config.users)
     check_axes(composition, pack.scenarios("train"))
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")
-    policy = load_policy(config.policy)
+    policy = load_policy(config.policy, config.prompt)
     check_context(policy.spec, config.algorithm.frames, f"{config.algorithm.section}.frames")
     check_context(policy.spec, config.evaluation.frames, "evaluation.frames")
     return Job(config, pack, scenarios, policy, composition)
+
+
+def plan_comment(job: Job) -> str:
+    """What the run will take, as YAML comments below its configuration."""
+    config, world = job.config.algorithm, int(os.environ.get("WORLD_SIZE", "1"))
+    rows = config.conversations // world
+    learner.choose_trained(job.policy.model, config)
+    by_axis = curriculum.by_axis(job.pack.scenarios("train"))
+    turns = [name for names in zip(*by_axis.values(), strict=False) for name in names]  # axes take turns, as they will
+    pace = plan.measure(job.policy, make_env(job, rows), turns, config)
+    settings = job.config.evaluation
+    measured = 2 * settings.frames * settings.variants * len(job.scenarios) * pace.frame / rows
+    needs = plan.memory(job.policy.model, config, world, pace.activations)
+    found = plan.lines(needs, plan.seconds(pace, config, rows), config.iterations, measured)
+    return "".join(f"# {line}".rstrip() + "\n" for line in ["", *found])
+
+
+def make_env(job: Job, rows: int) -> DuplexVectorEnv:
+    """The world that a run trains in, `rows` conversations at a time."""
+    return DuplexVectorEnv(job.pack, rows, split="train", frames=job.config.algorithm.frames)
 
 
 def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:
@@ -172,10 +198,8 @@ def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:
     """
     config = job.config
 
-    def make_env(rows: int) -> DuplexVectorEnv:
-        return DuplexVectorEnv(job.pack, rows, split="train", frames=config.algorithm.frames)
-
-    world = (job.policy, make_env, curriculum.by_axis(job.pack.scenarios("train")), job.composition, folder)
+    envs = partial(make_env, job)
+    world = (job.policy, envs, curriculum.by_axis(job.pack.scenarios("train")), job.composition, folder)
     options: dict[str, Any] = {
         "seed": config.seed,
         "resume": resume and bool(list_checkpoints(folder / "checkpoints")),
@@ -210,7 +234,8 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False)
                 f"{folder} was started with {old.algorithm.section}, now it is {config.algorithm.section}; resume it "
                 "as it was, or start another run with name=NAME"
             )
-        for name in ("policy", "pack", "seed", "rewards", "evaluation"):  # a trainer compares its own section
+        # A trainer compares its own section.
+        for name in ("policy", "prompt", "pack", "seed", "rewards", "activity", "evaluation"):
             if getattr(old, name) != getattr(config, name):
                 raise UptakeError(
                     f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
@@ -252,6 +277,7 @@ def measure(job: Job, name: str, folder: Path | None, console: Console) -> Evalu
             seed=settings.seed,
             frames=settings.frames,
             batch=settings.batch,
+            activity=job.config.activity,
             keep=keep,
             on_done=advance,
         )

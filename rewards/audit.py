@@ -17,6 +17,7 @@ from envs.episode import Episode
 from envs.errors import UptakeError
 from rewards.attacks import ORACLE
 from rewards.compose import Composition, term_values, weighted_mean
+from rewards.detector import ENERGY, DetectorConfig
 from rewards.registry import get
 
 MARGIN = 0.25
@@ -166,6 +167,13 @@ def compare(
     return Audit(kept, totals, oracle, margin, failed, dict(known))
 
 
+def _judges(term: str, found: Mapping[str, Values]) -> None:
+    """Refuse a term that judged nobody: what it is audited beside would pass in its place."""
+    if all(values.get(term) is None for values in found.values()):
+        types = ", ".join(get(term).events)
+        raise UptakeError(f"audit: {term!r} judged nobody: these conversations hold nothing that it judges ({types})")
+
+
 def audit(
     composition: Composition,
     episodes: Mapping[str, Sequence[Episode]],
@@ -206,6 +214,7 @@ def examine(
     *,
     margin: float = MARGIN,
     known: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    activity: DetectorConfig = ENERGY,
 ) -> tuple[dict[str, Audit], dict[str, str]]:
     """Audit many compositions over the same conversations.
 
@@ -214,6 +223,7 @@ def examine(
         played: (agent, its conversations), the oracle among them; asked for one after the other (`rewards.attacks`).
         margin: how far below the oracle everybody else must stay.
         known: subject -> attack -> why it is expected to get away with it.
+        activity: who is taken to speak when.
 
     Returns:
         The audits; and for each subject that cannot be audited, why.
@@ -221,17 +231,19 @@ def examine(
     compositions, refused = {}, {}
     for name, terms in subjects.items():
         try:
-            compositions[name] = Composition(terms)
+            compositions[name] = Composition(terms, activity=activity)
         except UptakeError as error:
             refused[name] = str(error)
     spelled = {get(term).name: term for name in compositions for term, weight in subjects[name].items() if weight}
     if not spelled:
         return {}, refused
-    everything = Composition(dict.fromkeys(spelled.values(), 1.0))
+    everything = Composition(dict.fromkeys(spelled.values(), 1.0), activity=activity)
     found = {agent: score(everything, episodes) for agent, episodes in played}
     audits = {}
     for name, composition in compositions.items():
         try:
+            if name in composition.terms and len(composition.terms) > 1:
+                _judges(get(name).name, found)
             audits[name] = compare(
                 composition.weights, found, margin=margin, faults=everything.faults, known=known.get(name, {})
             )

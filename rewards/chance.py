@@ -17,6 +17,7 @@ from envs.episode import Episode
 from envs.event import Word
 from rewards.aggregate import Measurement
 from rewards.bootstrap import DRAWS, Interval, bootstrap
+from rewards.detector import ENERGY, Activity, DetectorConfig
 from rewards.quality import answer_words
 from rewards.text import contains_any
 from rewards.timing import RESPONSE_SECONDS
@@ -49,12 +50,15 @@ class Accuracy:
     """hit - chance."""
 
 
-def find_answers(episode: Episode, transcript: Sequence[Word] | None = None) -> list[Answer]:
+def find_answers(
+    episode: Episode, transcript: Sequence[Word] | None = None, activity: DetectorConfig = ENERGY
+) -> list[Answer]:
     """What was said to every event that expects certain words and was followed for 3 s after its end.
 
-    `transcript` takes the place of the agent's own words, for instance those that speech recognition heard.
+    `transcript` takes the place of the agent's own words, for instance those that speech recognition heard; `activity`
+    says who is taken to speak when.
     """
-    view = EpisodeView(episode, episode.samples, transcript)
+    view = EpisodeView(episode, episode.samples, transcript, Activity(episode, activity, transcript))
     found = []
     for event in view.events:
         expect = event.expected("responds")

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import Event, Word
+from rewards.detector import ENERGY, Activity, DetectorConfig
 from rewards.judge.answer import Answer
 from rewards.judge.rubric import Rubric
 from rewards.limits import TimeLimit, within
-from rewards.registry import Reward, get
+from rewards.registry import Reward, get, whole
 from rewards.verdict import Verdict
 from rewards.view import EpisodeView
 
@@ -74,7 +75,8 @@ class Composition:
     """Weighted terms. Weights apply in `total`, never inside a verdict, so a trainer may normalise each term alone.
 
     A weight of 0 leaves the term out. Raises `UptakeError` for an unknown term, for a negative or infinite weight,
-    when nothing is left, and for a term that asks a language model where there is no judge.
+    when nothing is left, for a term that asks a language model where there is no judge, and for a detector that cannot
+    work.
     """
 
     terms: Mapping[str, float]
@@ -83,6 +85,8 @@ class Composition:
     """How often each term raised, ran out of time or gave something that is no verdict, since this object was made."""
     judge: Judge | None = field(default=None, compare=False)
     """Who answers the terms that ask a language model."""
+    activity: DetectorConfig = ENERGY
+    """Who is taken to speak when, in every view."""
     strikes: Counter[str] = field(init=False, default_factory=Counter, compare=False)
     """How often each term ran out of time."""
     rewards: tuple[Reward, ...] = field(init=False, compare=False)
@@ -90,6 +94,7 @@ class Composition:
     """By the reward's own name, which a path may spell otherwise."""
 
     def __post_init__(self) -> None:
+        self.activity.check()
         weights: dict[str, float] = {}
         rewards = []
         for name, weight in self.terms.items():
@@ -118,7 +123,7 @@ class Composition:
         return tuple(dict.fromkeys(term.rubric for term in self.rewards if term.rubric is not None))
 
     def score(self, episode: Episode, transcript: Sequence[Word] | None = None) -> list[Verdict]:
-        """Every term on every event of its types, in the order of events, then of terms.
+        """Every term on every event of its types, in the order of events, then of terms; whole conversations last.
 
         A verdict whose value is None does not apply and is to be masked. A term that raises, that takes longer than
         `LIMIT_SECONDS` or that gives no verdict costs that verdict only: it comes back as None with `raw["fault"] = 1`,
@@ -190,15 +195,17 @@ class Composition:
         """Some of the terms on every event; windows that close after `since`, and unless `to_the_end` before the
         episode does."""
         views: dict[int, EpisodeView] = {}
+        activity = Activity(episode, self.activity, transcript)
         verdicts = []
-        for number, event in enumerate(episode.events):
+        events = [*episode.events, *([whole(episode)] if to_the_end else [])]
+        for number, event in enumerate(events):
             for place, term in terms:
                 close = term.window_end(event, episode.clock)
                 if not (term.applies(event) and since < close and (to_the_end or close <= episode.samples)):
                     continue
                 end = min(close, episode.samples)
                 if end not in views:
-                    views[end] = EpisodeView(episode, end, transcript)
+                    views[end] = EpisodeView(episode, end, transcript, activity)
                 verdicts.append(((number, place), self._judge(term, views[end], event)))
         return verdicts
 

@@ -20,8 +20,31 @@ _SLOW_SCALE = (
 )
 _SHORT_IS_FREE = "published: 0 is the maximum and is had by whoever never talks for more than 1 s"
 _MANY_TO_ONE = "published: matching is many to one, so that any number of sounds round one opportunity are all hits"
+_SHARES = (
+    "published: shares of short overlaps and of prompt sounds; how short a sound is, and what it says, is not in them"
+)
+_ANY_SOUND = "published: only the onset is timed; what follows it may be a syllable, a mumble or the user's own words"
+_ANY_SPEECH = "published: whatever sounds in an opportunity is a backchannel there, also speech that never ends"
+_NO_WORDS = "published: what goes wrong is counted in sounds; what they say is judged by nothing in it"
+_ANY_STOP = "published: only the time of the stop counts, so that speech which happens to end there has given way"
+_LENGTH = "published: the length of the speech is paid, and not when it began or what it says"
 
 KNOWN: Mapping[str, Mapping[str, str]] = {
+    "aspirin": dict.fromkeys(("always_backchannel", "metronome", "mumbler", "truncator", "echo_chaser"), _SHARES),
+    "duplexpo_backchannel": dict.fromkeys(("always_talking", "always_backchannel", "metronome"), _ANY_SPEECH),
+    "duplexpo_events": dict.fromkeys(
+        ("always_backchannel", "mumbler", "truncator", "echo_chaser", "rate_matched"), _NO_WORDS
+    ),
+    "duplexpo_onset": dict.fromkeys(("mumbler", "truncator", "echo_chaser"), _ANY_SOUND),
+    "duplexpo_stop": dict.fromkeys(("metronome", "mumbler", "echo_chaser", "random", "rate_matched"), _ANY_STOP),
+    "steerduplex_continuation": dict.fromkeys(
+        ("always_talking", "metronome", "mumbler", "echo_chaser", "random", "rate_matched"), _LENGTH
+    ),
+    "steerduplex_continuity": dict.fromkeys(
+        ("always_talking", "mumbler", "echo_chaser", "random", "rate_matched"), _LENGTH
+    ),
+    "steerduplex_recovery": dict.fromkeys(("metronome", "mumbler", "echo_chaser"), _ANY_SOUND),
+    "steerduplex_yield": dict.fromkeys(("metronome", "mumbler", "echo_chaser", "random", "rate_matched"), _ANY_STOP),
     "published_pause": dict.fromkeys(
         ("silent", "always_backchannel", "metronome", "mumbler", "whisperer", "truncator", "echo_chaser"),
         _SHORT_IS_FREE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from envs.event import BARGE_IN_TYPES, Event
 from rewards.registry import reward
 from rewards.text import contains_any
-from rewards.timing import EARLY_SECONDS, find_response, response_limits, response_score
+from rewards.timing import EARLY_SECONDS, find_response, late_score, response_limits, response_score
 from rewards.verdict import Verdict
 from rewards.view import EpisodeView
 
@@ -41,7 +41,7 @@ def stop_score(latency_s: float, full: float, zero: float) -> float:
     if latency_s < -EARLY_FULL_SECONDS:
         early = (-latency_s - EARLY_FULL_SECONDS) / (EARLY_ZERO_SECONDS - EARLY_FULL_SECONDS)
         return max(0.0, 1.0 - early)
-    return max(-1.0, 1.0 - max(0.0, latency_s - full) / (zero - full))
+    return late_score(latency_s, full, zero)
 
 
 @reward(

@@ -14,7 +14,8 @@ from envs.episode import Episode
 from envs.event import BARGE_IN_TYPES, PAUSE_TYPES, TURN_TYPES, Event, Word
 from rewards.aggregate import Measurement, aggregate, paired_score
 from rewards.backchannel import listening
-from rewards.continue_ import AFTER_SECONDS, GAP_SECONDS
+from rewards.continue_ import GAP_SECONDS, heard_until
+from rewards.detector import ENERGY, Activity, DetectorConfig
 from rewards.interruption import QUIET_SECONDS, STOP_ZERO_SECONDS, stop_latency
 from rewards.matching import matches, random_hits
 from rewards.pause import RESUME_SECONDS
@@ -113,18 +114,21 @@ class _Tally:
         self.ratios[name][1] += float(denominator)
 
 
-def measure(episode: Episode, transcript: Sequence[Word] | None = None) -> dict[str, tuple[float, ...]]:
+def measure(
+    episode: Episode, transcript: Sequence[Word] | None = None, activity: DetectorConfig = ENERGY
+) -> dict[str, tuple[float, ...]]:
     """The contributions of one episode.
 
     Args:
         episode: a finished episode.
         transcript: words to judge in place of the agent's own, for instance from speech recognition.
+        activity: who is taken to speak when.
 
     Returns:
         name -> (numerator, denominator); `fto_s`, `latency_s` and `stop_latency_s` -> all their values, and
         `NAME/TYPE` -> those of one timing (`TIMINGS`) at events of one type. JSON keeps it.
     """
-    view = EpisodeView(episode, episode.samples, transcript)
+    view = EpisodeView(episode, episode.samples, transcript, Activity(episode, activity, transcript))
     tally = _Tally()
     for event in view.events:
         if event.type in PAUSE_TYPES:
@@ -135,7 +139,7 @@ def measure(episode: Episode, transcript: Sequence[Word] | None = None) -> dict[
             _monologue(view, event, tally)
         elif event.type in BARGE_IN_TYPES:
             _barge_in(view, event, tally)
-        elif event.type in ("C7", "D1", "D3", "D4", "D5"):
+        elif event.type == "C7" or event.type[0] == "D":
             _continue(view, event, tally)
         if event.type in TURN_TYPES | BARGE_IN_TYPES - {"C3"}:
             _quality(view, event, tally)
@@ -253,7 +257,7 @@ def _barge_in(view: EpisodeView, event: Event, tally: _Tally) -> None:
 
 
 def _continue(view: EpisodeView, event: Event, tally: _Tally) -> None:
-    end = event.offset + view.samples(AFTER_SECONDS)
+    end = heard_until(view, event)
     if view.end >= end and view.utterance_at(event.onset) is not None:
         gap = view.longest_silence(event.onset, end)
         tally.add("false_stop", gap > GAP_SECONDS)

@@ -79,7 +79,12 @@ def answer(view: EpisodeView, event: Event) -> Answer:
     return grade(answer_words(view, event), content, nearest, [word.text for word in event.words])
 
 
-@reward("quality", axis="quality", events=["A1", "A3", *sorted(BARGE_IN_TYPES - {"C3"})], horizon_s=6.0)
+@reward(
+    "quality",
+    axis="quality",
+    events=["A1", "A2", "A3", "A4", "A7", "A8", *sorted(BARGE_IN_TYPES - {"C3"})],
+    horizon_s=6.0,
+)
 def quality(view: EpisodeView, event: Event) -> Verdict:
     """Say what was asked for, without saying it twice and without saying the question back.
 

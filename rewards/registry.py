@@ -29,7 +29,30 @@ from rewards.verdict import Verdict
 from rewards.view import EpisodeView
 
 ENTRY_POINT_GROUP = "uptake.rewards"
-_BUILTIN = ("backchannel", "continue_", "interruption", "judge.terms", "pause", "published", "quality", "turn")
+EPISODE = "episode"
+"""In place of an event type: the reward judges every conversation as a whole, once, when it is over."""
+_BUILTIN = (
+    "aspirin",
+    "backchannel",
+    "brevity",
+    "collision",
+    "continue_",
+    "duplexpo",
+    "ignore",
+    "interruption",
+    "judge.terms",
+    "pause",
+    "proactivity",
+    "published",
+    "quality",
+    "refusal",
+    "repetition",
+    "resume",
+    "silence",
+    "steerduplex",
+    "turn",
+    "waveform",
+)
 
 Judge = Callable[[EpisodeView, Event], Verdict]
 _REGISTRY: dict[str, Reward] = {}
@@ -73,8 +96,11 @@ class Reward:
         return event.type in self.events
 
     def window_end(self, event: Event, clock: Clock = CLOCK) -> int:
-        """The sample at which the window closes: from here on the verdict is final."""
-        return event.offset + clock.nearest_sample(self.horizon_s)
+        """The sample at which the window closes: from here on the verdict is final.
+
+        It is counted from the event's offset, or from its anchor `due` where that lies later.
+        """
+        return max(event.offset, event.anchors.get("due", 0)) + clock.nearest_sample(self.horizon_s)
 
     def judge(self, episode: Episode, event: Event, transcript: Sequence[Word] | None = None) -> Verdict:
         """Judge one event on a view that ends where the window closes; fills in term and event ids.
@@ -83,6 +109,11 @@ class Reward:
         """
         view = EpisodeView(episode, self.window_end(event, episode.clock), transcript)
         return replace(self(view, event), term=self.name, event=event.id, closes=view.end)
+
+
+def whole(episode: Episode) -> Event:
+    """What a reward of whole conversations judges: the episode as one event."""
+    return Event(EPISODE, EPISODE, "agent", 0, episode.samples)
 
 
 def reward(
@@ -99,7 +130,8 @@ def reward(
     Args:
         name: what configs call it; unique.
         axis: what reports group it under (pause, turn, backchannel, interruption, continue, quality, ...).
-        events: codes of the event types that it judges (`envs.event.EVENT_TYPES`).
+        events: codes of the event types that it judges (`envs.event.EVENT_TYPES`), or `["episode"]` for a reward that
+            judges the finished conversation as a whole: its event then spans all of it, and its horizon is 0.
         horizon_s: seconds after the event's offset at which its window closes.
         beside: names of the terms that it must be trained with. Silence is perfect in a pause and loses when a turn is
             due: `uptake audit` attacks this reward together with them, at equal weight.
@@ -113,8 +145,10 @@ def reward(
         if isinstance(events, str) or not events or not 0 <= horizon_s < math.inf:
             raise UptakeError(f"reward {name!r}: events={events!r}, horizon_s={horizon_s}; give types and a time")
         for code in events:
-            if code not in EVENT_TYPES:
-                raise UptakeError(f"reward {name!r}: no event type {code!r}{nearest(code, EVENT_TYPES)}")
+            if code not in EVENT_TYPES and code != EPISODE:
+                raise UptakeError(f"reward {name!r}: no event type {code!r}{nearest(code, [*EVENT_TYPES, EPISODE])}")
+        if EPISODE in events and (len(events) > 1 or horizon_s):
+            raise UptakeError(f"reward {name!r}: judges whole episodes; give events=['episode'], horizon_s=0")
         made = Reward(judge, name, axis, events, horizon_s, beside, rubric)
         taken = _REGISTRY.get(name)
         if taken is not None and _origin(taken) != _origin(made):

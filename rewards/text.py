@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from envs.event import Word
+
 _ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _ONES += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
 _TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
@@ -85,3 +87,12 @@ def copies(words: Sequence[str], heard: Sequence[str], n: int = 4) -> tuple[int,
     """
     grams, known = _ngrams(words, n), set(_ngrams(heard, n))
     return sum(gram in known for gram in grams), len(grams)
+
+
+def babbles(words: Sequence[Word] | None) -> bool:
+    """Whether words say nothing: three or more of them, not half of which are different. False without a text stream.
+
+    The least that a term of timing asks of what was said in time; what it means is for `quality` and its like.
+    """
+    said = normalise(" ".join(word.text for word in words or ()))
+    return len(said) >= 3 and 2 * len(set(said)) < len(said)

@@ -19,6 +19,11 @@ RESPONSE_SECONDS = 3.0
 SHORTEST_ANSWER_SECONDS = 0.6
 
 
+def late_score(seconds: float, full: float, zero: float) -> float:
+    """1 up to `full` seconds, then linear through 0 at `zero` down to -1 at 2·zero - full."""
+    return max(-1.0, 1.0 - max(0.0, seconds - full) / (zero - full))
+
+
 def offset_score(offset_s: float, full: float = FULL_SECONDS, zero: float = ZERO_SECONDS) -> float:
     """Score in [-1, 1] of a signed floor-transfer offset in seconds.
 
@@ -26,7 +31,7 @@ def offset_score(offset_s: float, full: float = FULL_SECONDS, zero: float = ZERO
     and on to -1 at -1.0 s.
     """
     if offset_s >= 0.0:
-        return max(-1.0, 1.0 - max(0.0, offset_s - full) / (zero - full))
+        return late_score(offset_s, full, zero)
     if offset_s >= EARLY_SECONDS:
         return 1.0 - offset_s / EARLY_SECONDS
     return max(-1.0, (offset_s - EARLY_SECONDS) / (1.0 + EARLY_SECONDS))
@@ -34,13 +39,24 @@ def offset_score(offset_s: float, full: float = FULL_SECONDS, zero: float = ZERO
 
 def response_limits(event: Event) -> tuple[float, float]:
     """`full` and `zero` of the event's `responds` expectation in seconds, or the defaults."""
-    expect = event.expected("responds")
+    return limits(event, "responds", FULL_SECONDS, ZERO_SECONDS)
+
+
+def limits(event: Event, behaviour: str, full: float, zero: float) -> tuple[float, float]:
+    """`full` and `zero` of what is expected about an event, in seconds, or these defaults.
+
+    Where only `full` is given, `zero` lies as far behind it as by default.
+
+    Raises:
+        ValueError: they are not 0 <= full < zero.
+    """
+    expect = event.expected(behaviour)
     within = {} if expect is None else expect.within
-    full = within.get("full", FULL_SECONDS)
-    zero = within.get("zero", full + (ZERO_SECONDS - FULL_SECONDS))
-    if not 0.0 <= full < zero:
-        raise ValueError(f"event {event.id!r}: within full={full}, zero={zero}; needs 0 <= full < zero")
-    return full, zero
+    found = within.get("full", full)
+    until = within.get("zero", found + (zero - full))
+    if not 0.0 <= found < until:
+        raise ValueError(f"event {event.id!r}: within full={found}, zero={until}; needs 0 <= full < zero")
+    return found, until
 
 
 @dataclass(frozen=True)

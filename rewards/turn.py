@@ -9,12 +9,12 @@ from rewards.verdict import Verdict
 from rewards.view import EpisodeView
 
 
-@reward("turn_taking", axis="turn", events=["A1", "A3"], horizon_s=4.0, beside=["quality"])
+@reward("turn_taking", axis="turn", events=["A1", "A2", "A3", "A4", "A7", "A8"], horizon_s=4.0, beside=["quality"])
 def turn_taking(view: EpisodeView, event: Event) -> Verdict:
     """Answer when the turn is over: neither before it, nor late, nor with a mere sound.
 
-    Source: taxonomy A1/A3. arXiv 2606.11167 rewards -delay, unclipped, so that talking before the user has finished
-    earns most; here the offset is signed and early is negative.
+    Source: taxonomy A1-A4, A7 and A8. arXiv 2606.11167 rewards -delay, unclipped, so that talking before the user has
+    finished earns most; here the offset is signed and early is negative.
 
     Window: from the user's onset to 4 s after the user's offset (3 s for the onset of a response and 1 s to see that
     it is one). A response must begin before the user's next turn does. No verdict (None) when the episode ends less

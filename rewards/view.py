@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from envs.activity import activity
 from envs.clock import Clock
 from envs.episode import Episode
 from envs.event import Event, Word
+from rewards.detector import Activity
 
 TURN_SECONDS = 1.0
 """Agent speech longer than this takes the floor (arXiv 2606.11167, Full-Duplex-Bench); up to it, a backchannel."""
@@ -20,6 +20,8 @@ TURN_WORDS = 2
 """More words than this take the floor too, however fast they are spoken."""
 TEXT_LEAD_SECONDS = 0.4
 """A word of the text stream may lead the sound that speaks it by this much (emission lag and decoder delay)."""
+BREATH_SECONDS = 0.5
+"""A shorter silence of the agent's is no end: clause ends of a fluent speaker reach 0.45 s."""
 CREDIT_LEAD_SECONDS = 1.0
 CREDIT_TAIL_SECONDS = 2.0
 """Credit reaches from this long before a decision to this long after it (DuplexPO, arXiv 2607.07148)."""
@@ -58,14 +60,22 @@ class EpisodeView:
         end: first sample that is not seen; beyond the episode's length it is the length.
         transcript: words to use in place of the episode's own text stream (for instance from speech recognition of
             the agent's audio). None: the episode's own.
+        activity: who speaks when in the episode; views of one episode share it. None: by energy.
     """
 
-    def __init__(self, episode: Episode, end: int, transcript: Sequence[Word] | None = None) -> None:
+    def __init__(
+        self,
+        episode: Episode,
+        end: int,
+        transcript: Sequence[Word] | None = None,
+        activity: Activity | None = None,
+    ) -> None:
         self.end = max(0, min(int(end), episode.samples))
         self.clock: Clock = episode.clock
         self._episode = episode
         self._words = episode.transcript if transcript is None else transcript
         self._injected = transcript is not None
+        self._activity = Activity(episode, transcript=transcript) if activity is None else activity
 
     def seconds(self, samples: int) -> float:
         """Seconds of a number of samples."""
@@ -105,15 +115,15 @@ class EpisodeView:
         """The episode's own meta data, without what is known only when it is over."""
         return {name: value for name, value in self._episode.meta.items() if name not in _KNOWN_LATER}
 
-    @cached_property
+    @property
     def agent_activity(self) -> np.ndarray:
-        """(n, 2) int64: segments of agent speech [onset, offset) in samples."""
-        return activity(self.agent)
+        """(n, 2) int64, read-only: segments of agent speech [onset, offset) in samples."""
+        return self._activity.agent(self.end)
 
-    @cached_property
+    @property
     def user_activity(self) -> np.ndarray:
-        """(n, 2) int64: segments of user speech [onset, offset) in samples, measured on the audio."""
-        return activity(self.user)
+        """(n, 2) int64, read-only: segments of user speech [onset, offset) in samples, measured on the audio."""
+        return self._activity.user(self.end)
 
     @cached_property
     def events(self) -> tuple[Event, ...]:
@@ -172,6 +182,11 @@ class EpisodeView:
         """The utterance that sounds at a sample, or None."""
         return next((u for u in self.utterances if u.onset <= sample < u.offset), None)
 
+    def goes_on(self, said: Utterance) -> bool:
+        """Whether the agent had been speaking within 0.5 s before an utterance, so that it begins nothing new."""
+        gap = self.samples(BREATH_SECONDS)
+        return any(said.onset - gap <= off < said.onset for _, off in self.agent_activity)
+
     def next_user_turn(self, after: int) -> int:
         """Onset of the first user turn, monologue or barge-in at or after a sample; `end` when none has begun."""
         onsets = [e.onset for e in self.events if e.source == "user" and is_user_turn(e) and e.onset >= after]
@@ -196,5 +211,8 @@ class EpisodeView:
 
 
 def is_user_turn(event: Event) -> bool:
-    """Whether an event is user speech that has or takes the floor: an A type, a monologue or a barge-in."""
-    return event.type[:1] in ("A", "C") or event.type == "B7"
+    """Whether an event is user speech that has or takes the floor: an A type, a monologue or a barge-in.
+
+    The opening (A5) is the agent's.
+    """
+    return (event.type[:1] in ("A", "C") and event.type != "A5") or event.type == "B7"

@@ -54,6 +54,18 @@ def _memories(state: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             yield (field.name,), value
 
 
+def rows_taken(codec: Codec, state: Any, rows: np.ndarray) -> Any:
+    """A new state whose row i is the state's row `rows[i]`; a row may be taken more than once."""
+    taken = codec.init_state(len(rows))
+    for name, memory in _memories(state):
+        copy = memory[rows]  # indexing with an array copies
+        if len(name) == 1:
+            setattr(taken, name[0], copy)
+        else:
+            getattr(taken, name[0])[name[1]] = copy
+    return taken
+
+
 @contextlib.contextmanager
 def rows_kept(state: Any, rows: np.ndarray) -> Iterator[None]:
     """Within this context the codec runs for all rows; afterwards the indices `rows` are as they were before.

@@ -46,6 +46,8 @@ class DuplexSpec:
     """Frames from an action to its sound leaving `step`."""
     hidden: int = 0
     """Width of `Scores.hidden`; 0 if the policy shows none, and cannot carry a value head."""
+    lived: int = 0
+    """Frames that every conversation begins with before its first, a prompt; they take their part of the context."""
 
     @property
     def trainable(self) -> bool:
@@ -84,10 +86,18 @@ class Trajectory:
     """Of the text stream."""
     top_k: int
     """Of the text stream; 0 is the whole vocabulary."""
+    lived: Tensor | None = None
+    """(B, K, M) long: what the rows went through before frame 0 (a prompt), padded on the right with -1; no actions."""
+    lived_frames: Tensor | None = None
+    """(B,) long: how much of `lived` is a row's."""
 
     def rows(self, index: Any) -> Trajectory:
         """The rows that `index` (slice, indices or mask) picks."""
-        return Trajectory(self.codes[index], self.valid[index], self.sampler_logp[index], self.temperature, self.top_k)
+        before = (
+            () if self.lived is None or self.lived_frames is None else (self.lived[index], self.lived_frames[index])
+        )
+        kept = (self.codes[index], self.valid[index], self.sampler_logp[index])
+        return Trajectory(*kept, self.temperature, self.top_k, *before)
 
 
 @dataclass

@@ -60,6 +60,16 @@ class GrpoConfig(RunConfig):
         return self.num_iterations * self.steps_per_generation
 
     @property
+    def conversations(self) -> int:
+        """Conversations an iteration, over all ranks."""
+        return self.num_groups * self.num_generations
+
+    @property
+    def passes(self) -> int:
+        """`num_iterations`."""
+        return self.num_iterations
+
+    @property
     def kl_weight(self) -> float:
         """`beta`."""
         return self.beta

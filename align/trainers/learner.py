@@ -54,6 +54,15 @@ class Old:
     """(B, T) bool: frames that are learned from."""
 
 
+def choose_trained(model: nn.Module, config: RunConfig) -> None:
+    """Freeze a model, or give it adapters, as the run will."""
+    if config.use_peft:
+        add_lora(model, config.lora_target_modules, config.lora_r, config.lora_alpha)
+    else:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not name.startswith(tuple(config.frozen)))
+
+
 class Learner:
     """The policy that is trained, its engine, and its frozen start."""
 
@@ -66,11 +75,7 @@ class Learner:
             UptakeError: nothing is left to train, or a value head is wanted on a policy without a hidden state.
         """
         self.policy, self.config = policy, config
-        if config.use_peft:
-            add_lora(policy.model, config.lora_target_modules, config.lora_r, config.lora_alpha)
-        else:
-            for name, parameter in policy.model.named_parameters():
-                parameter.requires_grad_(not name.startswith(tuple(config.frozen)))
+        choose_trained(policy.model, config)
         keep = config.kl_weight and not config.use_peft
         frozen_copy = copy.deepcopy(policy.model).requires_grad_(False) if keep else None
         if values and not policy.spec.hidden:

@@ -53,6 +53,16 @@ class PpoConfig(RunConfig):
         return self.num_ppo_epochs * self.num_mini_batches
 
     @property
+    def conversations(self) -> int:
+        """`train_batch_size`."""
+        return self.train_batch_size
+
+    @property
+    def passes(self) -> int:
+        """`num_ppo_epochs`."""
+        return self.num_ppo_epochs
+
+    @property
     def kl_weight(self) -> float:
         """`kl_coef`."""
         return self.kl_coef

@@ -96,6 +96,16 @@ class RunConfig(ABC):
 
     @property
     @abstractmethod
+    def conversations(self) -> int:
+        """Conversations an iteration, over all ranks."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> int:
+        """How often an iteration's updates go over its conversations."""
+
+    @property
+    @abstractmethod
     def kl_weight(self) -> float:
         """Weight of the KL to the policy that training started from; 0 keeps no reference."""
 

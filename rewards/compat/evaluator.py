@@ -13,6 +13,7 @@ from envs.event import Word
 from rewards.aggregate import Measurement
 from rewards.bootstrap import DRAWS, Interval, Run, bootstrap
 from rewards.compat.heard import Heard
+from rewards.detector import ENERGY, DetectorConfig
 from rewards.measures import Measure
 
 Estimates = Mapping[str, np.ndarray]
@@ -45,13 +46,20 @@ class Evaluator:
     counts_words: bool = False
     """Whether it needs to know what the agent said, not only when."""
 
-    def measurement(self, episode: Episode, transcript: Sequence[Word] | None, bugs: Collection[str]) -> Measurement:
+    def measurement(
+        self,
+        episode: Episode,
+        transcript: Sequence[Word] | None,
+        bugs: Collection[str],
+        activity: DetectorConfig = ENERGY,
+    ) -> Measurement:
         """What one episode contributes.
 
         Args:
             episode: a finished episode.
             transcript: words in place of the agent's own, for instance from speech recognition.
             bugs: names of the bugs that are on.
+            activity: who is taken to speak when; gaps and lengths are the evaluator's own.
 
         Raises:
             UptakeError: no such bug.
@@ -59,7 +67,7 @@ class Evaluator:
         for bug in bugs:
             if bug not in self.bugs:
                 raise UptakeError(f"{self.name} has no bug {bug!r}{nearest(bug, self.bugs)}")
-        return self.measure(Heard(episode, transcript), frozenset(bugs))
+        return self.measure(Heard(episode, transcript, activity=activity), frozenset(bugs))
 
     def intervals(self, run: Run, draws: int = DRAWS, seed: int = 0) -> dict[str, Interval]:
         """Every figure of a run with its interval by scenario; NaN where there was no case."""

@@ -1,9 +1,10 @@
 """What a published evaluator gets to hear of an episode: words, stretches of speech and true user speech, in seconds.
 
 The published scripts read two audio files with a voice activity detector and a speech recogniser. Here the user's side
-is the ground truth of the events, the agent's speech is the energy detector of `envs.activity` with the evaluator's own
-gaps and minimum lengths (the scripts use Silero), and the words are the agent's text stream or what speech recognition
-heard. So a figure differs from the original's by what those two get wrong, and by nothing in its definition.
+is the ground truth of the events, the agent's speech is what a detector of `rewards.detector` hears with the
+evaluator's own gaps and minimum lengths (energy if nobody says otherwise; the scripts use Silero), and the words are
+the agent's text stream or what speech recognition heard. So a figure differs from the original's by what those two get
+wrong, and by nothing in its definition.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from envs.activity import DEFAULT, activity
 from envs.episode import Episode
 from envs.event import PAUSE_TYPES, Event, Word
+from rewards.detector import CODE_ACTIVITY, ENERGY, Activity, DetectorConfig
 
 
 class Span(NamedTuple):
@@ -56,6 +57,8 @@ class Heard:
     """First sample of the part."""
     stop: int | None = None
     """First sample after it; None is the end of the episode."""
+    activity: DetectorConfig = ENERGY
+    """Who is taken to speak when, but for gap and length."""
 
     @property
     def end(self) -> int:
@@ -75,12 +78,23 @@ class Heard:
         """The part between two samples of the episode."""
         return replace(self, start=max(0, start), stop=stop)
 
-    def agent(self, gap: float = DEFAULT.merge_gap, shortest: float = DEFAULT.min_length) -> tuple[Span, ...]:
+    def agent(self, gap: float = ENERGY.merge_gap, shortest: float = ENERGY.min_length) -> tuple[Span, ...]:
         """Stretches of agent speech: silences shorter than `gap` do not split, less than `shortest` is no speech."""
-        audio = self.episode.agent[self.start : self.end]
-        found = activity(audio, replace(DEFAULT, merge_gap=gap, min_length=shortest))
-        seconds = self.episode.clock.seconds
+        seconds, settings = self.episode.clock.seconds, replace(self.activity, merge_gap=gap, min_length=shortest)
+        found = Activity(self._cut, settings).agent(self._cut.samples)
         return tuple(Span(seconds(int(on)), seconds(int(off))) for on, off in found)
+
+    @property
+    def _cut(self) -> Episode:
+        """The agent's side of the part as an episode of its own, as the scripts cut the files that they read."""
+        words = self.episode.transcript if self.transcript is None else self.transcript
+        here = tuple(Word(w.text, max(0, w.onset - self.start), w.offset - self.start) for w in words)
+        audio, meta = self.episode.agent[self.start : self.end], dict(self.episode.meta)
+        if CODE_ACTIVITY in meta:
+            meta[CODE_ACTIVITY] = meta[CODE_ACTIVITY][self.start // self.episode.clock.frame :]
+        return Episode(
+            audio, audio, audio, transcript=tuple(w for w in here if w.offset > 0), meta=meta, clock=self.episode.clock
+        )
 
     @property
     def words(self) -> tuple[Said, ...]:

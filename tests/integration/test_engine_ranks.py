@@ -88,3 +88,31 @@ def test_stage_1_in_bfloat16_follows_full_precision_closely(plain):
     half = run_ranks(UPDATES, "1", "bf16", "4")[0]
     for (loss, _), (loss_one, _) in zip(half["seen"], plain["seen"], strict=True):
         assert loss == pytest.approx(loss_one, abs=5e-3)
+
+
+PLANNED = """
+import json, sys
+from align import plan
+from align.policies.moshi.model import MoshiModel
+from align.trainers.grpo_config import GrpoConfig
+from align.trainers.learner import Learner, choose_trained
+from tests import tiny_moshi
+
+config = GrpoConfig(zero_stage=int(sys.argv[1]), beta=0.0)
+policy = tiny_moshi.policy()
+engine = Learner(policy, config).engine
+engine.backward(sum(p.sum() for p in policy.model.parameters() if p.requires_grad), last=True)
+engine.step(1e-3)
+held = {name: t.numel() * t.element_size() for name, t in engine.optimizer_tensors().items()}
+if not config.zero_stage:  # the weights themselves
+    held = {name: size for name, size in held.items() if not name.endswith(".master")}
+model = MoshiModel(tiny_moshi.config())
+choose_trained(model, config)
+print(json.dumps([sum(held.values()), plan.memory(model, config, engine.world, 0)["optimiser"]]))
+"""
+
+
+@pytest.mark.parametrize("stage", ["0", "1", "2"])
+def test_the_optimiser_holds_what_the_plan_says(stage):
+    for held, planned in run_ranks(PLANNED, stage, world=2):
+        assert held == pytest.approx(planned, rel=0.02)

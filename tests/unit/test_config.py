@@ -127,3 +127,31 @@ def test_a_whole_number_is_a_number_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_config("quickstart", ["rewards.quality=2", "grpo.beta=0"]).rewards["quality"] == 2.0
+
+
+SMALL = """\
+policy: /models/seven-billion
+grpo: {iterations: 100, frames: 400, learning_rate: 2e-7}
+small:
+  policy: pocket
+  grpo: {iterations: 2}
+"""
+
+
+def test_the_small_section_is_laid_over_the_rest_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "big.yaml").write_text(SMALL)
+    big, small = (load_config(str(tmp_path / "big.yaml"), overrides) for overrides in ([], ["small=true"]))
+    assert (big.policy, big.grpo.iterations, big.grpo.frames) == ("/models/seven-billion", 100, 400)
+    assert (small.policy, small.grpo.iterations, small.grpo.frames) == ("pocket", 2, 400)
+    assert load_config(str(tmp_path / "big.yaml"), ["small=true", "grpo.iterations=3"]).grpo.iterations == 3
+
+
+def test_a_mistake_in_the_small_section_is_found_before_it_is_used(tmp_path: Path) -> None:
+    (tmp_path / "big.yaml").write_text(SMALL.replace("iterations: 2", "iteration: 2"))
+    with pytest.raises(UptakeError, match=r"big.yaml:5: unknown key 'grpo.iteration'; did you mean"):
+        load_config(str(tmp_path / "big.yaml"))
+
+
+def test_small_is_refused_where_there_is_no_such_section() -> None:
+    with pytest.raises(UptakeError, match="has no section 'small'"):
+        load_config("quickstart", ["small=true"])

@@ -79,9 +79,9 @@ class NeverRests(MoshiPolicy):
 
 class ForksWithoutEars(MoshiPolicy):
     def fork(self, source, rows, seeds=None):
-        before = self._ear.heard.copy()
+        before = self._ear.stream.copy()
         super().fork(source, rows, seeds)
-        self._ear.heard = before
+        self._ear.stream = before
 
 
 class ForksIntoTwins(MoshiPolicy):

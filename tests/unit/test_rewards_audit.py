@@ -16,6 +16,9 @@ from rewards.heatmap import draw
 from rewards.holes import KNOWN
 from tests.packs import tiny_pack
 
+PUBLISHED = ("published", "aspirin", "duplexpo", "steerduplex")
+"""What the names of rewards to the letter of a paper begin with: their holes are declared, not closed."""
+
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory) -> Pack:
@@ -114,10 +117,11 @@ def test_everything_is_in_the_record_and_the_record_is_json():
 def test_our_terms_keep_every_attack_away_from_the_oracle_on_tones_too(played):
     ours = [name for name in names() if get(name).judge_function.__module__.startswith("rewards.")]
     # The tiny pack's only story is four seconds long: there, blind placement hits nearly as often as a listener.
-    ours = [name for name in ours if not name.startswith("published") and name != "backchannel" and rules(name)]
-    assert len(ours) >= 5
+    ours = [name for name in ours if not name.startswith(PUBLISHED) and name != "backchannel" and rules(name)]
+    assert len(ours) >= 15
     audits, refused = examine({name: companions(name) for name in ours}, played)
-    assert not refused
+    assert set(refused) == {"collision", "proactivity", "refusal", "resume", "silence_handling"}  # none of their events
+    assert all("judged nobody" in why for why in refused.values())
     for name, found in audits.items():
         assert found.passed, (name, found.complaints())
 

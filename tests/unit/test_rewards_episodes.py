@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from envs.clock import CLOCK
 from envs.episode import Episode
 from envs.event import Event, Expect, Word
 from rewards import EpisodeView, get, names
+from rewards.registry import EPISODE, whole
 
 RATE = CLOCK.sample_rate
 Spans = Sequence[tuple[float, float]]
@@ -24,10 +26,15 @@ def at(seconds: float) -> int:
     return round(seconds * RATE)
 
 
+@cache
+def _tone(samples: int) -> np.ndarray:
+    return (0.28 * np.sin(2 * np.pi * 200 * np.arange(samples) / RATE + 0.3)).astype(np.float32)
+
+
 def bursts(spans: Spans, seconds: float) -> np.ndarray:
     """A 200 Hz tone at -14 dBFS RMS in each span: (N,) float32. Spans beyond the end are cut."""
     audio = np.zeros(at(seconds), np.float32)
-    tone = (0.28 * np.sin(2 * np.pi * 200 * np.arange(audio.size) / RATE + 0.3)).astype(np.float32)
+    tone = _tone(audio.size)
     for on, off in spans:
         audio[at(max(0.0, on)) : at(max(0.0, off))] = tone[at(max(0.0, on)) : at(max(0.0, off))]
     return audio
@@ -82,6 +89,31 @@ MANY = (
     event("D1", 3.0, 3.4),
     event("D3", 3.0, 3.3),
     event("D5", 3.0, 4.5),
+    event("A2", 1.0, 3.0),
+    event("A5", 0.0, 0.0),
+    event("A6", 3.0, 4.5, collision=3.1),
+    event("B2", 3.0, 4.0),
+    replace(event("B3", 1.0, 2.2), words=words("wait a second please", 1.0)),
+    event("B3", 3.0, 5.0),
+    event("C4", 3.0, 4.5),
+    event("C8", 3.0, 3.6),
+    event("D2", 3.0, 3.4),
+    event("D7", 1.0, 6.0),
+    event("D8", 1.0, 6.0),
+    event("E1", 2.0, 12.0, [Expect("speaks_up", {"early": 1.0, "full": 1.0, "zero": 3.0})], due=5.0),
+    event("E2", 2.0, 2.0),
+    event("E3", 3.0, 3.5),
+    event("E4", 3.0, 5.0),
+    replace(event("E4", 3.0, 4.0), words=words("on monday", 3.0)),
+    event("E5", 3.0, 3.5, [Expect("speaks_up", content=("noon",))]),
+    event("E5", 3.0, 3.5, [Expect("silent")]),
+    event("E6", 1.0, 2.0, [Expect("speaks_up")], due=6.0),
+    event("A7", 3.0, 4.5, [Expect("yields")], collision=3.0),
+    event("G2", 3.0, 3.5, [Expect("speaks_up")]),
+    event("G3", 3.0, 5.0, [Expect("stops", {"full": 1.0, "zero": 2.0})]),
+    event("G3", 3.0, 5.0, [Expect("continues")]),
+    event("G4", 3.0, 3.5, [Expect("resumes", content=("noon",))]),
+    event("A1", 1.0, 3.0, [Expect("declines"), Expect("silent", content=("noon",))]),
 )
 spans = st.lists(
     st.tuples(st.floats(0.0, 13.0), st.floats(0.05, 4.0)).map(lambda s: (round(s[0], 2), round(s[0] + s[1], 2))),
@@ -128,7 +160,8 @@ def test_a_reward_called_online_as_its_window_closes_says_what_it_says_after_the
 @settings(max_examples=25, deadline=None)
 @given(agent=spans, kind=st.sampled_from(MANY), seconds=st.floats(0.5, 14.0))
 def test_whether_a_turn_or_pause_is_judged_depends_on_the_script_and_never_on_the_agent(agent, kind, seconds):
-    for name in ("pause_handling", "turn_taking", "backchannel", "published_pause", "published_turn"):
+    scripted = ("pause_handling", "pause_by_length", "turn_taking", "backchannel", "proactivity", "duplexpo_onset")
+    for name in (*scripted, "duplexpo_backchannel", "published_pause", "published_turn", "steerduplex_yield"):
         if get(name).applies(kind):
             acted = get(name).judge(conversation(agent, [kind], seconds=seconds), kind)
             idle = get(name).judge(conversation([], [kind], seconds=seconds), kind)
@@ -186,3 +219,17 @@ def test_the_longest_silence_is_measured_inside_its_window(start, stop, expected
     assert EpisodeView(episode, episode.samples).longest_silence(at(start), at(stop)) == pytest.approx(
         expected, abs=0.01
     )
+
+
+@settings(max_examples=15, deadline=None)
+@given(agent=spans, user=spans, kind=st.sampled_from(MANY), seconds=st.floats(0.5, 14.0))
+def test_whole_conversations_are_judged_in_range_and_up_to_their_end(agent, user, kind, seconds):
+    said = words("at noon we open at noon", 5.0)
+    episode = conversation(agent, [e for e in [kind] if e.offset < at(seconds)], user, seconds, transcript=said)
+    overall = [get(name) for name in names() if get(name).events == (EPISODE,)]
+    assert {term.name for term in overall} == {"aspirin", "repetition", "talk_ratio", "waveform"}
+    for term in overall:
+        verdict = term.judge(episode, whole(episode))
+        assert verdict.value is None or -1 <= verdict.value <= 1
+        assert (verdict.window, verdict.closes) == ((0, episode.samples), episode.samples)
+        assert term.judge(episode, whole(episode)) == verdict

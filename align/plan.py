@@ -1,0 +1,134 @@
+"""What a run will take: its memory from the shapes, its time from a few frames played and learned from here.
+
+The pace is that of the machine on which this is asked: ask where the run will be, with the same ranks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from align import rollout
+from align.trainers.run_config import RunConfig
+
+if TYPE_CHECKING:
+    from align.policies.base import DuplexPolicy
+
+PROBE_FRAMES = 25
+"""Two seconds of conversation: long enough for a pace, short enough to wait for."""
+ADAM = 8  # bytes a trained weight: two moments in fp32
+MASTER = 4  # and under ZeRO the weight itself once more, in fp32
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds and bytes, measured on `rows` conversations of `PROBE_FRAMES` frames."""
+
+    frame: float
+    """Seconds to play one frame of all rows."""
+    score: float
+    """Seconds to score one frame of one conversation without gradient."""
+    update: float
+    """Seconds to score it with gradient, and back."""
+    activations: int
+    """Bytes kept for that way back, a frame of a conversation."""
+
+
+def memory(model: nn.Module, config: RunConfig, world: int, activations: int) -> dict[str, int]:
+    """Bytes of one rank while it updates, by what they are for.
+
+    Args:
+        model: after `learner.choose_trained`; may lie on the meta device.
+        activations: bytes that a frame of a conversation keeps for the way back (`Pace.activations`).
+    """
+    every = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    size = 2 if config.bf16 else 4
+    shards = {stage: world if config.zero_stage >= stage else 1 for stage in (1, 2, 3)}
+    out = {"weights": every * size // shards[3], "gradients": trained * size // shards[2]}
+    out["optimiser"] = trained * (ADAM + (MASTER if config.zero_stage else 0)) // shards[1]
+    if config.kl_weight and not config.use_peft:
+        out["reference"] = every * size
+    out["activations"] = activations * config.frames * config.per_device_train_batch_size
+    return out
+
+
+def measure(policy: DuplexPolicy, env: Any, scenarios: Sequence[str], config: RunConfig) -> Pace:
+    """Play and learn from `PROBE_FRAMES` frames of the run's own conversations. The policy's gradients are lost.
+
+    Args:
+        policy: after `learner.choose_trained`.
+        env: a `DuplexVectorEnv` with the rows of one rank.
+        scenarios: ids, of which it plays as many as it has rows, from the beginning.
+    """
+    rows, frames = env.num_envs, min(PROBE_FRAMES, config.frames)
+    chosen = [scenarios[row % len(scenarios)] for row in range(rows)]
+    rollout.collect(policy, env, chosen, [0] * rows, 1, list(range(rows)), 2)  # what happens once, happens now
+    played = rollout.collect(policy, env, chosen, [0] * rows, 1, list(range(rows)), frames)
+    size = min(rows, config.per_device_train_batch_size)
+    part = played.trajectory.rows(slice(0, size))
+    scored = size * played.trajectory.valid.shape[1]
+    with torch.no_grad():
+        policy.score(part, full=config.full)
+        began = time.perf_counter()
+        policy.score(part, full=config.full)
+        score = time.perf_counter() - began
+    began = time.perf_counter()
+    kept = _Kept(policy.model)
+    with torch.autograd.graph.saved_tensors_hooks(kept.see, lambda tensor: tensor):
+        scores = policy.score(part, full=config.full)
+    (scores.logp.sum() + scores.entropy.sum()).backward()
+    update = time.perf_counter() - began
+    policy.model.zero_grad()
+    return Pace(played.seconds / frames, score / scored, update / scored, kept.bytes // scored)
+
+
+def seconds(pace: Pace, config: RunConfig, rows: int) -> dict[str, float]:
+    """One iteration of a rank with `rows` conversations, by phase; every conversation counted at its full length."""
+    learned = rows * config.frames
+    scoring = pace.score * learned
+    reference = scoring * config.passes if config.kl_weight else 0.0
+    return {
+        "rollout": pace.frame * config.frames,
+        "scoring": scoring,
+        "update": pace.update * learned * config.passes + reference,
+    }
+
+
+def lines(needs: Mapping[str, int], phases: Mapping[str, float], iterations: int, measuring: float) -> list[str]:
+    """The plan in words: memory, an iteration, the run.
+
+    Args:
+        measuring: seconds of the measurements before and after together.
+    """
+    iteration = sum(phases.values())
+    whole = iterations * iteration + measuring
+    return [
+        "memory of a rank, without libraries: " + _sum(needs, lambda b: f"{b / 2**30:.2f}") + " GiB",
+        "an iteration at the pace of this machine: " + _sum(phases, lambda s: f"{s:.1f}") + " s",
+        f"the run: {iterations} iterations and {measuring:.0f} s of measuring, about {whole / 60:.0f} min",
+    ]
+
+
+def _sum(parts: Mapping[str, float], written: Any) -> str:
+    return f"{' + '.join(f'{name} {written(value)}' for name, value in parts.items())} = {written(sum(parts.values()))}"
+
+
+class _Kept:
+    """Counts the memory that autograd keeps, each block once and the weights not at all."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._seen = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self.bytes = 0
+
+    def see(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor

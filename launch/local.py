@@ -1,0 +1,115 @@
+"""One node's share of a run: look whether the nodes fit together, start the ranks, and let them stop in peace.
+
+    uptake launch local quickstart --ranks 2
+    uptake launch local recipes/ppo --nodes 2 --node-rank 0 --master node0:29500     # and on the other with 1
+
+A run that is there is gone on with. SIGTERM and SIGUSR1, which clusters send before they take a machine away, are
+passed on to the ranks as SIGUSR1: they write a checkpoint at the end of the iteration, and this ends with `STOPPED`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import psutil
+
+from align.config import load_config
+from envs.errors import UptakeError
+
+STOPPED = 75
+"""Exit status of a node that was asked to stop and did: EX_TEMPFAIL, try again later."""
+ASKED = (signal.SIGTERM, signal.SIGUSR1)
+
+
+def run_local(
+    config: str,
+    overrides: Sequence[str],
+    *,
+    ranks: int = 0,
+    nodes: int = 1,
+    node_rank: int = 0,
+    master: str = "",
+) -> int:
+    """Train with `ranks` ranks on each of `nodes` nodes, of which this is number `node_rank`; the exit status.
+
+    Args:
+        ranks: 0: one a GPU, or a single one without.
+        master: HOST:PORT of the first node, by which they find each other; needed with several nodes.
+
+    Raises:
+        UptakeError: a mistake in the configuration, or no master.
+    """
+    folder = load_config(config, overrides).folder
+    if (folder / "report.html").is_file():
+        print(f"{folder} is finished: nothing to do")
+        return 0
+    if not 0 <= node_rank < nodes:
+        raise UptakeError(f"--node-rank {node_rank}: with --nodes {nodes} it is 0 to {nodes - 1}")
+    ranks = ranks or _gpus() or 1
+    meeting = ["--standalone"]
+    if nodes > 1:
+        host, colon, port = master.rpartition(":")
+        if not colon or not host or not port.isdigit():
+            raise UptakeError(f"--master '{master}': with several nodes, give HOST:PORT of the first one")
+        meeting = [f"--nnodes={nodes}", f"--node-rank={node_rank}", f"--master-addr={host}", f"--master-port={port}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *meeting]
+    with _Children() as children:
+        needed = ["--ranks", str(ranks), "--folder", str(folder)]
+        status = children.run([*torchrun, "--nproc-per-node=1", "-m", "launch.preflight", *needed])
+        if status == 0 and not children.asked:
+            train = ["-m", "launch.cli", "train", config, *overrides]
+            if (folder / "config.yaml").is_file():
+                train.append("--resume")
+            status = children.run([*torchrun, f"--nproc-per-node={ranks}", *train])
+        elif status and not children.asked:
+            return 2  # every node has said why
+    return STOPPED if children.asked and status else status
+
+
+class _Children:
+    """Runs commands one after the other and passes on the wish to stop to the processes that torchrun starts."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._child: subprocess.Popen[bytes] | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> _Children:
+        self._before = {number: signal.signal(number, self._on_signal) for number in ASKED}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def run(self, command: Sequence[str]) -> int:
+        """The command's exit status."""
+        # A cluster may send its signal to every process of the node; torchrun would die of it and take the ranks along.
+        self._child = subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN))
+        while True:
+            try:
+                return self._child.wait()
+            except KeyboardInterrupt:  # the terminal has told the ranks, too
+                continue
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if self._child is None or self._child.poll() is not None:
+            return
+        for rank in psutil.Process(self._child.pid).children():
+            rank.send_signal(signal.SIGUSR1)
+
+
+def _gpus() -> int:
+    """GPUs that this node shows, without starting CUDA in this process."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is not None:
+        return len([name for name in shown.split(",") if name.strip()])
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,154 @@
+"""Batch scripts and manifests from `launch/templates/`: what starts `uptake launch local` on every node.
+
+    uptake launch slurm recipes/ppo --nodes 2 --ranks 8 --time 24:00:00 --site partition=gpu --out job.sh
+    uptake launch k8s recipes/ppo --nodes 2 --ranks 8 --image IMAGE --claim runs --submit
+
+Both are asked to stop before they are, write a checkpoint, and go on from it when they run again.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import yaml
+from jinja2 import Environment, StrictUndefined
+
+from align.config import load_config
+from envs.errors import UptakeError
+from launch import sbatch
+from launch.local import STOPPED
+
+
+def slurm(
+    config: str,
+    overrides: Sequence[str],
+    *,
+    nodes: int,
+    ranks: int,
+    time: str,
+    gpus: bool = True,
+    cpus: int = 0,
+    memory: str = "",
+    site: Mapping[str, str] | None = None,
+    setup: str = "",
+    port: int = 29500,
+    grace: int = 300,
+) -> str:
+    """A batch script: one task a node, `ranks` ranks each.
+
+    Args:
+        config, overrides: as of `uptake train`.
+        gpus: ask for `ranks` GPUs a node.
+        cpus, memory: of a node; 0 and "" leave them to the cluster.
+        site: further options of sbatch, such as partition and account.
+        setup: a shell line before training, such as the activation of a virtual environment.
+        grace: seconds before the end at which the script is asked to stop: longer than one iteration takes.
+
+    Raises:
+        UptakeError: the configuration is wrong, or an option is none that sbatch would take.
+    """
+    folder = load_config(config, overrides).folder
+    site = dict(site or {})
+    for name, value in site.items():
+        sbatch.check(name, value, f"--site {name}={value}")
+    script = _render(
+        "slurm.sh.j2",
+        job=_label(folder.name),
+        nodes=nodes,
+        ranks=ranks,
+        gpus=ranks if gpus else 0,
+        cpus=cpus,
+        memory=memory,
+        time=time,
+        site=site,
+        setup=setup,
+        port=port,
+        grace=grace,
+        train=[shlex.quote(word) for word in (config, *overrides)],
+        report=shlex.quote(str(folder / "report.html")),
+    )
+    sbatch.directives(script)
+    return script
+
+
+def k8s(
+    config: str,
+    overrides: Sequence[str],
+    *,
+    nodes: int,
+    ranks: int,
+    image: str,
+    claim: str,
+    namespace: str = "default",
+    mount: str = "/work",
+    gpus: bool = True,
+    port: int = 29500,
+    grace: int = 300,
+) -> str:
+    """A headless Service and an indexed Job: one pod a node, `ranks` ranks each.
+
+    Args:
+        config, overrides: as of `uptake train`; the run folder is inside `mount`.
+        image: has `uptake` installed.
+        claim: a persistent volume claim that all pods can write (ReadWriteMany), mounted at `mount`.
+        gpus: ask for `ranks` GPUs a pod.
+        grace: seconds between being asked to stop and being killed: longer than one iteration takes.
+
+    Raises:
+        UptakeError: the configuration is wrong.
+    """
+    folder = load_config(config, overrides).folder
+    manifest = _render(
+        "k8s.yaml.j2",
+        job=_label(folder.name),
+        namespace=namespace,
+        nodes=nodes,
+        ranks=ranks,
+        limits={"nvidia.com/gpu": ranks} if gpus else {"cpu": ranks},
+        image=image,
+        claim=claim,
+        mount=mount,
+        port=port,
+        grace=grace,
+        stopped=STOPPED,
+        train=[config, *overrides],
+    )
+    assert len(list(yaml.safe_load_all(manifest))) == 2
+    return manifest
+
+
+def pairs(options: Sequence[str]) -> dict[str, str]:
+    """`name=value` each, as `--site` has it."""
+    found = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise UptakeError(f"--site {option}: write name=value, for instance partition=gpu")
+        found[name] = value
+    return found
+
+
+def _render(template: str, **values: Any) -> str:
+    source = (resources.files("launch") / "templates" / template).read_text("utf-8")
+    # Every value has been checked or is quoted where it stands; one that is missing is a bug, not an empty text.
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    environment.filters["yaml"] = _as_yaml
+    return environment.from_string(source).render(**values)
+
+
+def _as_yaml(value: Any) -> str:
+    """A text or a mapping in one line of YAML, whatever characters it has."""
+    style = '"' if isinstance(value, str) else None
+    return yaml.safe_dump(value, default_flow_style=True, default_style=style, width=float("inf")).strip()
+
+
+def _label(name: str) -> str:
+    """The name of a job: a DNS label with room for a pod's index, which Slurm takes as well."""
+    label = f"uptake-{name}".lower().replace("_", "-").replace(".", "-")
+    if re.fullmatch(r"[a-z0-9-]{1,56}(?<!-)", label) is None:
+        raise UptakeError(f"name = '{name}': a job's name has letters, digits and '-', at most 49; set name=")
+    return label

@@ -1,0 +1,136 @@
+"""Our stepping and scoring of a Moshi-class model beside the published generator's, on the same weights.
+
+    pip install --no-deps moshi==0.2.13
+    python tests/benchmarks/bench_moshi.py [--batch 1 2 4 8 16 32 64] [--shape pocket middle] [--threads 1]
+
+Prints one JSON line a batch size: frames a second of `MoshiStream.step` and of `moshi`'s `LMGen.step` (both sample; no
+codec on either side), in turn, medians of several rounds, and their ratio. Then one line a shape: seconds to score
+conversations by the text stream alone and with the depth transformer, without and with the way back. `middle` is four
+times as wide as pocket. Compare ratios, not two machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from align.evaluation import find_folder
+from align.policies.moshi.config import MoshiConfig
+from align.policies.moshi.model import MoshiModel
+from align.policies.moshi.streaming import MoshiStream
+from align.policies.sampling import Sampling
+
+os.environ["NO_TORCH_COMPILE"] = "1"  # the published code compiles small functions otherwise, for minutes on a CPU
+SHAPES: dict[str, dict[str, Any]] = {
+    "pocket": {},
+    "middle": {"dim": 1024, "num_layers": 8, "num_heads": 16, "depformer_dim": 512, "depformer_num_layers": 4},
+}
+
+
+def config(shape: str) -> MoshiConfig:
+    """Pocket's, with the sizes that the shape changes, and nothing that says where files are."""
+    pocket = MoshiConfig.load(find_folder("pocket") / "config.json")
+    return replace(pocket, extra={}, **SHAPES[shape])
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Of the wall."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def stepping(model: MoshiModel, batch: int, frames: int, rounds: int) -> dict[str, Any]:
+    """Rounds of `frames` frames each, ours and theirs in turn; the first of each warms up."""
+    from moshi.models import lm
+
+    c = model.config
+    user = np.random.default_rng(0).integers(0, c.card, (frames, batch, c.n_q - c.dep_q))
+    sampling = Sampling(text_top_k=25)
+    stream = MoshiStream(model, sampling, batch)
+    active, seeds = np.ones(batch, bool), np.arange(batch, dtype=np.uint64)
+
+    def ours() -> None:
+        stream.reset(np.arange(batch), seeds)
+        for heard in user:
+            stream.step(heard, active)
+
+    theirs = lm.LMModel(**c.to_dict()).eval()
+    theirs.load_state_dict(model.state_dict())
+    generator = lm.LMGen(
+        theirs, temp=sampling.audio_temperature, temp_text=sampling.text_temperature,
+        top_k=sampling.audio_top_k, top_k_text=sampling.text_top_k,
+    )  # fmt: skip
+    codes = torch.from_numpy(user)[..., None]  # (frames, B, Q, 1)
+
+    def published() -> None:
+        with torch.inference_mode(), generator.streaming(batch):
+            for heard in codes:
+                generator.step(heard)
+
+    times = [(seconds(ours), seconds(published)) for _ in range(1 + rounds)][1:]
+    mine, other = (batch * frames / median(t) for t in zip(*times, strict=True))
+    return {
+        "batch": batch, "frames_per_s": round(mine), "published_frames_per_s": round(other),
+        "ratio": round(median(b / a for a, b in times), 2), "times_real_time": round(mine * 0.08, 1),
+    }  # fmt: skip
+
+
+def scoring(model: MoshiModel, batch: int, frames: int, rounds: int) -> dict[str, Any]:
+    """The text stream alone beside the whole forward pass, `batch` conversations of `frames`."""
+    c = model.config
+    codes = torch.randint(0, min(c.card, c.text_card), (batch, 1 + c.n_q, frames))
+
+    def forward(depth: bool, back: bool) -> Callable[[], None]:
+        def run() -> None:
+            with torch.set_grad_enabled(back):
+                if depth:
+                    out = model(codes)
+                    loss = out.text_logits.sum() + out.audio_logits.sum()
+                else:
+                    loss = model.text_forward(codes)[1].sum()
+            if back:
+                loss.backward()
+                model.zero_grad()
+
+        return run
+
+    out: dict[str, Any] = {"batch": batch, "frames": frames}
+    for name, back in (("forward", False), ("forward_and_back", True)):
+        runs = forward(False, back), forward(True, back)
+        times = [(seconds(runs[0]), seconds(runs[1])) for _ in range(1 + rounds)][1:]
+        out |= {f"{name}_text_s": round(median(a for a, _ in times), 4)}
+        out |= {f"{name}_whole_s": round(median(b for _, b in times), 4)}
+        out |= {f"{name}_ratio": round(median(b / a for a, b in times), 2)}
+    return out
+
+
+def main() -> None:
+    """Read the options and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["pocket"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--frames", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for shape in options.shape:
+        model = MoshiModel(config(shape), seed=0).eval()
+        said = {"shape": shape, "parameters": sum(p.numel() for p in model.parameters()), "threads": options.threads}
+        for batch in options.batch:
+            print(json.dumps(said | stepping(model, batch, options.frames, options.rounds)), flush=True)
+        print(json.dumps(said | scoring(model, 8, 100, options.rounds)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

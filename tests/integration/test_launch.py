@@ -1,0 +1,192 @@
+"""Two nodes train as one does; a cluster that takes its machines away loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from align.config import load_config
+from launch import render
+from tests.packs import write_tiny_pack
+from tests.tiny_checkpoint import tiny_checkpoint
+
+ROOT = Path(__file__).parents[2]
+ITERATIONS = 6
+SMALL = [
+    f"grpo.iterations={ITERATIONS}", "grpo.num_groups=2", "grpo.num_generations=4", "grpo.frames=40", "grpo.beta=0.01",
+    "grpo.learning_rate=2e-3", "evaluation.frames=60", "evaluation.split=train", "evaluation.variants=1",
+    "evaluation.resamples=50", "evaluation.conversations=1", "evaluation.baselines=[]", "wandb.mode=disabled",
+]  # fmt: skip
+# A random policy does nothing that the shipped rewards tell apart; it does say more words or fewer.
+BREVITY = """
+from rewards.registry import reward
+from rewards.verdict import Verdict
+
+
+@reward("brevity", axis="pause", events=["A1", "A3", "B1", "B4", "C1", "D1"], horizon_s=1.0)
+def brevity(view, event):
+    return Verdict(max(-1.0, 1.0 - len(view.transcript) / 10), view.credit(event.onset, view.end), {})
+"""
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+LAUNCH = [sys.executable, "-m", "launch.cli", "launch", "local", "quickstart"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "brevity.py").write_text(BREVITY)
+    rewards = [f"rewards.{name}=0" for name in load_config("quickstart").rewards]
+    world = [f"policy={tiny_checkpoint(folder / 'policy')}", f"pack={write_tiny_pack(folder / 'pack')}"]
+    return [*world, *rewards, f"rewards.{folder / 'brevity.py'}:brevity=1", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def alone(world: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one rank that nobody disturbed."""
+    runs = tmp_path_factory.mktemp("alone")
+    subprocess.run([*LAUNCH, *world, f"runs={runs}"], env=ENVIRONMENT, cwd=ROOT, check=True, timeout=300)
+    return runs / "quickstart"
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[tuple[list[list[str]], str]]:
+    """What begins a command on each of two nodes, and the address of the first.
+
+    Two network namespaces joined by a cable where that is allowed (root on Linux), otherwise twice this machine.
+    """
+    names = [f"uptake-{os.getpid()}-{i}" for i in range(2)]
+    ip = shutil.which("ip")
+    if ip is None or subprocess.run([ip, "netns", "add", names[0]], capture_output=True, check=False).returncode:
+        yield [[], []], "127.0.0.1"
+        return
+
+    def run(*arguments: str) -> None:
+        subprocess.run([ip, *arguments], check=True, capture_output=True)
+
+    try:
+        run("netns", "add", names[1])
+        run("link", "add", "cable0", "netns", names[0], "type", "veth", "peer", "name", "cable1", "netns", names[1])
+        for i, name in enumerate(names):
+            run("-n", name, "addr", "add", f"10.77.0.{i + 1}/24", "dev", f"cable{i}")
+            run("-n", name, "link", "set", f"cable{i}", "up")
+            run("-n", name, "link", "set", "lo", "up")
+        # gloo would take the address that the machine's name has, which is of no network here.
+        inside = [[ip, "netns", "exec", name, "env", f"GLOO_SOCKET_IFNAME=cable{i}"] for i, name in enumerate(names)]
+        yield inside, "10.77.0.1"
+    finally:
+        for name in names:
+            subprocess.run([ip, "netns", "del", name], capture_output=True, check=False)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_nodes_in_networks_of_their_own_give_the_losses_of_one(world, alone, two_nodes, tmp_path):
+    inside, address = two_nodes
+    there = ["--nodes", "2", "--ranks", "1", "--master", f"{address}:{free_port()}"]
+    nodes = [
+        subprocess.Popen(
+            [*prefix, *LAUNCH, *world, f"runs={tmp_path}", *there, "--node-rank", str(i)],
+            env=ENVIRONMENT, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for i, prefix in enumerate(inside)
+    ]  # fmt: skip
+    printed = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], "\n".join(printed)
+    assert "preflight: 2 nodes of one kind" in printed[0]
+    one, two = metrics(alone), metrics(tmp_path / "quickstart")
+    assert len(one) == len(two) == ITERATIONS
+    for a, b in zip(one, two, strict=True):
+        for name in ("loss", "kl", "entropy", "grad_norm"):
+            assert a[name] == pytest.approx(b[name], abs=1e-5), name
+    assert any(line["grad_norm"] > 0 for line in one)
+
+
+def test_nodes_that_do_not_share_the_run_folder_are_told_so(world, tmp_path):
+    there = ["--nodes", "2", "--ranks", "1", "--master", f"127.0.0.1:{free_port()}"]
+    nodes = [
+        subprocess.Popen(
+            [*LAUNCH, *world, f"runs={tmp_path / str(i)}", *there, "--node-rank", str(i)],
+            env=ENVIRONMENT, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    printed = [" ".join(node.communicate(timeout=120)[0].split()) for node in nodes]
+    assert [node.returncode for node in nodes] == [2, 2]
+    for said in printed:
+        assert "node 1" in said
+        assert "does not see the run folder of node 0; put runs= on storage that all nodes share" in said
+    assert not (tmp_path / "0" / "quickstart").exists()
+
+
+TOOLS = {
+    "scontrol": 'case "$1" in show) echo 127.0.0.1 ;; requeue) echo requeue >> "$LOG" ;; esac',
+    # srun's task is a node; scancel signals every process of it, as a cluster does.
+    "srun": 'shift; "$@" & echo $! > "$LOG.step"; while wait $!; s=$?; kill -0 $! 2>/dev/null; do :; done; exit $s',
+    "scancel": 'kill -USR1 "$(cat "$LOG.step")"',
+    "uptake": f'exec "{sys.executable}" -m launch.cli "$@"',
+}
+
+
+def test_a_batch_job_that_is_asked_to_stop_goes_on_from_its_checkpoint_as_if_it_had_not_been(world, alone, tmp_path):
+    script, log = tmp_path / "job.sh", tmp_path / "log"
+    script.write_text(render.slurm("quickstart", [*world, f"runs={tmp_path}"], nodes=1, ranks=1, time="10"))
+    for name, body in TOOLS.items():
+        tool = tmp_path / "bin" / name
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text(f"#!/usr/bin/env bash\n{body}\n")
+        tool.chmod(0o755)
+    environment = ENVIRONMENT | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "LOG": str(log)}
+    environment |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[0]", "SLURM_NODEID": "0"}
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["bash", str(script)],
+            env=environment,
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    first, run = start(), tmp_path / "quickstart"
+    deadline = time.monotonic() + 240
+    while not (run / "metrics.jsonl").is_file() or not (run / "metrics.jsonl").read_text().count("\n"):
+        assert first.poll() is None, first.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    first.send_signal(signal.SIGUSR1)
+    said = first.communicate(timeout=240)[0]
+    assert first.returncode == 75, said
+    assert "stopping at the next safe place" in said
+    assert log.read_text() == "requeue\n"
+    done = len(metrics(run))
+    assert 0 < done < ITERATIONS, "the run was over before it could be stopped"
+
+    second = start()
+    said = second.communicate(timeout=240)[0]
+    assert second.returncode == 0, said
+    assert log.read_text() == "requeue\n", "a finished job is not queued again"
+    whole, stopped = metrics(alone), metrics(run)
+    assert [line["iteration"] for line in stopped] == list(range(ITERATIONS))
+    assert [line["loss"] for line in stopped] == [line["loss"] for line in whole]
+    ours, theirs = (load_file(folder / "policy" / "model.safetensors") for folder in (run, alone))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)

@@ -1,0 +1,177 @@
+"""What is rendered for clusters is what they take, and says what it was asked to say; nodes that differ are named."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from envs.errors import UptakeError
+from launch import render, sbatch
+from launch.local import STOPPED, run_local
+from launch.preflight import LEAST_DISK, Node, problems
+
+GIB = 2**30
+NODE = Node(0, "a", {"torch": "2.13.0"}, (("H100", 79 * GIB, 80 * GIB),) * 8, "token", LEAST_DISK)
+HEADER = "#!/usr/bin/env bash\n"
+
+
+def slurm(*overrides: str, **options) -> str:
+    return render.slurm("quickstart", overrides, **{"nodes": 2, "ranks": 8, "time": "24:00:00"} | options)
+
+
+def k8s(*overrides: str, **options) -> list[dict]:
+    options = {"nodes": 2, "ranks": 8, "image": "registry/uptake:1", "claim": "runs"} | options
+    return list(yaml.safe_load_all(render.k8s("quickstart", overrides, **options)))
+
+
+def test_the_batch_script_asks_for_what_was_asked_for():
+    found = sbatch.directives(slurm(site={"partition": "gpu", "account": "speech"}, cpus=96, memory="900G"))
+    assert found["nodes"] == "2"
+    assert found["gpus-per-node"] == "8"
+    assert found["ntasks-per-node"] == "1"
+    assert found["partition"] == "gpu"
+    assert found["account"] == "speech"
+    assert found["cpus-per-task"] == "96"
+    assert found["mem"] == "900G"
+    assert found["signal"] == "B:USR1@300"
+    assert found["requeue"] == ""
+
+
+def test_without_gpus_none_are_asked_for():
+    assert "gpus-per-node" not in sbatch.directives(slurm(gpus=False))
+    assert k8s(gpus=False)[1]["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"] == {"cpu": 8}
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=30))
+def test_what_a_user_writes_reaches_the_command_as_one_word(text):
+    override = f"wandb.project='{text.replace(chr(39), chr(39) * 2)}'"
+    script = slurm(override)
+    sbatch.directives(script)
+    command = script[script.index("srun") : script.index("&\n")].replace("$master", "m")
+    shown = subprocess.run(
+        ["bash", "-c", f"srun() {{ printf '%s\\0' \"$@\"; }}; {command}"], capture_output=True, check=True
+    )
+    words = shown.stdout.decode().split("\0")
+    assert words[1:6] == ["uptake", "launch", "local", "quickstart", override]
+    assert k8s(override)[1]["spec"]["template"]["spec"]["containers"][0]["command"][3:5] == ["quickstart", override]
+
+
+def test_the_batch_script_is_bash():
+    subprocess.run(["bash", "-n"], input=slurm(setup="source 'my env/bin/activate'"), text=True, check=True)
+
+
+def test_the_manifests_fit_the_schema_of_kubernetes():
+    service, job = k8s(namespace="speech")
+    for resource in (service, job):
+        kubernetes_validate.validate(resource, "1.31", strict=True)
+        assert resource["metadata"]["namespace"] == "speech"
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2
+    # The first pod's name in the network is the job's, its index and the service's.
+    assert f"--master={job['metadata']['name']}-0.{service['metadata']['name']}:29500" in container["command"]
+    assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+    ignored = [rule for rule in job["spec"]["podFailurePolicy"]["rules"] if rule["action"] == "Ignore"]
+    assert {"operator": "In", "values": [STOPPED]} in [rule.get("onExitCodes") for rule in ignored]
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("#SBATCH --nodes=1\n", "the first line names no interpreter"),
+        (HEADER + "#SBATCH --nodez=1\n", "no option --nodez; did you mean 'nodes'"),
+        (HEADER + "#SBATCH --nodes=two\n", "--nodes=two: expected a number"),
+        (HEADER + "#SBATCH --time=tomorrow\n", "expected minutes, h:mm:ss"),
+        (HEADER + "#SBATCH --signal=USR1@70000000\n", "expected [B:]SIGNAL@SECONDS"),
+        (HEADER + "#SBATCH --mem=lots\n", "expected a size"),
+        (HEADER + "#SBATCH --account=\n", "--account needs a value"),
+        (HEADER + "#SBATCH --requeue=yes\n", "--requeue takes no value"),
+        (HEADER + "#SBATCH -N 2\n", "write #SBATCH --option=value"),
+        (HEADER + "#SBATCH --nodes=1\n#SBATCH --nodes=2\n", "line 3: --nodes is given twice"),
+        (HEADER + "echo\n#SBATCH --nodes=2\n", "line 3: '#SBATCH --nodes=2' stands below a command"),
+    ],
+)
+def test_a_header_that_sbatch_would_refuse_or_ignore_is_refused_with_its_line(script, said):
+    with pytest.raises(UptakeError) as refused:
+        sbatch.directives(script)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"time": "1day"}, "--time=1day"),
+        ({"site": {"partiton": "gpu"}}, "did you mean 'partition'"),
+        ({"site": {"nodes": "3"}}, "--nodes is given twice"),
+        ({"site": {"comment": "two\nlines"}}, "expected one line"),
+    ],
+)
+def test_an_option_that_sbatch_would_not_take_is_refused_before_anything_is_submitted(options, said):
+    with pytest.raises(UptakeError) as refused:
+        slurm(**options)
+    assert said in str(refused.value)
+
+
+def test_a_run_whose_name_is_no_name_for_a_job_is_refused():
+    with pytest.raises(UptakeError, match="set name="):
+        slurm("name=" + "x" * 60)
+
+
+def test_a_setting_that_the_trainer_would_refuse_is_refused_by_the_launcher():
+    with pytest.raises(UptakeError, match="unknown key"):
+        slurm("grpo.iteration=3")
+
+
+def test_a_tool_that_is_missing_is_named(monkeypatch):
+    from launch import submit
+
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UptakeError, match="sbatch is not on this machine; write the file with --out"):
+        submit.to_slurm(slurm())
+
+
+def test_nodes_of_one_kind_have_no_problems():
+    assert problems([NODE, dataclasses.replace(NODE, index=1, host="b")], 8, "token") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"versions": {"torch": "2.12.0"}}, "node 1 (b): torch 2.12.0, node 0 has 2.13.0"),
+        ({"gpus": NODE.gpus[:6]}, "node 1 (b): 6 GPUs for 8 ranks"),
+        ({"gpus": (("H100", 9 * GIB, 80 * GIB), *NODE.gpus[1:])}, "GPU 0 (H100) has 9 of 80 GiB free"),
+        ({"token": ""}, "does not see the run folder of node 0"),
+        ({"free_disk": LEAST_DISK - 1}, "GiB free for the run folder"),
+    ],
+)
+def test_a_node_that_differs_is_named_with_the_difference(change, said):
+    other = dataclasses.replace(NODE, index=1, host="b", **change)
+    found = problems([NODE, other], 8, "token")
+    assert len(found) == 1
+    assert said in found[0]
+
+
+def test_a_finished_run_is_left_alone(tmp_path: Path, capsys):
+    (tmp_path / "quickstart").mkdir()
+    (tmp_path / "quickstart" / "report.html").write_text("done")
+    assert run_local("quickstart", [f"runs={tmp_path}"]) == 0
+    assert "finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("master", ["", "node0", "node0:", ":29500", "node0:x"])
+def test_several_nodes_need_to_know_where_to_meet(tmp_path: Path, master):
+    with pytest.raises(UptakeError, match="give HOST:PORT of the first one"):
+        run_local("quickstart", [f"runs={tmp_path}"], nodes=2, master=master)
+
+
+def test_a_node_has_a_place_among_the_nodes(tmp_path: Path):
+    with pytest.raises(UptakeError, match="it is 0 to 1"):
+        run_local("quickstart", [f"runs={tmp_path}"], nodes=2, node_rank=2, master="a:1234")

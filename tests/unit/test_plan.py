@@ -1,0 +1,99 @@
+"""The plan that `--dry-run` prints: counted from shapes, measured on the run's own conversations."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from align import plan
+from align.policies.moshi.config import MoshiConfig
+from align.policies.moshi.model import MoshiModel
+from align.trainers.grpo_config import GrpoConfig
+from align.trainers.learner import choose_trained
+from align.trainers.ppo_config import PpoConfig
+from envs.duplex_vector_env import DuplexVectorEnv
+from envs.pack import Pack
+from tests import tiny_moshi
+from tests.packs import write_tiny_pack
+
+CONFIG = GrpoConfig(frames=30, num_groups=2, num_generations=4, per_device_train_batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def seven_billion() -> MoshiModel:
+    with torch.device("meta"):
+        return MoshiModel(MoshiConfig())
+
+
+def test_the_published_shape_has_its_published_size(seven_billion):
+    """15.4 GB in bfloat16: 6.97 billion weights in the temporal transformer and .72 in the depth transformer."""
+    needs = plan.memory(seven_billion, GrpoConfig(bf16=True, zero_stage=1, beta=0.0), 1, 0)
+    assert needs["weights"] == pytest.approx(15.4e9, rel=0.01)
+    assert "reference" not in needs
+
+
+def test_adapters_need_no_copy_of_the_weights_and_hardly_any_optimiser(seven_billion):
+    config = GrpoConfig(bf16=True, zero_stage=2, use_peft=True, lora_r=16)
+    choose_trained(seven_billion, config)
+    needs = plan.memory(seven_billion, config, 1, 0)
+    assert "reference" not in needs
+    assert needs["optimiser"] < 0.05 * needs["weights"]
+    assert needs["weights"] == pytest.approx(15.4e9, rel=0.02)
+
+
+@pytest.mark.parametrize(("stage", "shared"), [(0, ()), (1, ("optimiser",)), (2, ("optimiser", "gradients"))])
+def test_each_zero_stage_shares_what_it_shards(stage, shared):
+    model, config = MoshiModel(tiny_moshi.config()), GrpoConfig(zero_stage=stage)
+    choose_trained(model, config)
+    one, two = plan.memory(model, config, 1, 100), plan.memory(model, config, 2, 100)
+    for name in one:
+        assert two[name] == (one[name] // 2 if name in shared else one[name]), name
+
+
+def test_what_does_not_train_has_no_gradient_and_no_moments():
+    model = MoshiModel(tiny_moshi.config())
+    choose_trained(model, CONFIG)
+    trained = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(tuple(CONFIG.frozen)))
+    needs = plan.memory(model, CONFIG, 1, 0)
+    assert needs["gradients"] == 4 * trained
+    assert needs["optimiser"] == 8 * trained
+    assert needs["reference"] == needs["weights"] > needs["gradients"]
+
+
+@pytest.fixture(scope="module")
+def pace(tmp_path_factory: pytest.TempPathFactory) -> tuple[plan.Pace, MoshiModel]:
+    pack = Pack.load(str(write_tiny_pack(tmp_path_factory.mktemp("plan") / "pack")))
+    policy, env = tiny_moshi.policy(), DuplexVectorEnv(pack, CONFIG.conversations, frames=CONFIG.frames)
+    choose_trained(policy.model, CONFIG)
+    names = [scenario.id for scenario in pack.scenarios("train")]
+    return plan.measure(policy, env, names, CONFIG), policy.model
+
+
+def test_the_pace_is_measured_and_nothing_of_it_stays_in_the_model(pace):
+    found, model = pace
+    assert min(dataclasses.astuple(found)) > 0
+    assert found.update > found.score
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_what_autograd_keeps_is_at_least_every_layers_input(pace):
+    found, model = pace
+    c = model.config
+    assert found.activations > 4 * c.dim * 2 * c.num_layers
+    assert found.activations < 4 * 400 * c.dim * c.num_layers
+
+
+def test_twice_the_epochs_are_twice_the_update():
+    pace = plan.Pace(frame=0.1, score=0.001, update=0.003, activations=1)
+    once, twice = (plan.seconds(pace, PpoConfig(kl_coef=0.0, num_ppo_epochs=n), 10) for n in (1, 2))
+    assert twice["update"] == pytest.approx(2 * once["update"])
+    assert twice["rollout"] == once["rollout"]
+
+
+def test_the_plan_says_sums_that_are_sums():
+    said = plan.lines({"weights": 2**30, "gradients": 2**29}, {"rollout": 2.0, "update": 1.0}, 10, 30.0)
+    assert said[0].endswith("weights 1.00 + gradients 0.50 = 1.50 GiB")
+    assert said[1].endswith("rollout 2.0 + update 1.0 = 3.0 s")
+    assert "10 iterations and 30 s of measuring, about 1 min" in said[2]
