@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +28,12 @@ from align import rollout
 from align.curriculum import by_axis
 from align.partner import PolicyPartner
 from align.policies.base import DuplexPolicy
+from align.policies.cascade.policy import KIND as CASCADE_KIND
+from align.policies.cascade.policy import CascadePolicy
+from align.policies.chunk.config import KIND as CHUNK_KIND
+from align.policies.chunk.policy import ChunkPolicy
+from align.policies.live.agent import Live, LiveAgent
+from align.policies.moshi.layouts.kyutai import read_config
 from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.prompt import PromptConfig, make_prompt
 from envs import agents
@@ -161,6 +167,8 @@ def evaluate(
     jobs = [(scenario.id, variant) for scenario in scenarios for variant in range(variants)]
     found: dict[str, list[Measurements]] = {scenario.id: [] for scenario in scenarios}
     kept: dict[Key, Episode] = {}
+    if isinstance(system, Live):
+        batch = min(batch, system.sessions)
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
         played = play(
@@ -209,7 +217,17 @@ def play(
     scenarios, variants = [scenario for scenario, _ in keys], [variant for _, variant in keys]
     words = (lambda row: transcribe(env.episode(row))) if transcribe else None
     if callable(system):
-        return agents.converse(env, system(env), seed, {"scenario": scenarios, "variant": variants}, words)
+        options = {"scenario": scenarios, "variant": variants}
+        agent = system(env)
+        if not isinstance(agent, LiveAgent):
+            return agents.converse(env, agent, seed, options, words)
+        try:
+            episodes = agents.converse(env, agent, seed, options, words)
+            for row, episode in enumerate(episodes):
+                episode.meta["latency_ledger"] = agent.latency_ledger(row)
+            return episodes
+        finally:
+            agent.close()
     seeds = [policy_seed(seed, *key) for key in keys]
     played = rollout.collect(system, env, scenarios, variants, 1, seeds, frames, env_seed=seed, words=words)
     for episode in played.episodes:
@@ -254,6 +272,27 @@ BASELINES: Mapping[str, Scripted] = {
     "oracle": lambda env: agents.Oracle(env.num_envs, env.pack, env),
 }
 """Scripted agents by the name that a configuration gives them."""
+LIVE = "live:"
+"""Begins the address of a server that is talked to in real time."""
+REPLAY = "replay:"
+"""Begins the name of a recording that is played in every conversation."""
+CASCADE = "cascade"
+"""The cascade as built: `align.policies.cascade`."""
+
+
+def find_scripted(name: str) -> Scripted | None:
+    """What is no policy, by name: one of `BASELINES`, `replay:PLACE` (`envs.agents.Recorded.load`), or `live:ws://...`
+    (`align.policies.live.agent`); None for any other name.
+
+    Raises:
+        UptakeError: no such recording, or an address that nothing can be connected to.
+    """
+    if name.startswith(LIVE):
+        return Live(name.removeprefix(LIVE))
+    if name.startswith(REPLAY):
+        recorded = agents.Recorded.load(name.removeprefix(REPLAY))
+        return lambda env: agents.Replay(env.num_envs, recorded)
+    return BASELINES.get(name)
 
 
 def find_folder(name: str) -> Path:
@@ -275,8 +314,12 @@ def find_folder(name: str) -> Path:
     return folder
 
 
+LOADERS: Mapping[str, Callable[[Path], Any]] = {CASCADE_KIND: CascadePolicy.load, CHUNK_KIND: ChunkPolicy.load}
+"""What reads a checkpoint folder, by `model_type` in its config.json; any other folder is a Moshi-class one."""
+
+
 def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
-    """The policy that a name or path means (see `find_folder`), on this rank's GPU if there is one.
+    """The policy that a name or path means, on this rank's GPU if there is one: `cascade`, or see `find_folder`.
 
     Args:
         prompt: what its conversations begin with.
@@ -284,12 +327,19 @@ def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
     Raises:
         UptakeError: no such checkpoint, or one that is incomplete or damaged; a prompt that does not fit it.
     """
-    policy = MoshiPolicy.load(find_folder(name))
+    policy: Any  # each class says more of its model than the contract does
+    if name == CASCADE and not Path(name).is_dir():
+        policy = CascadePolicy(Pack.load("core"))
+    else:
+        folder = find_folder(name)
+        policy = LOADERS.get(str(read_config(folder).get("model_type")), MoshiPolicy.load)(folder)
     if prompt is not None:
+        if not isinstance(policy, MoshiPolicy):
+            raise UptakeError(f"'{name}': a {type(policy).__name__} takes no prompt; leave it out")
         policy = policy.prompted(make_prompt(policy, prompt))
     if torch.cuda.is_available():
         policy.model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
-    return cast(DuplexPolicy, policy)
+    return policy
 
 
 def load_partner(name: str, batch: int) -> PolicyPartner:

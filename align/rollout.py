@@ -45,7 +45,8 @@ class Rollout:
     @property
     def frames_per_second(self) -> float:
         """Conversation frames per second of wall-clock time, all rows together."""
-        return int(self.trajectory.valid.sum()) / max(self.seconds, 1e-9)
+        frames = sum(episode.samples // episode.clock.frame - 1 for episode in self.episodes)  # nothing is done in 0
+        return frames / max(self.seconds, 1e-9)
 
 
 def collect(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import BARGE_IN_TYPES, TURN_TYPES, Event, Word
 from envs.pack import Clip, Pack
+from envs.recording import Recording
 
 if TYPE_CHECKING:
     from envs.duplex_vector_env import DuplexVectorEnv  # which lets agents speak by canned actions
@@ -243,6 +245,56 @@ class Metronome(ScriptedAgent):
         if due < now + CLOCK.frame:
             clip = self.clips[(row + len(self._said[row])) % len(self.clips)]
             self.say(row, clip, due, stop=max(due, now) + self.on)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The agent's side of a recording."""
+
+    audio: np.ndarray
+    """(samples,) float32 at the clock's rate."""
+    words: tuple[Word, ...] = ()
+    """In samples of the audio."""
+
+    @property
+    def samples(self) -> int:
+        """Length."""
+        return len(self.audio)
+
+    @classmethod
+    def load(cls, place: str) -> Recorded:
+        """The agent of a stored episode (its folder), or an audio file of any rate.
+
+        Of a file with several channels, `FILE#1` names the one that is meant, counted from 0.
+
+        Raises:
+            UptakeError: nothing there, not audio, or a channel that it does not have.
+        """
+        if Path(place).is_dir():
+            episode = Episode.load(place)
+            return cls(episode.agent, episode.transcript)
+        name, _, channel = place.rpartition("#") if not Path(place).exists() else (place, "", "")
+        if not name or (channel and not channel.isdecimal()):
+            name, channel = place, ""
+        tracks = Recording(Path(name)).tracks
+        if not channel and len(tracks) > 1:
+            raise UptakeError(f"{name}: has {len(tracks)} channels; say which is the agent's: replay:{name}#0")
+        if int(channel or 0) >= len(tracks):
+            raise UptakeError(f"{name}: has {len(tracks)} channels, so there is no channel {channel}")
+        return cls(tracks[int(channel or 0)])
+
+
+class Replay(ScriptedAgent):
+    """Plays a recording from the beginning of every conversation, whatever the user does: sample n at sample n."""
+
+    def __init__(self, num_envs: int, recorded: Recorded) -> None:
+        super().__init__(num_envs)
+        self.recorded = recorded
+
+    def decide(self, row: int, now: int) -> None:
+        """Put the whole recording where it belongs; what lies before the first frame that can be played is lost."""
+        if not self._said[row]:
+            self._said[row].append(_Utterance(self.recorded, 0, now, self.recorded.samples))
 
 
 class EnergyVad(ScriptedAgent):

@@ -79,7 +79,7 @@ class _World(DuplexVectorEnv):
 
     def play(self, user: np.ndarray, agent: np.ndarray) -> tuple[np.ndarray, bool]:
         """Play a frame (F,) of each side; returns what the agent hears, (F,), and whether it was the last one."""
-        both = [self._checked(np.asarray(audio, np.float32)[None]) for audio in (user, agent)]
+        both = [self.speech.speak(self.speech.check(np.asarray(audio)[None])) for audio in (user, agent)]
         self._mix([self._side.speak(0, both[0][0])])
         heard, _, _, truncated, _ = self.step(both[1])
         return heard["mic"][0], bool(truncated[0])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
 from align.codecs.base import Codec
-from align.evaluation import find_folder, load_policy
+from align.evaluation import CASCADE, find_folder, load_policy
+from align.policies.base import DuplexPolicy
+from align.policies.cascade.policy import CascadePolicy
 from align.policies.checks import TOLERANCE, streaming_difference
 from align.policies.moshi.checkpoint import find_layout
 from align.policies.moshi.config import MoshiConfig
@@ -25,27 +29,16 @@ LAYOUT_NAMES = {
 def run_checkup(name: str, console: Console | None = None) -> bool:
     """Print one line a property and return whether streaming and scoring agree."""
     console = console or make_console()
-    folder = find_folder(name)
-    layout = find_layout(folder)
+    folder = Path(name) if name == CASCADE else find_folder(name)
     policy = load_policy(name)
-    assert isinstance(policy, MoshiPolicy)
-    difference, actions = streaming_difference(policy)
+    # A policy that decides seldom, or only when somebody has spoken, needs longer to do something.
+    difference, actions = streaming_difference(policy, 24 if isinstance(policy, MoshiPolicy) else 96)
     good = difference <= TOLERANCE
     table = Table(show_header=False, box=None, pad_edge=False)
-    for label, text in (
-        ("layout", LAYOUT_NAMES[layout]),
-        ("streams", _streams(policy.model.config)),
-        ("temporal transformer", _temporal(policy.model, policy.spec.frame / policy.spec.sample_rate)),
-        ("depth transformer", _depth(policy.model)),
-        ("embeddings and heads", _millions(_count(policy.model) - _count(policy.model, "transformer.", "depformer."))),
-        ("parameters", _millions(_count(policy.model))),
-        ("codec", _codec(policy.codec)),
-        ("tokenizer", f"{policy.tokenizer.get_piece_size()} pieces"),
-    ):
+    for label, text in _moshi(folder, policy) if isinstance(policy, MoshiPolicy) else _other(policy):
         table.add_row("[green]ok[/]", f"[bold]{label}[/]", text)
     parity = (
-        f"at most {difference:.1e} nats apart in {actions} actions on {policy.model.device.type}, "
-        f"{TOLERANCE:.0e} is allowed"
+        f"at most {difference:.1e} nats apart in {actions} actions on {_device(policy)}, {TOLERANCE:.0e} is allowed"
     )
     if not good:
         parity += "; in float32 that is a fault of the model's code: please report it with this table"
@@ -53,6 +46,37 @@ def run_checkup(name: str, console: Console | None = None) -> bool:
     console.print(f"[bold]{folder}[/]", soft_wrap=True, highlight=False)
     console.print(table)
     return good
+
+
+def _moshi(folder: Path, policy: MoshiPolicy) -> list[tuple[str, str]]:
+    return [
+        ("layout", LAYOUT_NAMES[find_layout(folder)]),
+        ("streams", _streams(policy.model.config)),
+        ("temporal transformer", _temporal(policy.model, policy.spec.frame / policy.spec.sample_rate)),
+        ("depth transformer", _depth(policy.model)),
+        ("embeddings and heads", _millions(_count(policy.model) - _count(policy.model, "transformer.", "depformer."))),
+        ("parameters", _millions(_count(policy.model))),
+        ("codec", _codec(policy.codec)),
+        ("tokenizer", f"{policy.tokenizer.get_piece_size()} pieces"),
+    ]
+
+
+def _other(policy: DuplexPolicy) -> list[tuple[str, str]]:
+    spec = policy.spec
+    found = [
+        ("policy", type(policy).__name__),
+        ("streams", f"{len(spec.streams)}: {', '.join(stream.name for stream in spec.streams)}"),
+        ("decides", f"every {spec.decision_frames} frames of {1000 * spec.frame / spec.sample_rate:.0f} ms at most"),
+        ("parameters", f"{sum(p.numel() for p in policy.model.parameters()):,}"),
+    ]
+    if isinstance(policy, CascadePolicy):
+        answer, stop = policy.model.thresholds_s()
+        found.append(("even odds", f"to answer after {answer:.2f} s of silence, to stop after {stop:.2f} s of speech"))
+    return found
+
+
+def _device(policy: DuplexPolicy) -> str:
+    return next(policy.model.parameters()).device.type
 
 
 def _streams(c: MoshiConfig) -> str:

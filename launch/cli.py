@@ -39,7 +39,11 @@ Users = Annotated[
     typer.Option(help="Other scenarios for the pack's audio: `reactive`, or a YAML file. Left out: the pack's own."),
 ]
 Policy = Annotated[
-    str, typer.Argument(help="`pocket`, a checkpoint folder, a run folder, or a scripted agent such as `vad_700`.")
+    str,
+    typer.Argument(
+        help="`pocket`, `cascade`, a checkpoint folder, a run folder, a scripted agent such as `vad_700`, "
+        "`replay:FILE`, or a server: `live:ws://HOST:PORT/api/chat`."
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")]
 Stored = Annotated[

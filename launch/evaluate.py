@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from align.config import load_config
 from align.evaluation import (
-    BASELINES,
     Key,
     Scripted,
     evaluate,
+    find_scripted,
     load_policy,
     play,
     write_json,
 )
 from align.hearing import Listener, codec_floor
 from align.policies.base import DuplexPolicy
+from align.policies.live.agent import Live
+from align.policies.live.ledger import summary
 from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.prompt import PromptConfig
 from align.report import number
@@ -41,8 +45,8 @@ def find_system(name: str, frames: int, prompt: PromptConfig | None = None) -> D
     Args:
         prompt: what its conversations begin with; None: what those of its run began with.
     """
-    if name in BASELINES:
-        return BASELINES[name]
+    if (scripted := find_scripted(name)) is not None:
+        return scripted
     if prompt is None and (run := Path(name) / "config.yaml").is_file():
         prompt = load_config(str(run)).prompt
     policy = load_policy(name, prompt)
@@ -86,7 +90,11 @@ def run_evaluation(
     pack = Pack.load(pack_path, users)
     system = find_system(policy, frames, prompt)
 
+    ledgers: list[dict[str, Any]] = []
+
     def watch(key: Key, episode: Episode, words: Sequence[Word] | None) -> None:
+        if isinstance(system, Live):
+            ledgers.append(episode.meta["latency_ledger"])
         grader.add(key, episode, words)
         if store is not None:
             store.add(key, episode, words)
@@ -111,6 +119,10 @@ def run_evaluation(
         store.close(found)
     result = grader.result(found)
     print_result(console, result)
+    if ledgers:
+        result["latency_ledger"] = summary(ledgers)
+        told = json.dumps(result["latency_ledger"])
+        console.print(f"measured in real time: {told}", markup=False, highlight=False, soft_wrap=True)
     if listener and isinstance(system, MoshiPolicy):
         errors, words = codec_floor(listener.transcribe, system.codec, pack.clips("agent"))
         result["codec_word_error_rate"], result["codec_words"] = errors / words, words

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from align.codecs import POCKET
-from align.evaluation import find_folder
+from align.evaluation import LOADERS, find_folder
 from align.files import read_json
 from align.policies.moshi.checkpoint import save_checkpoint
 from align.policies.moshi.layouts import kyutai, lora
@@ -30,6 +30,9 @@ def run_export(
     source = find_folder(policy)
     if out.resolve() == source.resolve():
         raise UptakeError(f"--out {out}: is the policy itself; write to another folder")
+    kind = kyutai.read_config(source).get("model_type")
+    if kind in LOADERS:
+        raise UptakeError(f"{source}: is of model_type {kind!r}, which only Uptake reads; copy the folder as it is")
     loaded = MoshiPolicy.load(source)
     base_folder = None if base is None else find_folder(base)
     save_checkpoint(out, loaded.model, loaded.codec, loaded.tokenizer, DTYPES[dtype], layout, base_folder)

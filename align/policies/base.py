@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Stream:
-    """One sequence of tokens that a policy reads or writes, a token a frame."""
+    """One sequence of tokens that a policy reads or writes, at most a token a frame."""
 
     name: str
     vocab: int
@@ -38,7 +38,7 @@ class DuplexSpec:
     frame: int
     """Samples a step."""
     streams: tuple[Stream, ...]
-    """In the order of `Trajectory.codes`' second axis."""
+    """In the order of `Trajectory.codes`' second axis. The first is what the policy decides, if it can be trained."""
     context: int
     """Frames that the policy can look back."""
     decision_frames: int = 1
@@ -50,6 +50,11 @@ class DuplexSpec:
     lived: int = 0
     """Frames that every conversation begins with before its first, a prompt; they take their part of the context."""
 
+    @property
+    def trainable(self) -> bool:
+        """Whether there is anything to learn: a fixed baseline has no trainable stream."""
+        return any(stream.trainable for stream in self.streams)
+
 
 @dataclass
 class Step:
@@ -58,9 +63,11 @@ class Step:
     audio: np.ndarray
     """(B, frame) float32: the sound to play next. It is `emission_lag` frames older than the tokens."""
     tokens: np.ndarray
-    """(B, 1 + agent codebooks) int64: what was sampled (or forced) in this call, on the model's clock."""
+    """(B, 1 + agent codebooks) int64: what was sampled (or forced) in this call, on the model's clock; -1 where there
+    was nothing to decide in this frame."""
     text_logp: np.ndarray
-    """(B,) float32: log-probability of the text token under the sampling distribution; 0 where it was forced."""
+    """(B,) float32: log-probability of the text token under the sampling distribution (temperature, top-k and legal
+    tokens included); 0 where it was forced or there was nothing to decide."""
     text: list[str]
     """Text decoded in this call, one string a row, often empty; a leading space begins a word."""
 
@@ -90,7 +97,8 @@ class Trajectory:
     codes: Tensor
     """(B, K, T) long: text, agent codebooks, user codebooks; -1 where there is nothing."""
     valid: Tensor
-    """(B, T) bool: the text token is the policy's own sampled action (not forced, not padding)."""
+    """(B, T) bool: the text token is the policy's own sampled action: not forced by a prompt, not the only legal token,
+    not padding, and there was something to decide in this frame."""
     sampler_logp: Tensor
     """(B, T) float32: log-probability that the text token had when it was sampled; 0 where not valid."""
     temperature: float
@@ -181,7 +189,8 @@ class Scores:
     entropy: Tensor
     """(B, T) nats of the text distribution; 0 where not valid."""
     log_probs: Tensor | None
-    """(B, T, V) of the text distribution that is sampled from, at every frame; -inf outside the top k."""
+    """(B, T, V) of the text distribution that is sampled from, at every valid frame; -inf outside the top k and for
+    tokens that are not legal there. What is legal must follow from `Trajectory.codes` before the frame."""
     hidden: Tensor | None = None
     """(B, T, `spec.hidden`): the state that each frame's text distribution is read off, differentiable. It knows what
     was heard and done before the frame's action and not the action, so a value predicted from it is a baseline."""

@@ -3,6 +3,9 @@
     from align.policies.checks import check_policy
     check_policy(policy)
 
+A policy without a trainable stream (a fixed baseline) is held to how it lives only: causality, rows that know nothing
+of each other, reset, pause and fork. One that can be trained is held to its scores as well.
+
 Each check is a function that raises AssertionError with what differed. They use the public contract
 (`align.policies.base.DuplexPolicy`) only, play their own noise as the user, and leave the policy with fresh rows.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,21 +26,36 @@ TOLERANCE = 1e-4
 """Nats by which the sampler's and the scorer's log-probs may differ in fp32."""
 
 
-def check_policy(policy: DuplexPolicy, load: Callable[[Path], DuplexPolicy] | None = None, frames: int = 24) -> None:
-    """Run every check; `load` reads what `policy.export` wrote (without it, that check is left out).
+def check_policy(
+    policy: DuplexPolicy,
+    load: Callable[[Path], DuplexPolicy] | None = None,
+    frames: int = 24,
+    prompt: Any = None,
+) -> None:
+    """Run every check that applies.
 
-    Takes a few hundred steps of at most three rows. `frames` should exceed the policy's context if that can be
-    afforded, so that the window slides.
+    Takes a few hundred steps of at most three rows.
+
+    Args:
+        policy: any `DuplexPolicy`; its rows are used up.
+        load: reads what `policy.export` wrote; without it, that check is left out.
+        frames: should exceed the policy's context if that can be afforded, so that the window slides, and span
+            several decisions.
+        prompt: one that `policy.reset` takes and that forces at least one decision; without it, that is left out.
     """
-    check_streaming_equals_scoring(policy, frames)
     check_future_audio_changes_no_past_action(policy, frames)
     check_reset_row_is_a_fresh_episode(policy, frames)
     check_inactive_row_is_frozen(policy, frames)
     check_fork_continues_identically(policy, frames)
     check_row_does_not_depend_on_its_batch(policy, frames)
+    if not policy.spec.trainable:
+        return
+    check_streaming_equals_scoring(policy, frames)
     check_first_ratio_is_one(policy, frames)
     check_forced_tokens_have_no_gradient(policy, frames)
     check_hidden_state_does_not_know_its_action(policy, frames)
+    if prompt is not None:
+        check_prompt_is_forced(policy, prompt, frames)
     if load is not None:
         check_export_reloads(policy, load, frames)
 
@@ -82,7 +101,11 @@ def streaming_difference(policy: DuplexPolicy, frames: int = 24) -> tuple[float,
 
 
 def check_streaming_equals_scoring(policy: DuplexPolicy, frames: int = 24) -> None:
-    """What the sampler said about its actions is what teacher forcing says, temperature and top-k included."""
+    """What the sampler said about its actions is what teacher forcing says: temperature, top-k and legal tokens too.
+
+    A mask that one side forgets moves the mass of every other token, so it cannot hide: the distributions must be
+    normalised, give the taken token what `logp` says, and have the entropy that is told.
+    """
     _open(policy, [1, 2, 3])
     steps = play(policy, noise_user(policy, 3, frames))
     trajectory = policy.trajectory()
@@ -96,8 +119,15 @@ def check_streaming_equals_scoring(policy: DuplexPolicy, frames: int = 24) -> No
     difference = (scores.logp - trajectory.sampler_logp)[trajectory.valid].abs().max().item()
     assert difference <= TOLERANCE, f"sampler and scorer differ by {difference:.2g} nats"
     assert scores.log_probs is not None, "score(full=True) returned no log_probs"
-    total = scores.log_probs.logsumexp(-1)[trajectory.valid].abs().max().item()
+    chosen = scores.log_probs[trajectory.valid]  # (N, V)
+    total = chosen.logsumexp(-1).abs().max().item()
     assert total <= TOLERANCE, f"log_probs are not normalised: off by {total:.2g}"
+    taken = chosen.gather(-1, trajectory.codes[:, 0][trajectory.valid].unsqueeze(-1)).squeeze(-1)
+    difference = (taken - scores.logp[trajectory.valid]).abs().max().item()
+    assert difference <= TOLERANCE, f"logp is not what log_probs give the taken token: off by {difference:.2g}"
+    surprise = -(chosen.exp() * chosen.masked_fill(chosen == -torch.inf, 0)).sum(-1)
+    difference = (surprise - scores.entropy[trajectory.valid]).abs().max().item()
+    assert difference <= TOLERANCE, f"entropy is not that of log_probs: off by {difference:.2g}"
     codebooks = sum(stream.trainable for stream in policy.spec.streams if stream.name != "text")
     if codebooks:
         audio = trajectory.audio
@@ -178,6 +208,8 @@ def check_fork_continues_identically(policy: DuplexPolicy, frames: int = 24) -> 
     _same(future, future, 1, 0, "a fork differs from its source")
     codes = policy.trajectory().codes
     assert torch.equal(codes[1], codes[0]), "a fork's trajectory differs from its source's"
+    if not policy.spec.trainable:
+        return  # nothing that it does is left to chance
     assert not torch.equal(codes[2], codes[0]), "a fork with another seed does exactly what its source does"
 
 
@@ -223,6 +255,25 @@ def check_forced_tokens_have_no_gradient(policy: DuplexPolicy, frames: int = 24)
             assert gradient is None or not gradient.any(), "a forced token has a gradient"
 
 
+def check_prompt_is_forced(policy: DuplexPolicy, prompt: Any, frames: int = 24) -> None:
+    """What a prompt says is no action: it is not valid and has no log-prob, and the rows without one do not notice."""
+    user = noise_user(policy, 2, frames)
+    _open(policy, [1, 2])
+    free = play(policy, user)
+    without = policy.trajectory()
+    policy.reset(np.ones(2, bool), [1, 2], [prompt, None])
+    steps = play(policy, user)
+    trajectory = policy.trajectory()
+    forced = ~trajectory.valid[0] & (trajectory.codes[0, 0] >= 0)
+    assert (forced & without.valid[0]).any(), "the prompt forced no decision"
+    assert not trajectory.sampler_logp[0][forced].any(), "a forced token has a log-prob"
+    told = np.array([step.text_logp[0] for step in steps])
+    assert not told[forced.cpu().numpy()].any(), "a step tells a log-prob for a forced token"
+    _same(steps, free, 1, 1, "a neighbour's prompt changed a row")
+    scores = policy.score(trajectory)
+    assert not scores.logp[0][forced].any(), "a forced token has a score"
+
+
 def check_hidden_state_does_not_know_its_action(policy: DuplexPolicy, frames: int = 24) -> None:
     """Another action in frame t changes the hidden state after t only: what is predicted from it is a baseline.
 
@@ -233,17 +284,23 @@ def check_hidden_state_does_not_know_its_action(policy: DuplexPolicy, frames: in
     _open(policy, [1, 2])
     play(policy, noise_user(policy, 2, frames))
     trajectory = policy.trajectory()
-    cut = frames // 2
+    decided = [[int(at) for at in row.nonzero()] for row in trajectory.valid]
+    assert all(len(row) > 1 for row in decided), "too few actions: give check_policy more frames"
     with torch.no_grad():
         before = policy.score(trajectory).hidden
         vocab = policy.spec.streams[0].vocab
-        trajectory.codes[:, 0, cut] = (trajectory.codes[:, 0, cut] + 1) % vocab
+        middle = [row[(len(row) - 1) // 2 :][:2] for row in decided]  # an action in the middle, and the next one
+        for row, (cut, _) in enumerate(middle):
+            trajectory.codes[row, 0, cut] = (trajectory.codes[row, 0, cut] + 1) % vocab
         after = policy.score(trajectory).hidden
     assert before is not None and after is not None, "score returned no hidden state, but spec.hidden is not 0"
     wanted = (*trajectory.valid.shape, policy.spec.hidden)
     assert before.shape == wanted, f"the hidden state is {tuple(before.shape)}, spec.hidden asks for {wanted}"
-    assert torch.allclose(before[:, : cut + 1], after[:, : cut + 1], atol=1e-5), "a hidden state knows its own action"
-    assert not torch.allclose(before[:, cut + 1], after[:, cut + 1], atol=1e-6), "a hidden state ignores past actions"
+    for row, (cut, later) in enumerate(middle):
+        same = torch.allclose(before[row, : cut + 1], after[row, : cut + 1], atol=1e-5)
+        assert same, "a hidden state knows its own action"
+        same = torch.allclose(before[row, later], after[row, later], atol=1e-6)
+        assert not same, "a hidden state ignores past actions"
 
 
 def check_export_reloads(policy: DuplexPolicy, load: Callable[[Path], DuplexPolicy], frames: int = 24) -> None:

@@ -91,7 +91,7 @@ class RunConfig(ABC):
     collective_timeout: float = 1800.0
     """Seconds that a rank waits for the others; then the run ends with a line that names the one that is missing. Must
     be longer than the ranks' rollouts differ, a slow judge included."""
-    frozen: list[str] = field(default_factory=lambda: ["depformer", "linears"])
+    frozen: list[str] = field(default_factory=lambda: ["depformer", "linears", "talker"])
     """Parameters whose names start with one of these stay as they are; the text objective does not reach them."""
     use_peft: bool = False
     """Train LoRA adapters instead of the weights; the reference is then the model without them."""

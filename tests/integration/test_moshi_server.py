@@ -15,7 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from align.evaluation import evaluate
+from align.policies.live.agent import Live
 from launch import cli
+from tests.packs import tiny_pack
 from tests.random_policy import random_policy
 
 pytest.importorskip("moshi")
@@ -119,3 +122,19 @@ def test_a_second_conversation_starts_afresh(server: int) -> None:
     first, _ = asyncio.run(_talk(server, frames=8))
     again, _ = asyncio.run(_talk(server, frames=8))
     assert len(first) >= 4 * FRAME and len(again) >= 4 * FRAME
+
+
+def test_uptake_evaluates_the_running_server_and_says_what_it_cost_in_time(server: int, tmp_path: Path) -> None:
+    pytest.importorskip("websockets")
+    live = Live(f"ws://127.0.0.1:{server}/api/chat", patience=PATIENCE)
+    kept = []
+    evaluate(
+        live, tiny_pack(tmp_path), "test", name="live", variants=1, frames=40,
+        watch=lambda key, episode, words: kept.append(episode),
+    )  # fmt: skip
+    (episode,) = kept
+    ledger = episode.meta["latency_ledger"]
+    assert ledger["sent_frames"] == 40 and ledger["dropped_frames"] == 0 and ledger["faults"] == {}
+    assert ledger["network_ms"]["max"] > 0
+    if ledger["received_samples"] >= FRAME:  # a machine that is busy with other things may answer after the end
+        assert ledger["delay_ms"]["p50"] > 0

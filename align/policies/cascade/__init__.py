@@ -1,0 +1,1 @@
+"""A cascade (turn detector, responses, voice) whose turn control can be trained."""

@@ -1,0 +1,239 @@
+"""A chunk-decision model, a codec and a tokenizer as a `DuplexPolicy`; see `align.policies.chunk.model`.
+
+    policy = ChunkPolicy(ChunkModel(ChunkConfig()), codec, tokenizer)
+
+The text stream is the trajectory's action: a decision in every fifth frame, a text token in the frames of a response
+between them, nothing elsewhere. Each distribution is over what is legal there, on both sides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from align.codecs import load_codec, save_codec
+from align.codecs.base import Codec, rows_kept
+from align.files import one_line, read_json, read_tensors, write_json, write_tensors, write_whole
+from align.policies.base import DuplexSpec, Scores, Step, Stream, Trajectory, row_indices
+from align.policies.chunk.config import KIND, ChunkConfig
+from align.policies.chunk.model import ChunkModel, legal
+from align.policies.chunk.streaming import SAMPLE, ChunkStream
+from align.policies.moshi.layouts.kyutai import TOKENIZER, WEIGHTS, Tokenizer, open_tokenizer
+from align.policies.record import Record
+from align.policies.sampling import Sampling, truncated_log_probs
+from align.policies.spelling import Speller
+from envs.errors import UptakeError
+
+RELEASE = 2
+"""Frames that the codec goes on for after a response, on the codes of silence: no word ends with a click."""
+
+
+class ChunkPolicy:
+    """Batched; rows are slots. See `align.policies.base.DuplexPolicy`.
+
+    A prompt is an int array (P,): the text tokens of its first P frames, -2 where the model is to sample; what it says
+    of frames in which the model rests is not looked at.
+    """
+
+    def __init__(self, model: ChunkModel, codec: Codec, tokenizer: Tokenizer, sampling: Sampling | None = None) -> None:
+        c = model.config
+        if (c.codebooks, c.card) != (codec.codebooks, codec.card):
+            raise UptakeError(
+                f"the model has {c.codebooks} codebooks of {c.card}, its codec has {codec.codebooks} of {codec.card}; "
+                "they do not belong together"
+            )
+        self.model, self.codec, self.tokenizer = model, codec, tokenizer
+        self.sampling = sampling or Sampling()
+        silent = frozenset((c.padding_id, c.end_padding_id, c.silent, c.end))
+        self.spec = DuplexSpec(
+            sample_rate=codec.sample_rate,
+            frame=codec.frame,
+            streams=(
+                Stream("text", c.vocab, True, silent),
+                *(Stream(f"agent_{k}", c.card, False) for k in range(c.codebooks)),
+                *(Stream(f"user_{k}", c.card, False) for k in range(c.codebooks)),
+            ),
+            context=c.context,
+            decision_frames=c.chunk,
+            emission_lag=0,
+            hidden=c.dim,
+        )
+        self._silence = silence_codes(codec)
+        self._speller = Speller(tokenizer, c.vocab, silent | {c.response})
+        self._open(0)
+
+    @classmethod
+    def load(cls, folder: str | Path, sampling: Sampling | None = None, codec: Codec | None = None) -> ChunkPolicy:
+        """What `export` wrote, with another `codec` if one is given; UptakeError, one line, for what does not fit."""
+        folder = Path(folder)
+        values = read_json(folder / "config.json")
+        if values.pop("model_type", None) != KIND:
+            raise UptakeError(f"{folder / 'config.json'}: is not of model_type {KIND!r}")
+        kept = {name: value for name, value in values.items() if not name.endswith("_name")}
+        try:
+            model = ChunkModel(ChunkConfig.from_dict(kept))
+        except UptakeError as error:
+            raise UptakeError(f"{folder / 'config.json'}: {error}") from error
+        weights = read_tensors(folder / WEIGHTS)
+        try:
+            model.load_state_dict({name: value.float() for name, value in weights.items()})
+        except RuntimeError as error:
+            what = one_line(error)
+            raise UptakeError(f"{folder / WEIGHTS}: weights of another shape than config.json says: {what}") from error
+        codec = codec or load_codec(folder, model.config.codebooks, values)
+        return cls(model, codec, open_tokenizer(folder / TOKENIZER, model.config.text_card), sampling)
+
+    def export(self, path: str | Path, format: str = "kyutai") -> None:
+        """Write the folder that `load` reads; this class has one layout of its own, whatever the `format`."""
+        folder = Path(path)
+        write_tensors(folder / WEIGHTS, self.model.state_dict())
+        write_whole(folder / TOKENIZER, lambda file: file.write_bytes(self.tokenizer.serialized_model_proto()))
+        values = {"model_type": KIND} | dataclasses.asdict(self.model.config)
+        write_json(folder / "config.json", values | save_codec(folder, self.codec))
+
+    # -- living --------------------------------------------------------------------------------------------------------
+
+    def _open(self, batch: int) -> None:
+        with torch.inference_mode(False):  # a tensor made in inference mode cannot be changed outside of it
+            self._stream = ChunkStream(self.model, self.sampling, batch, self._silence)
+        self._ear = self.codec.init_state(batch)
+        self._mouth = self.codec.init_state(batch)
+        self._tail = np.zeros(batch, np.int64)  # frames of the release that are still to come
+        self._record = Record(batch, self.model.config.streams)
+        self._prompts: list[np.ndarray | None] = [None] * batch
+        self._speller = self._speller.opened(batch)
+
+    @property
+    def batch(self) -> int:
+        """Number of slots that are open."""
+        return self._stream.batch
+
+    def reset(self, rows: Any, seeds: Sequence[int], prompts: Sequence[Any] | None = None) -> None:
+        """Start `rows` afresh; `seeds` and `prompts` have one entry for every slot. See `DuplexPolicy.reset`."""
+        batch = len(seeds)
+        index = row_indices(rows, batch)
+        if batch != self.batch or not self._stream.belongs_to(self.model):
+            if len(index) != batch:
+                raise ValueError(f"reset of {len(index)} of {batch} rows, but {self.batch} are open; reset all of them")
+            self._open(batch)
+        if prompts is not None and len(prompts) != batch:
+            raise ValueError(f"reset: {len(prompts)} prompts for {batch} rows; give one (or None) for every row")
+        for b in index:
+            self._prompts[b] = None if prompts is None or prompts[b] is None else self._checked(prompts[b])
+        self._stream.reset(index, np.array([int(seeds[b]) % 2**64 for b in index], np.uint64))
+        self.codec.reset(self._ear, index)
+        self.codec.reset(self._mouth, index)
+        self._tail[index] = 0
+        self._record.reset(index)
+        self._speller.reset(index)
+
+    def _checked(self, prompt: Any) -> np.ndarray:
+        c = self.model.config
+        text = np.asarray(prompt, np.int64)
+        if text.ndim != 1:
+            raise ValueError(f"a prompt of shape {text.shape}; expected (frames,)")
+        if ((text != SAMPLE) & ((text < 0) | (text >= c.vocab))).any():
+            raise ValueError("a prompt with tokens outside of the vocabulary; -2 means: sample")
+        decides = (np.arange(len(text)) + 1) % c.chunk == 0
+        wrong = (text != SAMPLE) & (decides != np.isin(text, (c.silent, c.response)))
+        if wrong.any():
+            at = int(np.flatnonzero(wrong)[0])
+            kind = "a decision" if decides[at] else "text"
+            raise ValueError(f"a prompt with token {text[at]} in frame {at}, where only {kind} is legal")
+        return text
+
+    def fork(self, source: int, rows: Any, seeds: Sequence[int] | None = None) -> None:
+        """Make `rows` continue from where row `source` is. See `DuplexPolicy.fork`."""
+        index = row_indices(rows, self.batch)
+        self._stream.fork(source, index)
+        if seeds is not None:
+            self._stream.seeds[index] = np.array([int(seeds[b]) % 2**64 for b in index], np.uint64)
+        self.codec.fork(self._ear, source, index)
+        self.codec.fork(self._mouth, source, index)
+        self._tail[index] = self._tail[source]
+        self._record.fork(source, index)
+        self._speller.fork(source, index)
+        for b in index:
+            self._prompts[b] = self._prompts[source]
+
+    def step(self, mic: np.ndarray, active: np.ndarray | None = None) -> Step:
+        """Hear one frame and act. See `DuplexPolicy.step`. UptakeError if an active row's audio has NaN."""
+        mic = np.asarray(mic, np.float32)
+        active = np.ones(self.batch, bool) if active is None else np.asarray(active, bool)
+        rows = np.flatnonzero(active)
+        if not np.isfinite(mic[rows]).all():
+            bad = rows[~np.isfinite(mic[rows]).all(axis=1)]
+            raise UptakeError(f"microphone of row {bad[0]}: NaN or infinite samples; repair the audio")
+        with rows_kept(self._ear, np.flatnonzero(~active)):
+            heard = self.codec.encode(self._ear, np.where(active[:, None], mic, 0))[rows]  # (R, Q)
+        forced = self._forced(rows)
+        text, logp, agent = self._stream.step(heard, rows, forced)
+        if not np.isfinite(logp).all():
+            raise FloatingPointError("a text log-probability is not finite: the model's weights are broken")
+        valid = (text >= 0) & (forced == SAMPLE)
+        self._record.write(rows, np.concatenate((text[:, None], agent, heard), axis=1), valid, logp)
+        tokens = np.full((self.batch, 1 + self.model.config.codebooks), -1, np.int64)
+        tokens[rows] = np.concatenate((text[:, None], agent), axis=1)
+        told = np.zeros(self.batch, np.float32)
+        told[rows] = logp
+        written = [self._speller.decode(b, int(tokens[b, 0])) if tokens[b, 0] >= 0 else "" for b in range(self.batch)]
+        return Step(self._spoken(tokens[:, 1:], active), tokens, told, written)
+
+    def _forced(self, rows: np.ndarray) -> np.ndarray:
+        """(R,) what the prompts say about this frame."""
+        forced = np.full(len(rows), SAMPLE, np.int64)
+        for n, b in enumerate(rows):
+            prompt, at = self._prompts[b], self._stream.steps[b]
+            if prompt is not None and at < len(prompt):
+                forced[n] = prompt[at]
+        return forced
+
+    def _spoken(self, agent: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """The sound (B, frame) of the agent's codes (B, Q); silence where there are none and the release is over."""
+        talks = active & (agent[:, 0] >= 0)
+        sounding = talks | (active & (self._tail > 0))
+        begins = np.flatnonzero(talks & (self._tail == 0))
+        self.codec.reset(self._mouth, begins)
+        self._tail = np.where(talks, RELEASE, np.where(sounding, self._tail - 1, self._tail))
+        if not sounding.any():
+            return np.zeros((self.batch, self.spec.frame), np.float32)
+        with rows_kept(self._mouth, np.flatnonzero(~sounding)):
+            audio = self.codec.decode(self._mouth, np.where(talks[:, None], agent, self._silence))
+        return np.where(sounding[:, None], audio, 0).astype(np.float32)
+
+    # -- learning ------------------------------------------------------------------------------------------------------
+
+    def trajectory(self) -> Trajectory:
+        """What was heard and done since each row's last reset, on the model's device."""
+        return self._record.trajectory(self.model.device, self.sampling.text_temperature, self.sampling.text_top_k)
+
+    def score(self, trajectory: Trajectory, full: bool = False) -> Scores:
+        """Scores of decisions and text; the talker does not run. See `DuplexPolicy.score`."""
+        hidden, logits = self.model.decode(trajectory.codes)
+        text = trajectory.codes[:, 0]
+        taken = text.clamp(min=0)
+        masked = logits.float().masked_fill(~legal(self.model.config, text), -torch.inf)
+        # Where nothing was decided `taken` may be illegal; what comes out there is masked below.
+        log_probs = truncated_log_probs(masked, trajectory.temperature, trajectory.top_k, taken)
+        logp = log_probs.gather(-1, taken.unsqueeze(-1)).squeeze(-1)
+        surprise = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0)
+        zero = logp.new_zeros(())
+        return Scores(
+            logp=torch.where(trajectory.valid, logp, zero),
+            entropy=torch.where(trajectory.valid, -surprise.sum(-1), zero),
+            log_probs=log_probs if full else None,
+            hidden=hidden,
+        )
+
+
+def silence_codes(codec: Codec) -> np.ndarray:
+    """(Q,) codes that the codec gives to silence once it has settled."""
+    state = codec.init_state(1)
+    for _ in range(8):
+        codes = codec.encode(state, np.zeros((1, codec.frame), np.float32))
+    return codes[0]

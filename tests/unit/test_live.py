@@ -1,0 +1,142 @@
+"""A server in another thread, on loopback, that speaks as the Realtime API does; and servers that do not behave."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import socket
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip("websockets")
+from websockets.sync.server import serve
+
+from align.evaluation import evaluate, find_scripted
+from align.policies.live.agent import Live
+from align.policies.live.ledger import Ledger, summary
+from align.policies.live.protocols import Moshi, Realtime
+from envs.clock import CLOCK
+from envs.errors import UptakeError
+from tests.packs import tiny_pack
+
+F = CLOCK.frame
+
+
+@contextlib.contextmanager
+def serving(handle):
+    with serve(handle, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/v1/realtime"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def answering(connection, after=10, close_after=None):
+    """Says half a second of noise and two words after `after` frames; hangs up after `close_after`."""
+    connection.send(json.dumps({"type": "session.created"}))
+    with contextlib.suppress(Exception):
+        for count, message in enumerate(connection, 1):
+            event = json.loads(message)
+            assert event["type"] == "input_audio_buffer.append"
+            assert len(base64.b64decode(event["audio"])) == 2 * F
+            if count == after:
+                noise = np.random.default_rng(0).integers(-9000, 9000, CLOCK.sample_rate // 2).astype("<i2")
+                for piece in (" good", " day"):
+                    connection.send(json.dumps({"type": "response.output_audio_transcript.delta", "delta": piece}))
+                audio = base64.b64encode(noise.tobytes()).decode()
+                connection.send(json.dumps({"type": "response.output_audio.delta", "delta": audio}))
+            if count == close_after:
+                connection.close()
+                return
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    return tiny_pack(tmp_path_factory.mktemp("packs"))
+
+
+def measured(pack, address, frames=25):
+    kept = []
+    evaluate(
+        find_scripted(f"live:{address}"), pack, "test", name="live", variants=1, frames=frames,
+        watch=lambda key, episode, words: kept.append(episode),
+    )  # fmt: skip
+    return kept
+
+
+def test_a_realtime_server_is_heard_and_measured(pack):
+    with serving(answering) as address:
+        (episode,) = measured(pack, address)
+    loud = np.flatnonzero(np.abs(episode.agent) > 0.01)
+    assert loud[0] >= 10 * F, "an answer to frame 9 is not heard before frame 10 is over"
+    assert [word.text for word in episode.transcript] == ["good", "day"]
+    ledger = episode.meta["latency_ledger"]
+    assert ledger["sent_frames"] == 25 and ledger["received_samples"] == CLOCK.sample_rate // 2
+    assert ledger["faults"] == {} and ledger["network_ms"]["max"] > 0
+    assert summary([ledger, ledger])["sent_frames"] == 50
+
+
+def test_a_server_that_hangs_up_midway_leaves_silence_and_is_counted(pack):
+    with serving(lambda connection: answering(connection, close_after=12)) as address:
+        (episode,) = measured(pack, address)
+    ledger = episode.meta["latency_ledger"]
+    assert ledger["faults"] == {"closed": 1} and ledger["dropped_frames"] > 0
+    assert ledger["sent_frames"] + ledger["dropped_frames"] == 25
+
+
+def test_a_server_that_is_not_there_is_one_clear_line(pack):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(UptakeError, match=r"no connection .*is the server running") as error:
+        measured(pack, f"ws://127.0.0.1:{port}/v1/realtime")
+    assert "\n" not in str(error.value)
+
+
+def test_a_server_that_never_greets_is_given_up(pack):
+    def mute(connection):
+        with contextlib.suppress(Exception):
+            connection.recv()
+
+    pytest.importorskip("sphn")
+    with serving(mute) as address:
+        live = Live(address.replace("/v1/realtime", "/api/chat"), patience=0.5)
+        with pytest.raises(UptakeError, match=r"no handshake within 0.5 s"):
+            evaluate(live, pack, "test", name="live", variants=1, frames=5)
+
+
+def test_an_address_that_cannot_be_is_one_clear_line():
+    for address, message in (
+        ("http://127.0.0.1/v1/realtime", "must be a ws://"),
+        ("ws://127.0.0.1/other", "must end in /api/chat"),
+        ("ws://me:secret@127.0.0.1/v1/realtime", "holds a password"),
+    ):
+        with pytest.raises(UptakeError, match=message) as error:
+            find_scripted(f"live:{address}")
+        assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("wire", [Realtime, Moshi])
+@pytest.mark.parametrize("message", ["", "{", "[1]", '{"type": "response.audio.delta"}', b"", b"\x09", "text"])
+def test_nonsense_from_a_server_is_a_fault_and_no_crash(wire, message):
+    if wire is Moshi:
+        pytest.importorskip("sphn")
+    assert wire().read(message).fault == "malformed"
+
+
+def test_a_user_who_begins_to_speak_flushes_what_was_not_played():
+    assert Realtime().read('{"type": "input_audio_buffer.speech_started"}').flush
+    assert Realtime().read('{"type": "error", "error": {}}').fault == "server_error"
+
+
+def test_delays_are_from_the_nth_frame_sent_to_the_nth_frame_heard():
+    ledger = Ledger(sent=[0.0, 0.08, 0.16], late=[0.0] * 3, received=[(0.2, F + F // 2), (0.3, F // 2), (0.5, F)])
+    assert ledger.delays(F) == pytest.approx([0.2, 0.22, 0.34])
+    assert ledger.figures(F, True)["delay_ms"]["max"] == pytest.approx(340)
+    assert "delay_ms" not in ledger.figures(F, False)
