@@ -80,9 +80,9 @@ def draw(
         axis = axes[position]
         ids = scenarios[axis]
         deck, card = divmod(turn, len(ids))
-        order = _rng(seed, "deck", axis, deck).permutation(len(ids))
+        order = generator(seed, "deck", axis, deck).permutation(len(ids))
         scenario = ids[int(order[card])]
-        rng = _rng(seed, "policy", scenario, iteration, group)
+        rng = generator(seed, "policy", scenario, iteration, group)
         seeds = tuple(int(s) for s in rng.integers(0, 2**63 - 1, size=num_generations))
         draws.append(Draw(group, axis, scenario, deck, seeds))
     return draws
@@ -95,7 +95,7 @@ def redraw(scenarios: Mapping[str, Sequence[str]], old: Draw, iteration: int, at
         attempt: from 1, how often the iteration's group was drawn again.
     """
     ids = scenarios[old.axis]
-    rng = _rng(seed, "redraw", old.axis, iteration, old.group, attempt)
+    rng = generator(seed, "redraw", old.axis, iteration, old.group, attempt)
     scenario = ids[int(rng.integers(len(ids)))]
     variant = int(rng.integers(2**31, 2**32))
     seeds = tuple(int(s) for s in rng.integers(0, 2**63 - 1, size=len(old.seeds)))
@@ -104,9 +104,10 @@ def redraw(scenarios: Mapping[str, Sequence[str]], old: Draw, iteration: int, at
 
 def permutation(seed: int, concern: str, size: int, *where: int) -> list[int]:
     """A permutation of range(size) that depends on the seed, a name and numbers (iteration, epoch, group, ...) only."""
-    return [int(i) for i in _rng(seed, concern, *where).permutation(size)]
+    return [int(i) for i in generator(seed, concern, *where).permutation(size)]
 
 
-def _rng(seed: int, *path: str | int) -> np.random.Generator:
+def generator(seed: int, *path: str | int) -> np.random.Generator:
+    """Random numbers that depend on the seed and on these names and numbers only."""
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in path]
     return np.random.default_rng(np.random.SeedSequence([seed, *words]))

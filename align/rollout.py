@@ -60,6 +60,7 @@ def collect(
     *,
     env_seed: int = 0,
     words: Callable[[int], Sequence[Word]] | None = None,
+    prompts: Sequence[Any] | None = None,
     on_frame: Callable[[int], None] = lambda frame: None,
 ) -> Rollout:
     """Play one group of conversations per scenario.
@@ -75,6 +76,7 @@ def collect(
         frames: the longest that a conversation may be.
         env_seed: the run's seed, from which the environment derives everything about the user.
         words: what a user who reads is told that the agent said so far in a row, in place of its own text.
+        prompts: what each row begins with (`DuplexPolicy.reset`); left out: the policy's own.
         on_frame: called after each frame with its number; may raise to abandon the rollout.
 
     Raises:
@@ -96,7 +98,7 @@ def collect(
     active = np.ones(rows, dtype=bool)
     pieces: list[list[str]] = []  # T lists of B
     with torch.inference_mode(), stepping_threads(policy):
-        policy.reset(np.ones(rows, dtype=bool), list(seeds))
+        policy.reset(np.ones(rows, dtype=bool), list(seeds), prompts)
         spec, lag = policy.spec, heard_after(policy.spec)
         world.agent_words = words or (lambda row: transcript([p[row] for p in pieces], spec.frame, lag))
         for frame in range(frames):
