@@ -67,9 +67,9 @@ class Contexts:
         """The last `frames` of conversations one after the other."""
         talks = [self._composer.draw(rng) for _ in range(-(-frames // TALK_FRAMES))]
         cut = CLOCK.sample_of(len(talks) * TALK_FRAMES - frames)
-        whole = Conversation(
-            *(np.concatenate([getattr(talk, side) for talk in talks])[cut:] for side in ("user", "agent"))
-        )
+        user = np.concatenate([talk.user for talk in talks])[cut:]
+        agent = np.concatenate([talk.agent for talk in talks])[cut:]
+        whole = Conversation(user, agent)
         for i, talk in enumerate(talks):
             offset = CLOCK.sample_of(i * TALK_FRAMES) - cut
             said = (Word(w.text, w.onset + offset, w.offset + offset) for w in talk.agent_words)

@@ -40,6 +40,7 @@ from align.ranks import stop_ranks
 from align.report import save_conversation, write_report
 from align.rollout import check_context
 from align.trainers import grpo, learner, ppo
+from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError, nearest
 from envs.pack import Pack
@@ -165,7 +166,12 @@ def prepare(config: TrainConfig) -> Job:
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")
     policy = load_policy(config.policy, config.prompt)
-    check_context(policy.spec, config.algorithm.frames, f"{config.algorithm.section}.frames")
+    section, context = (
+        config.algorithm.section,
+        CLOCK.frames_covering(CLOCK.nearest_sample(config.algorithm.max_context_s)),
+    )
+    what = f"{section}.frames" + (f" and {section}.max_context_s together" if context else "")
+    check_context(policy.spec, config.algorithm.frames + context, what)
     check_context(policy.spec, config.evaluation.frames, "evaluation.frames")
     return Job(config, pack, scenarios, policy, composition)
 

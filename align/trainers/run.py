@@ -16,8 +16,10 @@ from torch import Tensor
 
 from align import checkpoints, curriculum, rollout
 from align.alarms import Alarms, observe
+from align.context import Contexts
 from align.files import write_tensors
 from align.monitor import Monitor
+from align.policies.moshi.policy import MoshiPolicy
 from align.ranks import start_ranks, watch
 from align.signals import Interrupt, Interrupted
 from align.tally import Tally
@@ -77,6 +79,7 @@ class Run:
         """Numbers that a trainer carries from one iteration to the next."""
         self._axis_rewards: dict[str, float] = {}
         self._alarms = Alarms(config.alarms)
+        self._contexts: Contexts | None = None
         if done is not None:
             self._restore(done)
         self.monitor = Monitor(
@@ -163,6 +166,7 @@ class Run:
                     [s for d in drawn for s in d.seeds],
                     self.config.frames,
                     env_seed=self.seed,
+                    prompts=self._prompts(env, iteration, drawn),
                     on_frame=on_frame,
                 )
             if not self.engine.all_true(not self._interrupt.requested):
@@ -176,6 +180,24 @@ class Run:
                 "--resume from the last checkpoint"
             ) from error
         return played
+
+    def _prompts(self, env: Any, iteration: int, drawn: Sequence[curriculum.Draw]) -> list[Any] | None:
+        """What the conversations begin with, where some begin in the middle."""
+        config = self.config
+        if not config.max_context_s:
+            return None
+        if self._contexts is None:
+            if not isinstance(self.policy, MoshiPolicy):
+                kind = type(self.policy).__name__
+                raise UptakeError(
+                    f"{config.section}.max_context_s = {config.max_context_s}: {kind} cannot begin in the middle of a "
+                    "recording; set it to 0"
+                )
+            self._contexts = Contexts(
+                env.pack, self.policy, longest_s=config.max_context_s, probability=config.context_probability,
+                iterations=config.iterations, seed=self.seed,
+            )  # fmt: skip
+        return self._contexts.prompts(iteration, drawn)
 
     def skip_update(
         self,

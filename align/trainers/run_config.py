@@ -20,6 +20,7 @@ CHOICES: dict[str, Sequence[Any]] = {
     "offload": ("none", "optimizer", "all"),
 }
 LEAST: dict[str, float] = {
+    "max_context_s": 0, "context_probability": 0,
     "iterations": 1, "frames": 1, "per_device_train_batch_size": 1, "learning_rate": 0, "warmup_steps": 0,
     "weight_decay": 0, "max_grad_norm": 0, "max_sampling_logp_difference": 0, "nan_budget": 0, "lora_r": 1,
     "save_steps": 1, "save_total_limit": 1, "collective_timeout": 1, "log_episodes_steps": 0,
@@ -43,6 +44,11 @@ class RunConfig(ABC):
     """Rollout-and-update rounds of the run."""
     frames: int = 150
     """Longest conversation, in frames of 80 ms; one ends earlier when its script is over."""
+    max_context_s: float = 0.0
+    """Longest recorded stretch, in seconds, that conversations begin in the middle of (`align.context`); reached in the
+    last iteration. Published: 30. 0: every conversation begins at its beginning."""
+    context_probability: float = 0.5
+    """Share of the groups that begin with one. Published: 0.5."""
     per_device_train_batch_size: int = 8
     """Conversations a forward pass with gradient. Changes memory and speed, not the result."""
 
@@ -173,6 +179,8 @@ class RunConfig(ABC):
                 f"{self.section}.kl_estimator = 'k1' in the loss has no gradient on average; use exact, k2 or k3, or "
                 f"{self.section}.use_kl_in_reward = true"
             )
+        if self.context_probability > 1:
+            raise UptakeError(f"{self.section}.context_probability = {self.context_probability}: must be at most 1")
         self.alarms.check(self.section)
         if self.offload != "none" and self.zero_stage < {"optimizer": 1, "all": 3}[self.offload]:
             raise UptakeError(
