@@ -108,7 +108,7 @@ class Learner:
                 streams in the objective of one that does not train any.
         """
         self.policy, self.config = policy, config
-        audio = sum(stream.trainable for stream in policy.spec.streams if stream.name != "text")
+        audio = sum(stream.trainable for stream in policy.spec.streams[1:])
         if config.streams in ("semantic", "all") and not audio:
             raise UptakeError(
                 f"{config.section}.streams = {config.streams}: this policy has no trainable audio stream; use text or "
@@ -172,7 +172,7 @@ class Learner:
         if self.config.streams != "speak":
             return ratios.actions(scored.tokens, token_mask, self.config.importance_sampling_level)[0]
         assert scored.log_probs is not None
-        silent = next(stream.silent_ids for stream in self.policy.spec.streams if stream.name == "text")
+        silent = self.policy.spec.streams[0].silent_ids
         return losses.speak_logp(scored.log_probs, trajectory.codes[:, 0], silent)
 
     def kl(self, trajectory: Trajectory, scored: Scored, token_mask: Tensor) -> Tensor:

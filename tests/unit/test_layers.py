@@ -19,16 +19,20 @@ def test_no_layer_imports_what_is_above_it() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module", ["losses", "advantages"])
-def test_losses_and_advantages_import_torch_and_nothing_else(module: str) -> None:
+@pytest.mark.parametrize(("module", "ours"), [("ratios", set()), ("losses", {"align.ratios"}), ("advantages", set())])
+def test_losses_and_advantages_import_torch_and_no_more_than_each_other(module: str, ours: set[str]) -> None:
     tree = ast.parse((ROOT / "align" / f"{module}.py").read_text())
     imported: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            imported.add("a relative import" if node.level else str(node.module).partition(".")[0])
-    assert imported - set(sys.stdlib_module_names) <= {"torch"}
+            package = str(node.module)
+            names = (
+                {f"align.{alias.name}" for alias in node.names} if package == "align" else {package.partition(".")[0]}
+            )
+            imported |= {"a relative import"} if node.level else names
+    assert imported - set(sys.stdlib_module_names) - {"torch"} == ours
 
 
 def test_the_world_and_its_judges_load_without_torch() -> None:
