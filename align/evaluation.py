@@ -333,7 +333,7 @@ def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
     else:
         folder = find_folder(name)
         policy = LOADERS.get(str(read_config(folder).get("model_type")), MoshiPolicy.load)(folder)
-    if prompt is not None:
+    if prompt is not None and prompt != PromptConfig():
         if not isinstance(policy, MoshiPolicy):
             raise UptakeError(f"'{name}': a {type(policy).__name__} takes no prompt; leave it out")
         policy = policy.prompted(make_prompt(policy, prompt))

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from align.evaluation import load_policy
 from align.policies import checks
 from align.policies.cascade.head import TurnHead
 from align.policies.cascade.policy import ACT, CascadePolicy
+from align.policies.moshi.prompt import PromptConfig
 from align.policies.sampling import Sampling
 from envs.clock import CLOCK
 from envs.errors import UptakeError
@@ -120,3 +122,9 @@ def test_truncated_weights_and_broken_audio_are_named(pack, tmp_path):
     with pytest.raises(UptakeError, match="row 1"):
         policy.step(mic, np.ones(2, bool))
     assert torch.isfinite(policy.model.answer.bias).all()
+
+
+def test_a_run_without_a_prompt_takes_a_policy_that_has_none():
+    assert isinstance(load_policy("cascade", PromptConfig()), CascadePolicy)
+    with pytest.raises(UptakeError, match="a CascadePolicy takes no prompt"):
+        load_policy("cascade", PromptConfig(silence_s=1.0))
