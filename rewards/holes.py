@@ -66,6 +66,15 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
         "mumbler": _NO_JUDGE,
         "echo_chaser": _NO_JUDGE,
     },
+    "recipes/aspirin": dict.fromkeys(
+        ("always_backchannel", "metronome", "mumbler", "truncator", "echo_chaser"), _SHARES
+    ),
+    "recipes/duplexpo": {
+        "always_backchannel": _NO_WORDS,
+        "metronome": _ANY_STOP,
+        "truncator": _ANY_SOUND,
+        "echo_chaser": _ANY_SOUND,
+    },
     "recipes/published": {
         "always_backchannel": _SPANNED,
         "mumbler": _NO_JUDGE,
