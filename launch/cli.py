@@ -258,13 +258,14 @@ def audit(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Annotated[Path, typer.Option(help="Where the figures (JSON) and the picture go.")] = Path("audits"),
     activity: Activity = None,
+    embedding: Annotated[str, typer.Option(help="Folder of the sentence encoder for `similarity`.")] = "",
 ) -> None:
     """Attack a reward with degenerate policies; exit 1 if one of them earns nearly what an oracle earns."""
     from launch.audit import run_audit
 
     passed = run_audit(
         what, overrides or [], everything=everything, pack_path=pack, split=split, scenarios=scenarios, margin=margin,
-        seed=seed, out=out, activity=activity or [],
+        seed=seed, out=out, activity=activity or [], embedding=embedding,
     )  # fmt: skip
     raise typer.Exit(0 if passed else 1)
 

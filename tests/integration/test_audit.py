@@ -27,8 +27,8 @@ def test_everything_that_ships_passes_and_the_known_holes_are_shown(tmp_path: Pa
     status, output = run("--all", "--out", str(tmp_path))
     assert status == 0, output
     record = json.loads((tmp_path / "all.json").read_text())
-    asking = {name for name in names() if registry_module.get(name).rubric is not None}
-    assert set(record["refused"]) == {*asking, "recipes/published_judge"}  # a language model is asked, and none is here
+    asking = {name for name in names() if not registry_module.get(name).rule}
+    assert set(record["refused"]) == {*asking, "recipes/published_judge"}  # no language model and no encoder is here
     assert set(record["audits"]) == {*names(), *config_names()} - set(record["refused"])
     for subject, audit in record["audits"].items():
         assert set(audit["attacks"]) == set(ATTACKS)

@@ -46,7 +46,7 @@ def pack(tmp_path_factory) -> Pack:
 def test_what_is_judged_online_in_the_environment_is_what_the_record_gives_afterwards(
     pack, scenario, agent, frames, every, seed, detector
 ):
-    terms = {name: 1.0 for name in names() if get(name).rubric is None}
+    terms = {name: 1.0 for name in names() if get(name).rule}
     composition = Composition(terms, activity=DetectorConfig(detector))
     env = DuplexVectorEnv(pack, 1, frames=frames)
     speaker = AGENTS[agent](env)
