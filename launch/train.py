@@ -243,7 +243,7 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False)
                     f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
                     "resume it as it was, or start another run with name=NAME"
                 )
-        for name in ("model", "body", "transcript") if judged else ():
+        for name in ("model", "body", "transcript", "recogniser") if judged else ():
             if getattr(old.judge, name) != getattr(config.judge, name):
                 raise UptakeError(
                     f"{folder} was started with judge.{name} = {getattr(old.judge, name)}, now it is "

@@ -43,7 +43,8 @@ class Meaning:
     pairs, 0.5 and more for a plain language model. It is measured once, on `UNRELATED`, and is the zero of the scale.
 
     Texts are compared in lower case and without punctuation (`rewards.text.normalise`): a recogniser and a text stream
-    differ in both, and neither is part of what was said. A text is encoded on its own, never beside others, so that its embedding does not depend on what was asked before.
+    differ in both, and neither is part of what was said. A text is encoded on its own, never beside others, so that its
+    embedding does not depend on what was asked before.
 
     Raises:
         UptakeError: an encoder that cannot tell unrelated sentences apart.

@@ -30,6 +30,8 @@ class JudgeConfig:
     """Other fields of the request; null leaves one out. A model that thinks before it answers needs more tokens."""
     transcript: str = "text"
     """The agent's words that are judged. text: of its own text stream; asr: what speech recognition hears."""
+    recogniser: str = "whisper"
+    """Who hears for asr: `whisper`, an entry point of the group `uptake.asr`, or path/to/file.py:name."""
     concurrency: int = 16
     """Requests under way at once, on each rank."""
     requests_per_minute: float = 0.0

@@ -34,7 +34,7 @@ def _own_registry(monkeypatch):
 
 
 def rules(name: str) -> bool:
-    """Whether a reward judges by itself: one that needs something from outside is audited where there is such a thing."""
+    """Whether a reward judges by itself: one that needs something from outside is audited where that is."""
     return get(name).rule
 
 
