@@ -103,7 +103,9 @@ def evaluate(
     voice: Voice = "",
     silence: Silence = 0.0,
     asr: Annotated[bool, typer.Option("--asr", help="Judge the words that speech recognition hears.")] = False,
-    recogniser: Annotated[str, typer.Option(help="Whose, which implies --asr: whisper, or FILE.py:NAME.")] = "",
+    recogniser: Annotated[
+        str, typer.Option(help="Whose, which implies --asr: whisper, an entry point's name or FILE.py:NAME.")
+    ] = "",
     out: Out = None,
     episodes: Annotated[Path | None, typer.Option(help="Store every conversation in this new folder.")] = None,
     compat: Compat = None,
