@@ -100,6 +100,8 @@ class TrainConfig:
     """Reward term -> weight; 0 leaves it out. A term is a registered name, or `path/to/file.py:name`."""
     activity: DetectorConfig = field(default_factory=DetectorConfig)
     """Who is taken to speak when, in rewards and measures."""
+    embedding: str = ""
+    """Folder of the sentence encoder that terms on meaning compare texts with; empty: none (docs/judge.md)."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """The language model that the terms which ask one are put to."""
     grpo: GrpoConfig | None = None

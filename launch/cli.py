@@ -107,6 +107,9 @@ def evaluate(
     voice: Voice = "",
     silence: Silence = 0.0,
     asr: Annotated[bool, typer.Option("--asr", help="Judge the words that speech recognition hears.")] = False,
+    recogniser: Annotated[
+        str, typer.Option(help="Whose, which implies --asr: whisper, an entry point's name or FILE.py:NAME.")
+    ] = "",
     out: Out = None,
     episodes: Annotated[Path | None, typer.Option(help="Store every conversation in this new folder.")] = None,
     compat: Compat = None,
@@ -125,7 +128,7 @@ def evaluate(
         seed=seed,
         batch=batch,
         acoustics=acoustics,
-        asr=asr,
+        recogniser=recogniser or ("whisper" if asr else ""),
         out=out,
         episodes=episodes,
         compat=compat or [],
@@ -262,13 +265,14 @@ def audit(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Annotated[Path, typer.Option(help="Where the figures (JSON) and the picture go.")] = Path("audits"),
     activity: Activity = None,
+    embedding: Annotated[str, typer.Option(help="Folder of the sentence encoder for `similarity`.")] = "",
 ) -> None:
     """Attack a reward with degenerate policies; exit 1 if one of them earns nearly what an oracle earns."""
     from launch.audit import run_audit
 
     passed = run_audit(
         what, overrides or [], everything=everything, pack_path=pack, split=split, scenarios=scenarios, margin=margin,
-        seed=seed, out=out, activity=activity or [],
+        seed=seed, out=out, activity=activity or [], embedding=embedding,
     )  # fmt: skip
     raise typer.Exit(0 if passed else 1)
 

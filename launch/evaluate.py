@@ -64,7 +64,7 @@ def run_evaluation(
     frames: int,
     seed: int,
     batch: int,
-    asr: bool,
+    recogniser: str,
     out: Path | None,
     acoustics: str = "clean",
     episodes: Path | None = None,
@@ -77,16 +77,16 @@ def run_evaluation(
 
     `users` names other scenarios than the pack's own. With `episodes`, every conversation is stored there
     (`align.stored`). `activity` says who is taken to speak when (`rewards.detector.parse_detector`). `compat` names
-    published evaluators. Answers are set against chance (`rewards.chance`). With `asr`, words are those that speech
-    recognition hears; their error rate against the agent's text is shown, and what the policy's codec alone does to
-    speech.
+    published evaluators. Answers are set against chance (`rewards.chance`). With a `recogniser`, words are
+    those that it hears (`align.recognition`); their error rate against the agent's text is shown, and what the policy's
+    codec alone does to speech.
     """
     console = console or make_console()
     find_acoustics(acoustics)  # a mistake in it costs nothing yet
     detector = parse_detector(activity) or ENERGY
     grader = Grader(parse_compat(compat), detector)
     store = Store(episodes) if episodes is not None else None
-    listener = Listener() if asr else None
+    listener = Listener(recogniser) if recogniser else None
     pack = Pack.load(pack_path, users)
     system = find_system(policy, frames, prompt)
 

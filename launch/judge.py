@@ -21,7 +21,7 @@ def open_judge(config: JudgeConfig, terms: Iterable[str]) -> Judge | None:
     if all(get(term).rubric is None for term in terms):
         return None
     config.check()
-    listen = Listener() if config.transcript == "asr" else None
+    listen = Listener(config.recogniser) if config.transcript == "asr" else None
     return Judge(config, listen, share=1.0 / int(os.environ.get("WORLD_SIZE", "1")))
 
 

@@ -46,6 +46,7 @@ from envs.errors import UptakeError, nearest
 from envs.pack import Pack
 from envs.scenario import Scenario
 from launch.judge import judge_comment, open_judge
+from launch.meaning import open_meaning
 from launch.terminal import comparison_tables, counting, make_console, ranking_line
 from rewards.compose import Composition
 
@@ -159,7 +160,8 @@ def prepare(config: TrainConfig) -> Job:
         check_hears(config.activity, BASELINES[name], f"{name} of evaluation.baselines")
     terms = {term: weight for term, weight in config.rewards.items() if weight}
     config.activity.check()  # before a judge is opened
-    composition = Composition(terms, judge=open_judge(config.judge, terms), activity=config.activity)
+    meaning = open_meaning(config.embedding, terms)
+    composition = Composition(terms, judge=open_judge(config.judge, terms), activity=config.activity, meaning=meaning)
     pack = Pack.load(config.pack, config.users)
     check_axes(composition, pack.scenarios("train"))
     scenarios = pack.scenarios(config.evaluation.split)
@@ -241,13 +243,13 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False)
                 "as it was, or start another run with name=NAME"
             )
         # A trainer compares its own section.
-        for name in ("policy", "prompt", "pack", "seed", "rewards", "activity", "evaluation"):
+        for name in ("policy", "prompt", "pack", "seed", "rewards", "activity", "embedding", "evaluation"):
             if getattr(old, name) != getattr(config, name):
                 raise UptakeError(
                     f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
                     "resume it as it was, or start another run with name=NAME"
                 )
-        for name in ("model", "body", "transcript") if judged else ():
+        for name in ("model", "body", "transcript", "recogniser") if judged else ():
             if getattr(old.judge, name) != getattr(config.judge, name):
                 raise UptakeError(
                     f"{folder} was started with judge.{name} = {getattr(old.judge, name)}, now it is "

@@ -18,6 +18,7 @@ from envs.errors import UptakeError
 from rewards.attacks import ORACLE
 from rewards.compose import Composition, term_values, weighted_mean
 from rewards.detector import ENERGY, DetectorConfig
+from rewards.meaning import Meaning
 from rewards.registry import get
 
 MARGIN = 0.25
@@ -215,6 +216,7 @@ def examine(
     margin: float = MARGIN,
     known: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     activity: DetectorConfig = ENERGY,
+    meaning: Meaning | None = None,
 ) -> tuple[dict[str, Audit], dict[str, str]]:
     """Audit many compositions over the same conversations.
 
@@ -224,6 +226,7 @@ def examine(
         margin: how far below the oracle everybody else must stay.
         known: subject -> attack -> why it is expected to get away with it.
         activity: who is taken to speak when.
+        meaning: for the terms that compare meanings; without it these cannot be audited.
 
     Returns:
         The audits; and for each subject that cannot be audited, why.
@@ -231,13 +234,13 @@ def examine(
     compositions, refused = {}, {}
     for name, terms in subjects.items():
         try:
-            compositions[name] = Composition(terms, activity=activity)
+            compositions[name] = Composition(terms, activity=activity, meaning=meaning)
         except UptakeError as error:
             refused[name] = str(error)
     spelled = {get(term).name: term for name in compositions for term, weight in subjects[name].items() if weight}
     if not spelled:
         return {}, refused
-    everything = Composition(dict.fromkeys(spelled.values(), 1.0), activity=activity)
+    everything = Composition(dict.fromkeys(spelled.values(), 1.0), activity=activity, meaning=meaning)
     found = {agent: score(everything, episodes) for agent, episodes in played}
     audits = {}
     for name, composition in compositions.items():

@@ -18,6 +18,7 @@ from rewards.detector import ENERGY, Activity, DetectorConfig
 from rewards.judge.answer import Answer
 from rewards.judge.rubric import Rubric
 from rewards.limits import TimeLimit, within
+from rewards.meaning import Meaning
 from rewards.registry import Reward, get, whole
 from rewards.verdict import Verdict
 from rewards.view import EpisodeView
@@ -75,8 +76,8 @@ class Composition:
     """Weighted terms. Weights apply in `total`, never inside a verdict, so a trainer may normalise each term alone.
 
     A weight of 0 leaves the term out. Raises `UptakeError` for an unknown term, for a negative or infinite weight,
-    when nothing is left, for a term that asks a language model where there is no judge, and for a detector that cannot
-    work.
+    when nothing is left, for a term that asks a language model where there is no judge, for one that compares meanings
+    where there is no encoder, and for a detector that cannot work.
     """
 
     terms: Mapping[str, float]
@@ -87,6 +88,8 @@ class Composition:
     """Who answers the terms that ask a language model."""
     activity: DetectorConfig = ENERGY
     """Who is taken to speak when, in every view."""
+    meaning: Meaning | None = field(default=None, compare=False)
+    """What the terms that compare meanings compare them with."""
     strikes: Counter[str] = field(init=False, default_factory=Counter, compare=False)
     """How often each term ran out of time."""
     rewards: tuple[Reward, ...] = field(init=False, compare=False)
@@ -108,6 +111,11 @@ class Composition:
             if found.rubric and weight and self.judge is None:
                 raise UptakeError(
                     f"rewards: {found.name!r} asks a language model; name one in the section `judge` (docs/judge.md)"
+                )
+            if found.meaning and weight and self.meaning is None:
+                raise UptakeError(
+                    f"rewards: {found.name!r} compares meanings and needs a sentence encoder; give its folder, "
+                    "embedding=FOLDER or --embedding FOLDER (docs/judge.md)"
                 )
             weights[found.name] = float(weight)
             if weight:
@@ -205,7 +213,7 @@ class Composition:
                     continue
                 end = min(close, episode.samples)
                 if end not in views:
-                    views[end] = EpisodeView(episode, end, transcript, activity)
+                    views[end] = EpisodeView(episode, end, transcript, activity, self.meaning)
                 verdicts.append(((number, place), self._judge(term, views[end], event)))
         return verdicts
 

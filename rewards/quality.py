@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from envs.event import BARGE_IN_TYPES, Event
@@ -41,18 +41,23 @@ class Answer:
 
 
 def grade(
-    words: Sequence[str], content: Sequence[str] = (), references: Sequence[str] = (), heard: Sequence[str] = ()
+    words: Sequence[str],
+    content: Sequence[str] = (),
+    references: Sequence[str] = (),
+    heard: Sequence[str] = (),
+    nearest: Callable[[str, Sequence[str]], float] = best_similarity,
 ) -> Answer:
     """Grade words as an answer: expected content (any of), reference answers (the nearest), repetition, echo.
 
     `heard` are the user's words. A question nearly always holds the word that its answer is expected to hold, so
-    without `echo` saying the question back would be an answer.
+    without `echo` saying the question back would be an answer. `nearest` says how near a text is to the nearest of the
+    references, in [0, 1].
     """
     repeated, total = duplicates(words)
     copied, runs = copies(words, heard)
     return Answer(
         hit=float(contains_any(words, content)) if content else None,
-        similarity=best_similarity(" ".join(words), references) if references else None,
+        similarity=nearest(" ".join(words), references) if references else None,
         repetition=repeated / total if total else 0.0,
         echo=copied / runs if runs else 0.0,
         words=len(words),
@@ -70,13 +75,18 @@ def answer_words(view: EpisodeView, event: Event) -> list[str]:
     return [word.text for word in words if start <= word.onset < limit]
 
 
+def reference_answers(view: EpisodeView, event: Event) -> Sequence[str]:
+    """What the episode holds as good answers to an event; empty where it holds none."""
+    references = view.meta.get(REFERENCES, {}).get(event.id, ())
+    return [references] if isinstance(references, str) else references
+
+
 def answer(view: EpisodeView, event: Event) -> Answer:
     """The agent's answer to an event, graded against its `responds` expectation and the episode's references."""
     expect = event.expected("responds")
-    references = view.meta.get(REFERENCES, {}).get(event.id, ())
     content = () if expect is None else expect.content
-    nearest = [references] if isinstance(references, str) else references
-    return grade(answer_words(view, event), content, nearest, [word.text for word in event.words])
+    references = reference_answers(view, event)
+    return grade(answer_words(view, event), content, references, [word.text for word in event.words])
 
 
 @reward(

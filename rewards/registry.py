@@ -10,10 +10,7 @@ A third party's reward is found by entry point (group `uptake.rewards`, an objec
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import math
-import sys
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -24,6 +21,7 @@ from envs.clock import CLOCK, Clock
 from envs.episode import Episode
 from envs.errors import UptakeError, nearest
 from envs.event import EVENT_TYPES, Event, Word
+from envs.plugins import load_point, run_file
 from rewards.judge.rubric import Rubric
 from rewards.verdict import Verdict
 from rewards.view import EpisodeView
@@ -49,6 +47,7 @@ _BUILTIN = (
     "repetition",
     "resume",
     "silence",
+    "similarity",
     "steerduplex",
     "turn",
     "waveform",
@@ -71,6 +70,7 @@ class Reward:
         horizon_s: float,
         beside: Sequence[str] = (),
         rubric: Rubric | None = None,
+        meaning: bool = False,
     ) -> None:
         self.judge_function = judge
         self.name = name
@@ -80,6 +80,8 @@ class Reward:
         """Seconds after the event's offset at which the window closes and the view ends."""
         self.rubric = rubric
         """What a language model is told whom its verdicts wait for (`Verdict.question`); None: it asks none."""
+        self.meaning = meaning
+        """Whether it compares meanings, for which somebody must bring a sentence encoder (`EpisodeView.nearest`)."""
         self.beside = tuple(beside)
         """Terms without which this one must not be trained: what wins it without listening loses on them."""
         self.__doc__ = judge.__doc__
@@ -90,6 +92,11 @@ class Reward:
     def __call__(self, view: EpisodeView, event: Event) -> Verdict:
         """The bare judgement of one event on a view, as the decorated function returns it."""
         return self.judge_function(view, event)
+
+    @property
+    def rule(self) -> bool:
+        """Whether it judges with nothing but the view: no language model, no sentence encoder."""
+        return self.rubric is None and not self.meaning
 
     def applies(self, event: Event) -> bool:
         """Whether the event is of a type that this reward judges."""
@@ -124,6 +131,7 @@ def reward(
     horizon_s: float,
     beside: Sequence[str] = (),
     rubric: Rubric | None = None,
+    meaning: bool = False,
 ) -> Callable[[Judge], Reward]:
     """Register a function as a reward.
 
@@ -136,6 +144,7 @@ def reward(
         beside: names of the terms that it must be trained with. Silence is perfect in a pause and loses when a turn is
             due: `uptake audit` attacks this reward together with them, at equal weight.
         rubric: what it asks a language model by (`rewards.judge`); a composition with it needs a judge.
+        meaning: whether it calls `EpisodeView.nearest`; a composition with it needs a sentence encoder.
 
     Raises:
         UptakeError: the name is taken, no event type is given or an unknown one, or the horizon is negative.
@@ -149,7 +158,7 @@ def reward(
                 raise UptakeError(f"reward {name!r}: no event type {code!r}{nearest(code, [*EVENT_TYPES, EPISODE])}")
         if EPISODE in events and (len(events) > 1 or horizon_s):
             raise UptakeError(f"reward {name!r}: judges whole episodes; give events=['episode'], horizon_s=0")
-        made = Reward(judge, name, axis, events, horizon_s, beside, rubric)
+        made = Reward(judge, name, axis, events, horizon_s, beside, rubric, meaning)
         taken = _REGISTRY.get(name)
         if taken is not None and _origin(taken) != _origin(made):
             raise UptakeError(f"reward {name!r} is already registered by {_origin(taken)[0]}; choose another name")
@@ -179,14 +188,7 @@ def get(name: str) -> Reward:
         return _REGISTRY[name]
     points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     if name in points:
-        try:
-            found = points[name].load()
-        # Anybody's code, which must not end in a traceback of ours.
-        except Exception as error:
-            raise UptakeError(
-                f"reward {name!r}: entry point {points[name].value} does not load: {type(error).__name__}: {error}"
-            ) from error
-        return _checked(found, f"entry point {points[name].value}")
+        return _checked(load_point(points[name], "reward"), f"entry point {points[name].value}")
     raise UptakeError(f"unknown reward {name!r}{nearest(name, [*_REGISTRY, *points])}")
 
 
@@ -213,23 +215,7 @@ def _from_file(path: Path, attribute: str) -> Reward:
 
 def _load_file(path: Path) -> ModuleType:
     """Run a file once; its rewards register under their own names."""
-    if not path.is_file():
-        raise UptakeError(f"{path}: no such file; a reward by path is written path/to/file.py:name")
-    name = f"uptake_reward_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UptakeError(f"{path}: not a Python file; a reward by path is written path/to/file.py:name")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    # The file may be anybody's code: whatever it raises is its author's mistake, said in one line.
-    except Exception as error:
-        del sys.modules[name]
-        if isinstance(error, UptakeError):
-            raise
-        said = str(error).splitlines()[0] if str(error) else ""
-        raise UptakeError(f"{path}: does not load: {type(error).__name__}: {said}") from error
+    module = run_file(path, "reward")
     _FILES[path] = module
     return module
 

@@ -13,6 +13,7 @@ from envs.clock import Clock
 from envs.episode import Episode
 from envs.event import Event, Word
 from rewards.detector import Activity
+from rewards.meaning import Meaning
 
 TURN_SECONDS = 1.0
 """Agent speech longer than this takes the floor (arXiv 2606.11167, Full-Duplex-Bench); up to it, a backchannel."""
@@ -61,6 +62,7 @@ class EpisodeView:
         transcript: words to use in place of the episode's own text stream (for instance from speech recognition of
             the agent's audio). None: the episode's own.
         activity: who speaks when in the episode; views of one episode share it. None: by energy.
+        meaning: what compares texts for the terms that declare `meaning=True`.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class EpisodeView:
         end: int,
         transcript: Sequence[Word] | None = None,
         activity: Activity | None = None,
+        meaning: Meaning | None = None,
     ) -> None:
         self.end = max(0, min(int(end), episode.samples))
         self.clock: Clock = episode.clock
         self._episode = episode
         self._words = episode.transcript if transcript is None else transcript
         self._injected = transcript is not None
+        self._meaning = meaning
         self._activity = Activity(episode, transcript=transcript) if activity is None else activity
 
     def seconds(self, samples: int) -> float:
@@ -156,6 +160,17 @@ class EpisodeView:
         `meta["text_stream"]` says so outright; without it, an agent that has uttered a word by now has one.
         """
         return self._injected or bool(self.meta.get("text_stream", bool(self.transcript)))
+
+    def nearest(self, text: str, references: Sequence[str]) -> float:
+        """How near in meaning a text is to the nearest of some references, in [0, 1] (`rewards.meaning`).
+
+        Raises:
+            RuntimeError: no encoder was given; a reward that asks this declares `meaning=True` in its decorator, and
+                then none runs without.
+        """
+        if self._meaning is None:
+            raise RuntimeError("no sentence encoder in this view; declare meaning=True in the reward's decorator")
+        return self._meaning.nearest(text, references)
 
     @cached_property
     def utterances(self) -> tuple[Utterance, ...]:

@@ -21,6 +21,8 @@ class JudgeConfig(EndpointConfig):
     cache: str = ".judge-cache"
     transcript: str = "text"
     """The agent's words that are judged. text: of its own text stream; asr: what speech recognition hears."""
+    recogniser: str = "whisper"
+    """Who hears for asr: `whisper`, an entry point of the group `uptake.asr`, or path/to/file.py:name."""
 
     def check(self) -> None:
         """Raise `UptakeError` for what cannot work; never with a key in its text."""

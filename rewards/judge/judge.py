@@ -126,6 +126,7 @@ class Judge:
             "base_url": self.config.base_url,
             "body": self.config.fields,
             "transcript": self.config.transcript,
+            "recogniser": self.config.recogniser if self.config.transcript == "asr" else None,
             "rubrics": {
                 rubric.name: {
                     "source": rubric.source,

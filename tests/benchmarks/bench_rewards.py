@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--agents", nargs="+", default=["oracle", "metronome"], help="whose conversations")
     options = parser.parse_args()
     pack = Pack.load("core")
-    terms = {name: 1.0 for name in names() if get(name).rubric is None}
+    terms = {name: 1.0 for name in names() if get(name).rule}
     for agent in options.agents:
         episodes = conversations(pack, agent, options.batch)
         for detector in options.detectors:

@@ -27,8 +27,8 @@ def test_everything_that_ships_passes_and_the_known_holes_are_shown(tmp_path: Pa
     status, output = run("--all", "--out", str(tmp_path))
     assert status == 0, output
     record = json.loads((tmp_path / "all.json").read_text())
-    asking = {name for name in names() if registry_module.get(name).rubric is not None}
-    # A language model is asked, and none is here; or the core pack holds none of the events.
+    asking = {name for name in names() if not registry_module.get(name).rule}
+    # No language model and no encoder is here; or the core pack holds none of the events.
     absent = {"collision", "proactivity", "refusal", "silence_handling"}
     assert set(record["refused"]) == {*asking, *absent, "recipes/published_judge"}
     assert set(record["audits"]) == {*names(), *config_names()} - set(record["refused"])

@@ -27,7 +27,7 @@ from rewards.measures import measure
 from tests.packs import write_tiny_pack
 from tests.unit.test_rewards_episodes import conversation, event, words
 
-QUIET = {"variants": 1, "frames": 75, "seed": 3, "batch": 16, "asr": False}
+QUIET = {"variants": 1, "frames": 75, "seed": 3, "batch": 16, "recogniser": ""}
 
 
 def quiet() -> Console:

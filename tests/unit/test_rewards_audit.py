@@ -37,8 +37,8 @@ def _own_registry(monkeypatch):
 
 
 def rules(name: str) -> bool:
-    """Whether a reward judges by itself: one that asks a language model is audited where there is one."""
-    return get(name).rubric is None
+    """Whether a reward judges by itself: one that needs something from outside is audited where that is."""
+    return get(name).rule
 
 
 def test_a_scenario_comes_with_its_twin_and_every_kind_comes_before_any_comes_twice(pack):

@@ -50,7 +50,7 @@ def pack(tmp_path_factory) -> Pack:
 def test_what_is_judged_online_in_the_environment_is_what_the_record_gives_afterwards(
     pack, scenario, agent, frames, every, seed, detector
 ):
-    terms = {name: 1.0 for name in names() if get(name).rubric is None}
+    terms = {name: 1.0 for name in names() if get(name).rule}
     composition = Composition(terms, activity=DetectorConfig(detector))
     env = DuplexVectorEnv(pack, 1, frames=frames)
     speaker = AGENTS[agent](env)
@@ -92,7 +92,7 @@ def test_every_kind_of_event_is_judged_online_as_afterwards(agent, user, kinds, 
     said = words("at noon we open at noon", 5.0)
     meta = {"tags": ["safety"], "running": [], "ended": "frames"}
     whole = conversation(agent, events, user, seconds=15.2, transcript=said, meta=meta)
-    composition = Composition({name: 1.0 for name in names() if get(name).rubric is None})
+    composition = Composition({name: 1.0 for name in names() if get(name).rule})
     online, judged = [], 0
     for frame in range(1, 191):
         if frame % every == 0 or frame == 190:

@@ -8,7 +8,6 @@ the window of `context` frames, and its depth decoder sees the future under `att
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from align.policies.moshi.config import MoshiConfig, gated_width, hidden_scale, 
 from align.policies.moshi.layouts import kyutai
 from align.policies.moshi.layouts.tokenizers import load_tokenizer, save_tokenizer
 from align.policies.moshi.model import MoshiModel
+from align.quiet import quiet
 from align.rotary import to_halves, to_neighbours
 from envs.errors import UptakeError
 
@@ -49,7 +49,7 @@ def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, T
     for file in files:
         read_shapes(file)  # says which one is truncated
     try:
-        with _quiet():
+        with quiet():
             loaded: Any = MoshiForConditionalGeneration.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
@@ -89,7 +89,7 @@ def save(folder: Path, model: MoshiModel, codec: Codec, tokenizer: Tokenizer, dt
     theirs.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     theirs.generation_config = GenerationConfig(do_sample=True, temperature=0.7, top_k=25)  # what moshi.server does
     try:
-        with _quiet():
+        with quiet():
             theirs.save_pretrained(folder)
         extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.sample_rate)
         extractor.save_pretrained(folder)
@@ -240,17 +240,3 @@ def _from_transformers(theirs: dict[str, Tensor], c: MoshiConfig) -> dict[str, T
         for step, weight in enumerate(torch.cat(stacks, dim=1).unbind()):  # (dep_q, 3 · width, width)
             ours[f"depformer.layers.{i}.self_attn.in_projs.{step}.weight"] = weight
     return ours
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars of transformers on the terminal."""
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()
