@@ -28,7 +28,8 @@ class Struck(ToyEnv):
     def step(self, actions):
         Struck.lived += 1
         if os.environ["RANK"] == "1" and Struck.lived == 2 * FRAMES + 5:      # in the third iteration
-            {"killed": lambda: os.kill(os.getpid(), signal.SIGKILL), "hangs": lambda: time.sleep(600),
+            # What the others know of a rank is up to a second old: it is struck after that.
+            {"killed": lambda: (time.sleep(3), os.kill(os.getpid(), signal.SIGKILL)), "hangs": lambda: time.sleep(600),
              "fails": lambda: 1 / 0}[sys.argv[2]]()
         return super().step(actions)
 
