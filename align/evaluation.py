@@ -41,6 +41,7 @@ from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import EVENT_TYPES, Word
+from envs.files import whole
 from envs.pack import Pack
 from envs.scenario import Scenario
 from envs.users.partner import set_loader
@@ -256,10 +257,8 @@ def examples(scenarios: Sequence[Scenario], count: int) -> list[Example]:
 
 def write_json(value: Mapping[str, Any], path: Path) -> None:
     """Write a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 BASELINES: Mapping[str, Scripted] = {

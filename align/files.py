@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Size, Tensor
 
 from envs.errors import UptakeError
+from envs.files import whole
 
 
 def one_line(error: Exception) -> str:
@@ -68,15 +68,11 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path` that then takes its place in one step."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        os.replace(partial, path)
+        with whole(path) as partial:
+            write(partial)
     except (OSError, SafetensorError) as error:
         raise UptakeError(f"{path}: cannot be written ({one_line(error)})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _present(path: Path) -> None:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from envs.errors import UptakeError
+from envs.files import whole
 
 if TYPE_CHECKING:
     from envs.episode import Episode
@@ -249,6 +250,5 @@ def _keep_before(path: Path, iteration: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    temporary = path.with_suffix(".jsonl.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    with whole(path) as partial:
+        partial.write_text("".join(kept), encoding="utf-8")

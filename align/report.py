@@ -10,7 +10,6 @@ import base64
 import io
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
@@ -22,6 +21,7 @@ import soundfile
 
 from envs.episode import Episode
 from envs.errors import UptakeError
+from envs.files import whole
 from envs.look import stereo
 from envs.timeline import draw
 from rewards.verdict import Verdict
@@ -73,9 +73,8 @@ def write_report(run: Path) -> Path:
         f"<body>\n{body}\n<script>\n{script}</script>\n</body>\n</html>\n"
     )
     path = run / "report.html"
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     return path
 
 

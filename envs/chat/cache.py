@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from envs.files import whole
 
 VERSION = 1
 
@@ -36,13 +36,6 @@ class Cache:
         Raises:
             OSError: the disk is full or the folder cannot be written.
         """
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"v": VERSION, "key": key, **record}, file, ensure_ascii=False, indent=1)
-            os.replace(partial, path)
-        except OSError:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        text = json.dumps({"v": VERSION, "key": key, **record}, ensure_ascii=False, indent=1)
+        with whole(self.path(key)) as partial:
+            partial.write_text(text, encoding="utf-8")

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from envs.errors import UptakeError
+from envs.files import whole
 
 NAME = "recordings.jsonl"
 
 
 def replace(path: Path, parts: Iterable[str]) -> None:
     """Write a text file whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8") as file:
+    with whole(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def line(record: Mapping[str, Any]) -> str:

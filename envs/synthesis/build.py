@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from envs.clock import CLOCK
 from envs.episode import to_pcm16
 from envs.errors import UptakeError
 from envs.event import Word
+from envs.files import whole
 from envs.pack import SCHEMA
 from envs.synthesis.align import Aligner, cut_points
 from envs.synthesis.engines import Engine
@@ -173,14 +173,14 @@ def say(
     key = hashlib.sha1(f"{engine.name}|{voice}|{utterance.spoken}".encode()).hexdigest()[:16]
     path, times = cache / f"{key}.flac", cache / f"{key}.json"
     if not path.is_file():
-        part = path.with_suffix(".part")
-        soundfile.write(part, engine.say(utterance.spoken, voice), CLOCK.sample_rate, format="FLAC", subtype="PCM_16")
-        os.replace(part, path)
+        said = engine.say(utterance.spoken, voice)
+        with whole(path) as partial:
+            soundfile.write(partial, said, CLOCK.sample_rate, format="FLAC", subtype="PCM_16")
     audio = soundfile.read(path, dtype="float32")[0]
     if not times.is_file():
-        part = times.with_suffix(".part")
-        part.write_text(json.dumps(align(audio, utterance.text)))
-        os.replace(part, times)
+        found = align(audio, utterance.text)
+        with whole(times) as partial:
+            partial.write_text(json.dumps(found))
     return audio, tuple(Word(*w) for w in json.loads(times.read_text()))
 
 

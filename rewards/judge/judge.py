@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from envs.chat.endpoint import Fault
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import Word
+from envs.files import whole
 from rewards.judge.answer import Answer
 from rewards.judge.config import JudgeConfig
 from rewards.judge.rubric import Question, Rubric, Unreadable
@@ -114,9 +114,8 @@ class Judge:
         """Write `judge.json` (model, endpoint, every rubric in full) and put each judgement into `judgements.jsonl`."""
         self._log = folder / ("judgements.jsonl" if rank == 0 else f"judgements-rank{rank}.jsonl")
         if rank == 0:
-            partial = folder / "judge.json.partial"
-            partial.write_text(json.dumps(self.describe(rubrics), indent=1, ensure_ascii=False) + "\n", "utf-8")
-            os.replace(partial, folder / "judge.json")
+            with whole(folder / "judge.json") as partial:
+                partial.write_text(json.dumps(self.describe(rubrics), indent=1, ensure_ascii=False) + "\n", "utf-8")
 
     def describe(self, rubrics: Sequence[Rubric]) -> dict[str, Any]:
         """Model, endpoint and prompts, as `judge.json` holds them."""

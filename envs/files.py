@@ -1,0 +1,28 @@
+"""A file that is written whole or not at all: nobody ever reads half of one, whenever the process is killed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; what lies there takes the place of `path` when the block ends.
+
+    If the block raises, `path` stays as it was and what was written is gone. Its folder is made where it is missing.
+    Threads and processes may write the same file at once: one of them wins.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be made or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
