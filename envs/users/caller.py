@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from envs.acoustics.conditions import Conditions
-from envs.acoustics.config import Acoustics
-from envs.clock import CLOCK, Clock
+from envs.clock import Clock
 from envs.event import Word
 from envs.pack import Clip, Pack
 from envs.scenario import Cut, Scenario, ScriptItem, Trigger
@@ -18,7 +17,7 @@ from envs.seeding import Seeds
 from envs.users.character import LONGEST_HEAD, Speech, expectation, head_length, meaning, words_before
 from envs.users.llm_user import LlmUser
 from envs.users.persona import ASIDE, COUGH, INTENTS, TURNS, TurnKind
-from envs.users.plan import draw, render
+from envs.users.plan import Drawn, render
 
 INTERRUPTS = ("new_topic", "correction", "stop", "repetition", "follow_up", "dissatisfaction")
 """Why an llm user may barge in (`INTENTS`)."""
@@ -96,18 +95,12 @@ class Caller:
 def bind_llm(
     pack: Pack,
     scenario: Scenario,
-    run_seed: int,
-    variant: int,
-    clock: Clock = CLOCK,
-    acoustics: Acoustics | None = None,
+    drawn: Drawn,
+    clock: Clock,
 ) -> Caller:
-    """Draw an llm user's voice, variables and acoustics; the same arguments give the same one everywhere.
-
-    `acoustics` is what a scenario sounds like that says nothing about it.
-    """
+    """Draw an llm user's voice; the same arguments give the same one everywhere."""
     user = scenario.user
     assert isinstance(user, LlmUser)
-    drawn = draw(scenario, run_seed, variant, clock, acoustics)
     if user.speech is not None:
         voice, offers = user.speech.voice, {}
     else:

@@ -14,8 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from envs.acoustics.conditions import Conditions
-from envs.acoustics.config import Acoustics
-from envs.clock import CLOCK, Clock
+from envs.clock import Clock
 from envs.event import Event, Expect
 from envs.pack import Clip, Pack
 from envs.scenario import Cut, Pause, Scenario, ScriptItem, Trigger
@@ -37,7 +36,7 @@ from envs.users.persona import (
     Persona,
     ReactiveUser,
 )
-from envs.users.plan import draw, render, settle
+from envs.users.plan import Drawn, render, settle
 
 LOUDER_DB = 3.0
 """What a user adds each time that it repeats itself over the agent (taxonomy C10)."""
@@ -222,17 +221,11 @@ def expectation(scenario: Scenario, item: ScriptItem, content: tuple[str, ...]) 
 def bind_reactive(
     pack: Pack,
     scenario: Scenario,
-    run_seed: int,
-    variant: int,
-    clock: Clock = CLOCK,
-    acoustics: Acoustics | None = None,
+    drawn: Drawn,
+    clock: Clock,
 ) -> Character:
-    """Draw a reactive user; the same arguments give the same one everywhere.
-
-    `acoustics` is what a scenario sounds like that says nothing about it.
-    """
+    """Draw a reactive user; the same arguments give the same one everywhere."""
     assert isinstance(scenario.user, ReactiveUser)
-    drawn = draw(scenario, run_seed, variant, clock, acoustics)
     seeds, values = drawn["seeds"], drawn["values"]
     persona = scenario.user.persona
     numbers = {

@@ -15,10 +15,10 @@ from envs.event import Event
 from envs.pack import Pack
 from envs.scenario import Scenario
 from envs.seeding import Seeds
-from envs.users import plan as script_plan
 from envs.users.caller import bind_llm
 from envs.users.character import bind_reactive
 from envs.users.partner import PolicyDriver, bind_policy
+from envs.users.plan import Drawn, bind_script, draw
 from envs.users.reactive import ReactiveDriver
 from envs.users.replay import bind_replay
 from envs.users.script import Cue, ScriptDriver
@@ -104,8 +104,8 @@ DRIVERS: Mapping[str, Callable[[int], Driver]] = {
 }
 
 
-_BIND: Mapping[str, Callable[[Pack, Scenario, int, int, Clock, Acoustics | None], Plan]] = {
-    "script": script_plan.bind,
+_BIND: Mapping[str, Callable[[Pack, Scenario, Drawn, Clock], Plan]] = {
+    "script": bind_script,
     "reactive": bind_reactive,
     "replay": bind_replay,
     "llm": bind_llm,
@@ -125,7 +125,7 @@ def bind(
 
     `acoustics` is what a scenario sounds like that says nothing about it.
     """
-    return _BIND[scenario.driver](pack, scenario, run_seed, variant, clock, acoustics)
+    return _BIND[scenario.driver](pack, scenario, draw(scenario, run_seed, variant, clock, acoustics), clock)
 
 
 class Users:

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from envs.acoustics.conditions import Conditions
-from envs.acoustics.config import Acoustics
 from envs.acoustics.room_tone import room_tone
 from envs.activity import activity
 from envs.clock import CLOCK, Clock
@@ -28,7 +27,7 @@ from envs.event import Event, Word
 from envs.pack import Clip, Pack
 from envs.scenario import Scenario
 from envs.seeding import Seeds
-from envs.users.plan import draw
+from envs.users.plan import Drawn
 from envs.users.policy_user import PolicyUser
 from envs.users.replay import TURN_GAP, find_events
 from envs.users.script import Cue
@@ -116,18 +115,12 @@ class PartnerPlan:
 def bind_policy(
     pack: Pack,
     scenario: Scenario,
-    run_seed: int,
-    variant: int,
-    clock: Clock = CLOCK,
-    acoustics: Acoustics | None = None,
+    drawn: Drawn,
+    clock: Clock,
 ) -> PartnerPlan:
-    """Draw a `policy` scenario's variables, acoustics and first words.
-
-    `acoustics` is what a scenario sounds like that says nothing about it.
-    """
+    """Draw a `policy` scenario's first words."""
     user = scenario.user
     assert isinstance(user, PolicyUser)
-    drawn = draw(scenario, run_seed, variant, clock, acoustics)
     if user.opens is None:
         return PartnerPlan(**drawn, voice=user.policy)
     spoken, rng = pack.spoken(scenario.split), drawn["seeds"].rng("user", "opens")

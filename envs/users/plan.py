@@ -117,19 +117,13 @@ def settle(value: Value, values: Mapping[str, float]) -> float:
     return values[value[1:]] if isinstance(value, str) else value
 
 
-def bind(
+def bind_script(
     pack: Pack,
     scenario: Scenario,
-    run_seed: int,
-    variant: int,
-    clock: Clock = CLOCK,
-    acoustics: Acoustics | None = None,
+    drawn: Drawn,
+    clock: Clock,
 ) -> Plan:
-    """Draw a scenario's variables, voice and acoustics and cut its clips; the same arguments give the same plan.
-
-    `acoustics` is what a scenario sounds like that says nothing about it.
-    """
-    drawn = draw(scenario, run_seed, variant, clock, acoustics)
+    """Draw a script's voice and clips and cut them; the same arguments give the same plan."""
     seeds, values = drawn["seeds"], drawn["values"]
 
     def samples(value: Value) -> int:

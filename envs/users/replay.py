@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from envs.acoustics.config import Acoustics
 from envs.clock import CLOCK, Clock
 from envs.corpora.utterances import utterances
 from envs.episode import to_pcm16
@@ -24,7 +23,7 @@ from envs.pack import Pack
 from envs.recording import Recording
 from envs.scenario import Scenario
 from envs.users.persona import EXPECTS
-from envs.users.plan import Line, Plan, draw
+from envs.users.plan import Drawn, Line, Plan
 
 TURN_GAP = CLOCK.samples(1.0)
 """A longer silence ends an utterance (arXiv 2606.11167)."""
@@ -37,15 +36,10 @@ TERMINAL_OVERLAP = CLOCK.samples(0.3)
 def bind_replay(
     pack: Pack,
     scenario: Scenario,
-    run_seed: int,
-    variant: int,
-    clock: Clock = CLOCK,
-    acoustics: Acoustics | None = None,
+    drawn: Drawn,
+    clock: Clock,
 ) -> Plan:
-    """One line that holds the whole recording and begins with the conversation. Only the acoustics are drawn.
-
-    `acoustics` is what a scenario sounds like that says nothing about it.
-    """
+    """One line that holds the whole recording and begins with the conversation."""
     assert isinstance(scenario.user, Recording)
     pcm = to_pcm16(scenario.user.user)
     pcm.setflags(write=False)
@@ -64,7 +58,6 @@ def bind_replay(
         jitter=0,
         ends=len(pcm),
     )
-    drawn = draw(scenario, run_seed, variant, clock, acoustics)
     return Plan(**drawn, lines=(line,), voice=scenario.user.file.stem)
 
 

@@ -19,7 +19,7 @@ from envs.errors import UptakeError
 from envs.pack import Pack
 from envs.scenario import json_schema, parse_scenarios
 from envs.seeding import Seeds
-from envs.users.plan import bind
+from envs.users.drivers import bind
 from tests.packs import SCENARIOS, tiny_pack, write_tiny_pack
 
 F = CLOCK.frame

@@ -20,7 +20,7 @@ from envs.episode import Episode, to_pcm16
 from envs.errors import UptakeError
 from envs.pack import Pack
 from envs.scenario import parse_scenarios
-from envs.users.plan import bind
+from envs.users.drivers import bind
 from tests.packs import SCENARIOS, tiny_pack, write_tiny_pack
 
 F = CLOCK.frame
