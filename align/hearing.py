@@ -17,8 +17,8 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from align.codecs.base import Codec
 from align.recognition import WHISPER, Recogniser, open_recogniser
+from envs.codec import Codec
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import Word

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from sentencepiece import SentencePieceProcessor
 
-from align.codecs.base import Codec
 from envs.clock import CLOCK
+from envs.codec import Codec
 from envs.event import Word
 
 PAD, EPAD = 3, 0

@@ -13,13 +13,14 @@ import copy
 import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 
 from envs.agents import ScriptedAgent
 from envs.clock import CLOCK
+from envs.codec import Codec
 from envs.errors import UptakeError, nearest
 from envs.event import Event, Word
 from envs.pack import Clip, Pack
@@ -28,31 +29,6 @@ SILENT, SPEAK, BACKCHANNEL = 0, 1, 2
 """The actions of `canned`."""
 _FADE = 240  # samples (10 ms): nobody stops with a click
 KINDS = ("pcm", "canned")
-
-
-@runtime_checkable
-class Codec(Protocol):
-    """The part of a streaming codec that is needed here; `align.codecs.base.Codec` says what the methods do."""
-
-    sample_rate: int
-    frame: int
-    codebooks: int
-    card: int
-
-    def init_state(self, batch: int) -> Any:
-        """A state of `batch` rows that have heard and said nothing."""
-
-    def encode(self, state: Any, pcm: np.ndarray) -> np.ndarray:
-        """(B, frame) float32 to codes (B, codebooks) int64."""
-
-    def decode(self, state: Any, codes: np.ndarray) -> np.ndarray:
-        """Codes (B, codebooks) int64 to (B, frame) float32."""
-
-    def reset(self, state: Any, rows: np.ndarray) -> None:
-        """Start `rows` afresh, both directions."""
-
-    def fork(self, state: Any, source: int, rows: np.ndarray) -> None:
-        """Make `rows` continue from where row `source` is."""
 
 
 class Actions(Protocol):
@@ -116,7 +92,7 @@ def find_codec(codec: str | Codec) -> Codec:
     else:
         made = codec
     if not isinstance(made, Codec):
-        raise UptakeError(f"act: a {type(made).__name__} is no codec; it needs the methods of envs.actions.Codec")
+        raise UptakeError(f"act: a {type(made).__name__} is no codec; it needs the methods of envs.codec.Codec")
     if (made.sample_rate, made.frame) != (CLOCK.sample_rate, CLOCK.frame):
         raise UptakeError(
             f"act: the codec has frames of {made.frame} samples at {made.sample_rate} Hz, the environment of "

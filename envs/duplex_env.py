@@ -11,8 +11,8 @@ import gymnasium as gym
 import numpy as np
 
 from envs.acoustics.config import Acoustics
-from envs.actions import Codec
 from envs.clock import CLOCK
+from envs.codec import Codec
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
 from envs.errors import UptakeError

@@ -39,9 +39,10 @@ from gymnasium.vector.utils import batch_space
 from envs.acoustics.chain import Chain
 from envs.acoustics.config import Acoustics, find_acoustics
 from envs.acoustics.room_tone import room_tone
-from envs.actions import Codec, Pcm, make_actions
+from envs.actions import Pcm, make_actions
 from envs.activity import OnlineActivity
 from envs.clock import CLOCK
+from envs.codec import Codec
 from envs.episode import Episode, from_pcm16, to_pcm16
 from envs.errors import UptakeError
 from envs.event import Event, Word

@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from align.codecs.base import Codec
 from align.evaluation import CASCADE, find_folder, load_policy
 from align.policies.base import DuplexPolicy
 from align.policies.cascade.policy import CascadePolicy
@@ -16,6 +15,7 @@ from align.policies.moshi.checkpoint import find_layout
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.model import MoshiModel
 from align.policies.moshi.policy import MoshiPolicy
+from envs.codec import Codec
 from launch.terminal import make_console
 
 LAYOUT_NAMES = {

@@ -1,4 +1,4 @@
-"""Speech codecs behind one protocol (`align.codecs.base.Codec`)."""
+"""Speech codecs behind one protocol (`envs.codec.Codec`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from align.codecs.base import Codec
+from envs.codec import Codec
 from envs.errors import UptakeError
 
 POCKET, MIMI = "codec.safetensors", "mimi"

@@ -91,7 +91,7 @@ class _Ring:
 
 
 class MimiCodec:
-    """24 kHz speech <-> 8 codes every 80 ms (1920 samples). See `align.codecs.base.Codec` for the protocol.
+    """24 kHz speech <-> 8 codes every 80 ms (1920 samples). See `envs.codec.Codec` for the protocol.
 
     Construct from a model in memory, or with `MimiCodec.load(folder)`. It holds no stream state of its own, so one
     codec serves any number of states. Runs in fp32 on `device`; numpy at the boundary.

@@ -85,7 +85,7 @@ class PocketState:
 
 
 class PocketCodec:
-    """Streaming, batched, deterministic. See `align.codecs.base.Codec` for the protocol."""
+    """Streaming, batched, deterministic. See `envs.codec.Codec` for the protocol."""
 
     sample_rate = SAMPLE_RATE
     frame = FRAME

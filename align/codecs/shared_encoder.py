@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from align.codecs.base import Codec, rows_kept, rows_taken
+from align.codecs.base import rows_kept, rows_taken
+from envs.codec import Codec
 
 
 class SharedEncoder:

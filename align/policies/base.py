@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from envs.errors import UptakeError
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -246,3 +248,50 @@ def row_indices(rows: Any, batch: int) -> np.ndarray:
     if index.size and not (index.min() >= 0 and index.max() < batch):
         raise ValueError(f"rows: {index.tolist()} are not all in 0..{batch - 1}")
     return index
+
+
+def rows_to_reset(
+    rows: Any, seeds: Sequence[int], prompts: Sequence[Any] | None, batch: int, fit: bool = True
+) -> tuple[np.ndarray, bool]:
+    """What a `reset` is about: its indices (R,) int64, and whether all slots are opened anew.
+
+    Args:
+        rows, seeds, prompts: of `DuplexPolicy.reset`.
+        batch: slots that are open.
+        fit: whether they can go on being used; if not, all of them are opened anew.
+
+    Raises:
+        ValueError: the number of rows is another one, and not all of them are reset; prompts for another number.
+    """
+    index, anew = row_indices(rows, len(seeds)), len(seeds) != batch or not fit
+    if anew and len(index) != len(seeds):
+        raise ValueError(f"reset of {len(index)} of {len(seeds)} rows, but {batch} are open; reset all of them")
+    if prompts is not None and len(prompts) != len(seeds):
+        raise ValueError(f"reset: {len(prompts)} prompts for {len(seeds)} rows; give one (or None) for every row")
+    return index, anew
+
+
+def row_seeds(seeds: Sequence[int], rows: np.ndarray) -> np.ndarray:
+    """The seeds of the indices `rows`, (R,) uint64; `seeds` has one for every slot."""
+    return np.array([int(seeds[row]) % 2**64 for row in rows], np.uint64)
+
+
+def check_microphone(mic: np.ndarray, rows: np.ndarray) -> None:
+    """Raise UptakeError if what the indices `rows` of mic (B, frame) hear is no sound."""
+    bad = rows[~np.isfinite(mic[rows]).all(axis=1)]
+    if len(bad):
+        raise UptakeError(f"microphone of row {bad[0]}: NaN or infinite samples; repair the audio")
+
+
+def scores_of(trajectory: Trajectory, log_probs: Tensor, full: bool, hidden: Tensor | None = None) -> Scores:
+    """Scores from the log-probs (B, T, V) of the first stream at every frame, -inf where a token is not legal."""
+    taken = trajectory.codes[:, 0].clamp(min=0)
+    logp = log_probs.gather(-1, taken.unsqueeze(-1)).squeeze(-1)
+    surprise = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0)
+    zero = logp.new_zeros(())
+    return Scores(
+        logp=torch.where(trajectory.valid, logp, zero),
+        entropy=torch.where(trajectory.valid, -surprise.sum(-1), zero),
+        log_probs=log_probs if full else None,
+        hidden=hidden,
+    )

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from align.policies.base import DuplexSpec, Scores, Step, Trajectory, row_indices
+from align.policies.base import DuplexSpec, Scores, Step, Trajectory, row_indices, rows_to_reset
 from align.policies.record import Record
 from envs.agents import ScriptedAgent
 from envs.clock import CLOCK
@@ -40,10 +40,8 @@ class ScriptedPolicy:
 
     def reset(self, rows: Any, seeds: Sequence[int], prompts: Sequence[Any] | None = None) -> None:
         """Start `rows` afresh. What an agent says, of what its pack has, begins where the row's seed says."""
-        index = row_indices(rows, len(seeds))
-        if len(seeds) != len(self._agents):
-            if len(index) != len(seeds):
-                raise ValueError(f"reset of {len(index)} of {len(seeds)} rows, but {len(self._agents)} are open")
+        index, anew = rows_to_reset(rows, seeds, prompts, len(self._agents))
+        if anew:
             self._open(len(seeds))
         for row in index:
             agent = self.make()

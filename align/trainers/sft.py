@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -38,7 +37,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from align.codecs.base import Codec
 from align.codecs.pocket import PocketCodec
 from align.memory import keep_memory
 from align.policies.moshi.config import MoshiConfig
@@ -46,10 +44,12 @@ from align.policies.moshi.model import MoshiModel
 from align.streams import EPAD, PAD, align, encode, text_stream
 from envs.acoustics.room_tone import room_tone
 from envs.clock import CLOCK
+from envs.codec import Codec
 from envs.conversations import Composer, Conversation
 from envs.episode import from_pcm16
 from envs.errors import UptakeError
 from envs.event import Word
+from envs.files import whole
 from envs.pack import Pack
 
 EMISSION_FRAMES = 2
@@ -107,8 +107,7 @@ def train_tokenizer(pack: Pack, path: Path, size: int = 512) -> None:
     said = [c.text for kind in ("agent", "agent_backchannel") for c in pack.clips(kind)] * 40
     said += [c.text for c in pack.clips("user") if c.split == "train"]
     words = [word for text in said for word in text.split()]
-    part = path.with_suffix(f".{os.getpid()}")  # several processes may compose at once
-    with open(part, "wb") as out:
+    with whole(path) as partial, partial.open("wb") as out:  # several processes may compose at once
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(words),
             model_writer=out,
@@ -121,7 +120,6 @@ def train_tokenizer(pack: Pack, path: Path, size: int = 512) -> None:
             character_coverage=1.0,
             minloglevel=2,
         )
-    os.replace(part, path)
 
 
 @dataclass
@@ -133,9 +131,8 @@ class Examples:
     sounding: torch.Tensor  # (N, T) bool: the agent's frame holds speech
 
     def save(self, path: Path) -> None:
-        part = path.with_suffix(".part")
-        save_file({k: v.contiguous() for k, v in vars(self).items()}, part)
-        part.rename(path)
+        with whole(path) as partial:
+            save_file({k: v.contiguous() for k, v in vars(self).items()}, partial)
 
 
 def load_examples(folder: Path) -> Examples:
@@ -249,8 +246,8 @@ def fit(model: MoshiModel, shards: Path, config: SftConfig, stage: str, log: Pat
             figures = {k: round(v.item(), 4) for k, v in losses.items()} | {"grad_norm": round(float(norm), 3)}
             if (step + 1) % 250 == 0:
                 figures |= evaluate(model, held, config, stage)
-                save_file(model.state_dict(), save.with_suffix(".writing"))
-                save.with_suffix(".writing").rename(save.with_suffix(".latest"))
+                with whole(save.with_suffix(".latest")) as partial:
+                    save_file(model.state_dict(), partial)
             line = {"stage": stage, "step": step + 1, "seconds": round(time.monotonic() - began)} | figures
             with open(log, "a") as out:
                 out.write(json.dumps(line) + "\n")

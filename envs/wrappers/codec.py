@@ -7,7 +7,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.actions import Codec, Tokens, find_codec
+from envs.actions import Tokens, find_codec
+from envs.codec import Codec
 from envs.wrappers.base import DuplexWrapper
 
 
@@ -17,7 +18,7 @@ class CodecTokens(DuplexWrapper):
     _KEPT = ("_ear",)
 
     def __init__(self, env: gym.Env, codec: str | Codec) -> None:
-        """`codec` has the methods of `envs.actions.Codec`, or is ``package.module:function`` that gives one."""
+        """`codec` has the methods of `envs.codec.Codec`, or is ``package.module:function`` that gives one."""
         super().__init__(env, codec=codec)
         self._needs_audio()
         self.codec = find_codec(codec)

@@ -184,14 +184,6 @@ def test_text_is_the_pieces_of_the_sampled_tokens_without_the_silent_ones():
         )
 
 
-def test_a_character_of_several_byte_tokens_is_told_when_it_is_whole():
-    p = policy()
-    p.reset(ALL, [1, 2, 3])
-    p._pieces[10:14] = [b"\xe2", b"\x82", b"\xac", b"\xff"]
-    assert [p._decoded(0, token) for token in (10, 11, 3, 12)] == ["", "", "", "\u20ac"]
-    assert [p._decoded(1, token) for token in (13, 10, 11, 12)] == ["", "", "", "\u20ac"]
-
-
 def test_rollouts_in_inference_mode_can_be_trained_on_and_go_on_outside_of_it():
     p = policy()
     user = noise_user(p, 3, 20)

@@ -25,7 +25,18 @@ import torch
 from torch import Tensor
 
 from align.files import read_json, read_tensors, write_json, write_tensors
-from align.policies.base import DuplexSpec, Scores, Step, Stream, Trajectory, row_indices
+from align.policies.base import (
+    DuplexSpec,
+    Scores,
+    Step,
+    Stream,
+    Trajectory,
+    check_microphone,
+    row_indices,
+    row_seeds,
+    rows_to_reset,
+    scores_of,
+)
 from align.policies.cascade.head import MEASURES, TurnHead
 from align.policies.mouth import Mouth
 from align.policies.record import Record
@@ -134,10 +145,8 @@ class CascadePolicy:
 
     def reset(self, rows: Any, seeds: Sequence[int], prompts: Sequence[Any] | None = None) -> None:
         """Start `rows` afresh; see `DuplexPolicy.reset`."""
-        index = row_indices(rows, len(seeds))
-        if len(seeds) != self.batch:
-            if len(index) != len(seeds):
-                raise ValueError(f"reset of {len(index)} of {len(seeds)} rows, but {self.batch} are open; reset all")
+        index, anew = rows_to_reset(rows, seeds, prompts, self.batch)
+        if anew:
             self._open(len(seeds))
         if prompts is not None and any(prompt is not None for prompt in prompts):
             raise ValueError("a cascade takes no prompt")
@@ -145,8 +154,8 @@ class CascadePolicy:
         self._record.reset(index)
         self._answered[index] = -1
         self._turns[index] = 0
+        self._seeds[index] = row_seeds(seeds, index)
         for b in index:
-            self._seeds[b] = int(seeds[b]) % 2**64
             self._mouths[b] = Mouth()
 
     def fork(self, source: int, rows: Any, seeds: Sequence[int] | None = None) -> None:
@@ -156,19 +165,17 @@ class CascadePolicy:
         self._record.fork(source, index)
         for book in (self._seeds, self._answered, self._turns):
             book[index] = book[source]
+        if seeds is not None:
+            self._seeds[index] = row_seeds(seeds, index)
         for b in index:
             self._mouths[b] = self._mouths[source].fork()
-            if seeds is not None:
-                self._seeds[b] = int(seeds[b]) % 2**64
 
     @torch.inference_mode()
     def step(self, mic: np.ndarray, active: np.ndarray | None = None) -> Step:
         """Hear one frame and act. See `DuplexPolicy.step`. UptakeError if an active row's audio has NaN."""
         active = np.ones(self.batch, bool) if active is None else np.asarray(active, bool)
         rows = np.flatnonzero(active)
-        if not np.isfinite(mic[rows]).all():
-            bad = rows[~np.isfinite(mic[rows]).all(axis=1)]
-            raise UptakeError(f"microphone of row {bad[0]}: NaN or infinite samples; repair the audio")
+        check_microphone(mic, rows)
         before = self._ear.get_state()
         self._ear.update(np.where(active[:, None], mic, 0).astype(np.float32))
         after = self._ear.get_state()
@@ -247,14 +254,7 @@ class CascadePolicy:
         """Scores of the turn decisions. See `DuplexPolicy.score`."""
         taken = trajectory.codes[:, 0].clamp(min=0)
         log_probs = self._log_probs(trajectory.codes, trajectory.temperature, trajectory.top_k, taken)
-        logp = log_probs.gather(-1, taken.unsqueeze(-1)).squeeze(-1)
-        surprise = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0)
-        zero = logp.new_zeros(())
-        return Scores(
-            logp=torch.where(trajectory.valid, logp, zero),
-            entropy=torch.where(trajectory.valid, -surprise.sum(-1), zero),
-            log_probs=log_probs if full else None,
-        )
+        return scores_of(trajectory, log_probs, full)
 
 
 def _something_to_decide(codes: Any) -> Any:

@@ -17,9 +17,20 @@ import numpy as np
 import torch
 
 from align.codecs import load_codec, save_codec
-from align.codecs.base import Codec, rows_kept
+from align.codecs.base import codes_of_silence, rows_kept
 from align.files import one_line, read_json, read_tensors, write_json, write_tensors, write_whole
-from align.policies.base import DuplexSpec, Scores, Step, Stream, Trajectory, row_indices
+from align.policies.base import (
+    DuplexSpec,
+    Scores,
+    Step,
+    Stream,
+    Trajectory,
+    check_microphone,
+    row_indices,
+    row_seeds,
+    rows_to_reset,
+    scores_of,
+)
 from align.policies.chunk.config import KIND, ChunkConfig
 from align.policies.chunk.model import ChunkModel, legal
 from align.policies.chunk.streaming import SAMPLE, ChunkStream
@@ -27,8 +38,11 @@ from align.policies.moshi.layouts.kyutai import TOKENIZER, WEIGHTS, Tokenizer, o
 from align.policies.record import Record
 from align.policies.sampling import Sampling, truncated_log_probs
 from align.policies.spelling import Speller
+from envs.codec import Codec
 from envs.errors import UptakeError
 
+SETTLED_FRAMES = 8
+"""Of silence, after which a codec says of it what it will go on saying."""
 RELEASE = 2
 """Frames that the codec goes on for after a response, on the codes of silence: no word ends with a click."""
 
@@ -63,7 +77,7 @@ class ChunkPolicy:
             emission_lag=0,
             hidden=c.dim,
         )
-        self._silence = silence_codes(codec)
+        self._silence = codes_of_silence(codec, SETTLED_FRAMES)[-1]  # (Q,)
         self._speller = Speller(tokenizer, c.vocab, silent | {c.response})
         self._open(0)
 
@@ -115,17 +129,12 @@ class ChunkPolicy:
 
     def reset(self, rows: Any, seeds: Sequence[int], prompts: Sequence[Any] | None = None) -> None:
         """Start `rows` afresh; `seeds` and `prompts` have one entry for every slot. See `DuplexPolicy.reset`."""
-        batch = len(seeds)
-        index = row_indices(rows, batch)
-        if batch != self.batch or not self._stream.belongs_to(self.model):
-            if len(index) != batch:
-                raise ValueError(f"reset of {len(index)} of {batch} rows, but {self.batch} are open; reset all of them")
-            self._open(batch)
-        if prompts is not None and len(prompts) != batch:
-            raise ValueError(f"reset: {len(prompts)} prompts for {batch} rows; give one (or None) for every row")
+        index, anew = rows_to_reset(rows, seeds, prompts, self.batch, self._stream.belongs_to(self.model))
+        if anew:
+            self._open(len(seeds))
         for b in index:
             self._prompts[b] = None if prompts is None or prompts[b] is None else self._checked(prompts[b])
-        self._stream.reset(index, np.array([int(seeds[b]) % 2**64 for b in index], np.uint64))
+        self._stream.reset(index, row_seeds(seeds, index))
         self.codec.reset(self._ear, index)
         self.codec.reset(self._mouth, index)
         self._tail[index] = 0
@@ -152,7 +161,7 @@ class ChunkPolicy:
         index = row_indices(rows, self.batch)
         self._stream.fork(source, index)
         if seeds is not None:
-            self._stream.seeds[index] = np.array([int(seeds[b]) % 2**64 for b in index], np.uint64)
+            self._stream.seeds[index] = row_seeds(seeds, index)
         self.codec.fork(self._ear, source, index)
         self.codec.fork(self._mouth, source, index)
         self._tail[index] = self._tail[source]
@@ -166,9 +175,7 @@ class ChunkPolicy:
         mic = np.asarray(mic, np.float32)
         active = np.ones(self.batch, bool) if active is None else np.asarray(active, bool)
         rows = np.flatnonzero(active)
-        if not np.isfinite(mic[rows]).all():
-            bad = rows[~np.isfinite(mic[rows]).all(axis=1)]
-            raise UptakeError(f"microphone of row {bad[0]}: NaN or infinite samples; repair the audio")
+        check_microphone(mic, rows)
         with rows_kept(self._ear, np.flatnonzero(~active)):
             heard = self.codec.encode(self._ear, np.where(active[:, None], mic, 0))[rows]  # (R, Q)
         forced = self._forced(rows)
@@ -220,20 +227,4 @@ class ChunkPolicy:
         masked = logits.float().masked_fill(~legal(self.model.config, text), -torch.inf)
         # Where nothing was decided `taken` may be illegal; what comes out there is masked below.
         log_probs = truncated_log_probs(masked, trajectory.temperature, trajectory.top_k, taken)
-        logp = log_probs.gather(-1, taken.unsqueeze(-1)).squeeze(-1)
-        surprise = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0)
-        zero = logp.new_zeros(())
-        return Scores(
-            logp=torch.where(trajectory.valid, logp, zero),
-            entropy=torch.where(trajectory.valid, -surprise.sum(-1), zero),
-            log_probs=log_probs if full else None,
-            hidden=hidden,
-        )
-
-
-def silence_codes(codec: Codec) -> np.ndarray:
-    """(Q,) codes that the codec gives to silence once it has settled."""
-    state = codec.init_state(1)
-    for _ in range(8):
-        codes = codec.encode(state, np.zeros((1, codec.frame), np.float32))
-    return codes[0]
+        return scores_of(trajectory, log_probs, full, hidden)

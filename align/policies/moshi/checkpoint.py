@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from sentencepiece import SentencePieceProcessor as Tokenizer
 
-from align.codecs.base import Codec
 from align.policies.moshi.layouts import huggingface, kyutai, lora, personaplex
 from align.policies.moshi.model import MoshiModel
+from envs.codec import Codec
 from envs.errors import UptakeError, nearest
 
 LAYOUTS = {

@@ -9,7 +9,9 @@ user's frame of the first call has no place in it and is not used (published lay
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from align.codecs.base import Codec, rows_kept
+from align.codecs.base import codes_of_silence, rows_kept
 from align.codecs.shared_encoder import SharedEncoder
-from align.policies.base import AudioActions, DuplexSpec, Scores, Step, Stream, Trajectory, row_indices
+from align.policies.base import (
+    AudioActions,
+    DuplexSpec,
+    Scores,
+    Step,
+    Stream,
+    Trajectory,
+    check_microphone,
+    row_indices,
+    row_seeds,
+    rows_to_reset,
+    scores_of,
+)
 from align.policies.moshi.checkpoint import Tokenizer, load_checkpoint, save_checkpoint
 from align.policies.moshi.model import ZERO, MoshiModel
 from align.policies.moshi.streaming import SAMPLE, MoshiStream
 from align.policies.sampling import Sampling, truncated_log_probs
+from align.policies.spelling import Speller
+from envs.codec import Codec
 from envs.errors import UptakeError
 
 SILENT_FRAMES = 16
@@ -60,7 +76,6 @@ class MoshiPolicy:
                 raise UptakeError(f"the model has {ours} {what}, its codec has {theirs}; they do not belong together")
         self.model, self.codec, self.tokenizer = model, codec, tokenizer
         self.sampling = sampling or Sampling()
-        self.prompt = None if prompt is None else self._checked(prompt)
         silent = frozenset((c.existing_text_padding_id, c.existing_text_end_padding_id))
         self.spec = DuplexSpec(
             sample_rate=codec.sample_rate,
@@ -74,9 +89,9 @@ class MoshiPolicy:
             context=c.context,
             emission_lag=c.max_delay,
             hidden=c.dim,
-            lived=0 if self.prompt is None or len(self.prompt) == 1 + c.dep_q else self.prompt.shape[1] + 1,
         )
-        self._pieces = [_piece(tokenizer, token, silent) for token in range(c.text_card)]
+        self._begin_with(prompt)
+        self._speller = Speller(tokenizer, c.text_card, silent)
         self._lags = np.array(c.delays[: 1 + c.dep_q])
         self._open(0)
 
@@ -87,7 +102,20 @@ class MoshiPolicy:
 
     def prompted(self, prompt: np.ndarray | None) -> MoshiPolicy:
         """The same model with another prompt that every conversation begins with; its rows are its own."""
-        return MoshiPolicy(self.model, self.codec, self.tokenizer, self.sampling, prompt)
+        other = copy.copy(self)
+        other._begin_with(prompt)
+        other._open(0)
+        return other
+
+    def _begin_with(self, prompt: np.ndarray | None) -> None:
+        """Take a prompt; one with the user's codes as well is lived through before the first frame."""
+        c = self.model.config
+        self.prompt, lived = None, 0
+        if prompt is not None:
+            self.prompt = self._checked(prompt)
+            streams, frames = self.prompt.shape
+            lived = frames + 1 if streams > 1 + c.dep_q else 0
+        self.spec = replace(self.spec, lived=lived)
 
     def _open(self, batch: int) -> None:
         c = self.model.config
@@ -102,7 +130,7 @@ class MoshiPolicy:
         self._audio_valid = np.zeros((batch, c.dep_q, _FIRST_COLUMNS), bool)
         self._audio_logp = np.zeros((batch, c.dep_q, _FIRST_COLUMNS), np.float32)
         self._prompts: list[np.ndarray | None] = [None] * batch
-        self._bytes = [b""] * batch  # of a character that is not complete yet
+        self._speller = self._speller.opened(batch)
         self._lived = np.zeros(batch, np.int64)  # calls before the conversation's first
 
     @property
@@ -114,17 +142,13 @@ class MoshiPolicy:
 
     def reset(self, rows: Any, seeds: Sequence[int], prompts: Sequence[Any] | None = None) -> None:
         """Start `rows` afresh; `seeds` and `prompts` have one entry for every slot. See `DuplexPolicy.reset`."""
-        batch = len(seeds)
-        index = row_indices(rows, batch)
-        if batch != self.batch or not self._stream.belongs_to(self.model):
-            if len(index) != batch:
-                raise ValueError(f"reset of {len(index)} of {batch} rows, but {self.batch} are open; reset all of them")
-            self._open(batch)
-        if prompts is not None and len(prompts) != batch:
-            raise ValueError(f"reset: {len(prompts)} prompts for {batch} rows; give one (or None) for every row")
+        fit = self._stream.belongs_to(self.model)
+        index, anew = rows_to_reset(rows, seeds, prompts, self.batch, fit)
+        if anew:
+            self._open(len(seeds))
         given = [None if prompts is None else prompts[b] for b in index]
         chosen = [self.prompt if prompt is None else self._checked(prompt) for prompt in given]
-        self._stream.reset(index, np.array([int(seeds[b]) % 2**64 for b in index], np.uint64))
+        self._stream.reset(index, row_seeds(seeds, index))
         self._ear.reset(index)
         self.codec.reset(self._mouth, index)
         self._codes[index] = ZERO
@@ -132,8 +156,9 @@ class MoshiPolicy:
         self._logp[index] = 0
         self._audio_valid[index] = False
         self._audio_logp[index] = 0
+        self._speller.reset(index)
         for b, prompt in zip(index, chosen, strict=True):
-            self._prompts[b], self._bytes[b] = prompt, b""
+            self._prompts[b] = prompt
         self._live(index)
 
     def _live(self, rows: np.ndarray) -> None:
@@ -185,14 +210,15 @@ class MoshiPolicy:
         index = row_indices(rows, self.batch)
         self._stream.fork(source, index)
         if seeds is not None:
-            self._stream.seeds[index] = np.array([int(seeds[b]) % 2**64 for b in index], np.uint64)
+            self._stream.seeds[index] = row_seeds(seeds, index)
         self._ear.fork(source, index)
         self.codec.fork(self._mouth, source, index)
         records = (self._codes, self._valid, self._logp, self._audio_valid, self._audio_logp, self._lived)
         for record in records:
             record[index] = record[source]
+        self._speller.fork(source, index)
         for b in index:
-            self._prompts[b], self._bytes[b] = self._prompts[source], self._bytes[source]
+            self._prompts[b] = self._prompts[source]
 
     def step(self, mic: np.ndarray, active: np.ndarray | None = None) -> Step:
         """Hear one frame and act. See `DuplexPolicy.step`. UptakeError if an active row's audio has NaN."""
@@ -204,9 +230,7 @@ class MoshiPolicy:
                 f"({self.batch},): reset opens the rows"
             )
         acting = np.flatnonzero(active)
-        if not np.isfinite(mic[acting]).all():
-            bad = acting[~np.isfinite(mic[acting]).all(axis=1)]
-            raise UptakeError(f"microphone of row {bad[0]}: NaN or infinite samples; repair the audio")
+        check_microphone(mic, acting)
         heard = self._ear.encode(mic, active)
         forced = self._forced(active)
         tokens, logp, audio_logp, steps = self._stream.step(heard, active, forced)
@@ -216,7 +240,7 @@ class MoshiPolicy:
         tokens[~active] = ZERO
         text = [""] * self.batch
         for b in acting:
-            text[b] = self._decoded(int(b), int(tokens[b, 0]))
+            text[b] = self._speller.decode(int(b), int(tokens[b, 0]))
         audio = self._spoken(active, steps)
         return Step(audio, tokens, np.where(active, logp, 0).astype(np.float32), text)
 
@@ -285,22 +309,6 @@ class MoshiPolicy:
             audio = self.codec.decode(self._mouth, codes)
         return np.where(speaking[:, None], audio, 0).astype(np.float32)
 
-    def _decoded(self, row: int, token: int) -> str:
-        """The text that `token` completes; bytes of an unfinished character wait for the next token."""
-        piece = self._pieces[token]
-        if isinstance(piece, str):
-            self._bytes[row] = b"" if piece else self._bytes[row]
-            return piece
-        self._bytes[row] += piece
-        try:
-            text = self._bytes[row].decode()
-        except UnicodeDecodeError as error:
-            if error.reason != "unexpected end of data":
-                self._bytes[row] = b""
-            return ""
-        self._bytes[row] = b""
-        return text
-
     # -- learning ------------------------------------------------------------------------------------------------------
 
     def trajectory(self) -> Trajectory:
@@ -346,26 +354,18 @@ class MoshiPolicy:
         Under top-k, the token that was taken counts as inside: its log-prob stays finite when its rank has changed.
         """
         codes, conversation = self._whole(trajectory)
-        hidden, logits = self.model.text_forward(codes)
-        audio_logp, audio_log_probs = None, None
-        if codebooks:
-            audio_logp, audio_log_probs = self._score_audio(hidden, codes, conversation, trajectory, codebooks)
+        whole, logits = self.model.text_forward(codes)
+        hidden = whole
         if conversation is not None:
             shape = trajectory.valid.shape
-            hidden, logits = (x[conversation].unflatten(0, shape) for x in (hidden, logits))
+            hidden, logits = (x[conversation].unflatten(0, shape) for x in (whole, logits))
         taken = trajectory.codes[:, 0].clamp(min=0)
         log_probs = truncated_log_probs(logits, trajectory.temperature, trajectory.top_k, taken)  # (B, T, V)
-        logp = log_probs.gather(-1, taken.unsqueeze(-1)).squeeze(-1)
-        surprise = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0)
-        zero = logp.new_zeros(())
-        return Scores(
-            logp=torch.where(trajectory.valid, logp, zero),
-            entropy=torch.where(trajectory.valid, -surprise.sum(-1), zero),
-            log_probs=log_probs if full else None,
-            hidden=hidden,
-            audio_logp=audio_logp,
-            audio_log_probs=audio_log_probs if full else None,
-        )
+        scores = scores_of(trajectory, log_probs, full, hidden)
+        if codebooks:
+            logp, log_probs = self._score_audio(whole, codes, conversation, trajectory, codebooks)
+            scores.audio_logp, scores.audio_log_probs = logp, log_probs if full else None
+        return scores
 
     def _whole(self, trajectory: Trajectory) -> tuple[Tensor, Tensor | None]:
         """Codes (B, K, M + T) with what was lived first, and (B, M + T) bool where the conversation is: T a row."""
@@ -407,19 +407,5 @@ class MoshiPolicy:
 
 
 def silent_codes(codec: Codec) -> frozenset[int]:
-    """What a codec's first codebook says of silence: the codes of 1.3 s of digital silence."""
-    state = codec.init_state(1)
-    frames = [codec.encode(state, np.zeros((1, codec.frame), np.float32)) for _ in range(SILENT_FRAMES)]
-    return frozenset(int(codes[0, 0]) for codes in frames)
-
-
-def _piece(tokenizer: Tokenizer, token: int, silent: frozenset[int]) -> str | bytes:
-    """What a text token stands for: a string (a leading space begins a word) or, for a byte token, one byte."""
-    if token in silent or token >= tokenizer.get_piece_size() or tokenizer.is_control(token):
-        return ""
-    if tokenizer.is_unknown(token):
-        return ""
-    piece = tokenizer.id_to_piece(token)
-    if tokenizer.is_byte(token):
-        return bytes((int(piece[3:5], 16),))  # "<0x41>"
-    return piece.replace("\u2581", " ")
+    """What a codec's first codebook says of silence: the codes of 1.3 s of it."""
+    return frozenset(codes_of_silence(codec, SILENT_FRAMES)[:, 0].tolist())

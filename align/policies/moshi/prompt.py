@@ -18,10 +18,11 @@ import numpy as np
 import soundfile
 import soxr
 
-from align.codecs.base import Codec
+from align.codecs.base import codes_of_silence
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.streaming import SAMPLE
+from envs.codec import Codec
 from envs.errors import UptakeError
 
 SINE = (430, 1268, 381, 1611, 1095, 1495, 56, 472)
@@ -88,10 +89,9 @@ def silence(policy: MoshiPolicy, seconds: float) -> np.ndarray:
     """So long a silence of the user, in which the agent says what it likes, (1 + codebooks, frames)."""
     codec = policy.codec
     frames = round(seconds * codec.sample_rate / codec.frame)
-    state = codec.init_state(1)
-    heard = [codec.encode(state, np.zeros((1, codec.frame), np.float32))[0] for _ in range(frames)]
+    heard = codes_of_silence(codec, frames)
     free = np.full((1 + policy.model.config.dep_q, frames), SAMPLE)
-    return np.concatenate((free, np.array(heard).T))
+    return np.concatenate((free, heard.T))
 
 
 def load_voice(path: Path, codec: Codec) -> np.ndarray:

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from sentencepiece import SentencePieceProcessor as Tokenizer
 from torch import Tensor
 
-from align.codecs.base import Codec
 from align.codecs.mimi import MimiCodec
 from align.files import one_line, read_shapes
 from align.policies.moshi.config import MoshiConfig, gated_width, hidden_scale, nominal_width
@@ -28,6 +27,7 @@ from align.policies.moshi.layouts.tokenizers import load_tokenizer, save_tokeniz
 from align.policies.moshi.model import MoshiModel
 from align.quiet import quiet
 from align.rotary import to_halves, to_neighbours
+from envs.codec import Codec
 from envs.errors import UptakeError
 
 ARCHITECTURE = "MoshiForConditionalGeneration"

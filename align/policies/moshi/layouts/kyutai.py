@@ -18,11 +18,11 @@ from sentencepiece import SentencePieceProcessor as Tokenizer
 from torch import Tensor, nn
 
 from align.codecs import load_codec, save_codec
-from align.codecs.base import Codec
 from align.files import one_line, read_json, read_tensors, write_json, write_tensors, write_whole
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.layouts.shapes import check_layout, config_of_weights
 from align.policies.moshi.model import MoshiModel
+from envs.codec import Codec
 from envs.errors import UptakeError, nearest
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer_spm.model"

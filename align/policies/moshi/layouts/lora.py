@@ -17,10 +17,10 @@ from sentencepiece import SentencePieceProcessor as Tokenizer
 from torch import Tensor, nn
 
 from align.codecs import load_codec
-from align.codecs.base import Codec
 from align.files import read_tensors, write_tensors
 from align.policies.moshi.layouts import kyutai
 from align.policies.moshi.model import MoshiModel
+from envs.codec import Codec
 from envs.errors import UptakeError
 
 LORA = "lora.safetensors"

@@ -15,11 +15,11 @@ from sentencepiece import SentencePieceProcessor as Tokenizer
 from torch import Tensor
 
 from align.codecs import load_codec, save_codec
-from align.codecs.base import Codec
 from align.files import read_tensors, write_json, write_tensors, write_whole
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.layouts import kyutai
 from align.policies.moshi.model import MoshiModel
+from envs.codec import Codec
 from envs.errors import UptakeError
 
 
