@@ -134,7 +134,7 @@ def _run(job: Job, console: Console, started: float, resume: bool) -> Path | Non
         console.print(line, highlight=False)
     report = write_report(folder)
     took, peak = duration(time.perf_counter() - started), peak_memory() / 2**30
-    console.print(f"{took} and at most {peak:.1f} GiB of memory, everything included")
+    console.print(f"{took} from the configuration to the report, at most {peak:.1f} GiB of memory")
     console.print(f"report: [bold]{report.resolve()}[/]", soft_wrap=True)
     return report
 
