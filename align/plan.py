@@ -17,7 +17,7 @@ from align import rollout
 from align.trainers.run_config import RunConfig
 
 if TYPE_CHECKING:
-    from align.policies.base import DuplexPolicy
+    from align.policies.base import DuplexPolicy, DuplexSpec
 
 PROBE_FRAMES = 25
 """Two seconds of conversation: long enough for a pace, short enough to wait for."""
@@ -39,8 +39,8 @@ class Pace:
     """Bytes kept for that way back, a frame of a conversation."""
 
 
-def memory(model: nn.Module, config: RunConfig, world: int, activations: int) -> dict[str, int]:
-    """Bytes of one rank while it updates, by what they are for.
+def memory(model: nn.Module, spec: DuplexSpec, config: RunConfig, world: int, activations: int) -> dict[str, int]:
+    """Bytes of one rank while it updates, by what they are for. The last conversations' memory is kept meanwhile.
 
     Args:
         model: after `learner.choose_trained`; may lie on the meta device.
@@ -54,6 +54,8 @@ def memory(model: nn.Module, config: RunConfig, world: int, activations: int) ->
     out["optimiser"] = trained * (ADAM + (MASTER if config.zero_stage else 0)) // shards[1]
     if config.kl_weight and not config.use_peft:
         out["reference"] = every * size
+    frames = min(spec.context, spec.lived + config.context_frames + config.frames)
+    out["conversations"] = spec.cached * size * frames * config.conversations // world
     out["activations"] = activations * config.frames * config.per_device_train_batch_size
     return out
 

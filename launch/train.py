@@ -40,7 +40,6 @@ from align.ranks import stop_ranks
 from align.report import save_conversation, write_report
 from align.rollout import check_context
 from align.trainers import grpo, learner, ppo
-from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError, nearest
 from envs.pack import Pack
@@ -168,10 +167,7 @@ def prepare(config: TrainConfig) -> Job:
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")
     policy = load_policy(config.policy, config.prompt)
-    section, context = (
-        config.algorithm.section,
-        CLOCK.frames_covering(CLOCK.nearest_sample(config.algorithm.max_context_s)),
-    )
+    section, context = config.algorithm.section, config.algorithm.context_frames
     what = f"{section}.frames" + (f" and {section}.max_context_s together" if context else "")
     check_context(policy.spec, config.algorithm.frames + context, what)
     check_context(policy.spec, config.evaluation.frames, "evaluation.frames")
@@ -188,7 +184,7 @@ def plan_comment(job: Job) -> str:
     pace = plan.measure(job.policy, make_env(job, rows), turns, config)
     settings = job.config.evaluation
     measured = 2 * settings.frames * settings.variants * len(job.scenarios) * pace.frame / rows
-    needs = plan.memory(job.policy.model, config, world, pace.activations)
+    needs = plan.memory(job.policy.model, job.policy.spec, config, world, pace.activations)
     found = plan.lines(needs, plan.seconds(pace, config, rows), config.iterations, measured)
     return "".join(f"# {line}".rstrip() + "\n" for line in ["", *found])
 

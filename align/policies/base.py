@@ -51,6 +51,9 @@ class DuplexSpec:
     """Width of `Scores.hidden`; 0 if the policy shows none, and cannot carry a value head."""
     lived: int = 0
     """Frames that every conversation begins with before its first, a prompt; they take their part of the context."""
+    cached: int = 0
+    """Numbers, in the precision of the weights, that are kept of a frame of each conversation while it lasts, for the
+    last `context` frames."""
 
     @property
     def trainable(self) -> bool:

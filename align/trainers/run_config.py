@@ -10,6 +10,7 @@ from typing import Any
 
 from align import losses
 from align.alarms import AlarmConfig
+from envs.clock import CLOCK
 from envs.errors import UptakeError
 
 CHOICES: dict[str, Sequence[Any]] = {
@@ -131,6 +132,11 @@ class RunConfig(ABC):
     @abstractmethod
     def conversations(self) -> int:
         """Conversations an iteration, over all ranks."""
+
+    @property
+    def context_frames(self) -> int:
+        """Frames of the longest recorded stretch that a conversation begins in the middle of."""
+        return CLOCK.frames_covering(CLOCK.nearest_sample(self.max_context_s))
 
     @property
     @abstractmethod

@@ -8,17 +8,30 @@ import pytest
 import torch
 
 from align import plan
+from align.policies.base import DuplexSpec
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.model import MoshiModel
 from align.trainers.grpo_config import GrpoConfig
 from align.trainers.learner import choose_trained
 from align.trainers.ppo_config import PpoConfig
+from align.trainers.run_config import RunConfig
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.pack import Pack
 from tests import tiny_moshi
 from tests.packs import write_tiny_pack
 
 CONFIG = GrpoConfig(frames=30, num_groups=2, num_generations=4, per_device_train_batch_size=2)
+
+
+def spec(model: MoshiModel, lived: int = 0) -> DuplexSpec:
+    c = model.config
+    return DuplexSpec(24000, 1920, (), context=c.context, lived=lived, cached=2 * c.num_layers * c.dim)
+
+
+def memory(
+    model: MoshiModel, config: RunConfig, world: int = 1, activations: int = 0, lived: int = 0
+) -> dict[str, int]:
+    return plan.memory(model, spec(model, lived), config, world, activations)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +42,7 @@ def seven_billion() -> MoshiModel:
 
 def test_the_published_shape_has_its_published_size(seven_billion):
     """15.4 GB in bfloat16: 6.97 billion weights in the temporal transformer and .72 in the depth transformer."""
-    needs = plan.memory(seven_billion, GrpoConfig(bf16=True, zero_stage=1, beta=0.0), 1, 0)
+    needs = memory(seven_billion, GrpoConfig(bf16=True, zero_stage=1, beta=0.0))
     assert needs["weights"] == pytest.approx(15.4e9, rel=0.01)
     assert "reference" not in needs
 
@@ -37,26 +50,33 @@ def test_the_published_shape_has_its_published_size(seven_billion):
 def test_adapters_need_no_copy_of_the_weights_and_hardly_any_optimiser(seven_billion):
     config = GrpoConfig(bf16=True, zero_stage=2, use_peft=True, lora_r=16)
     choose_trained(seven_billion, config)
-    needs = plan.memory(seven_billion, config, 1, 0)
+    needs = memory(seven_billion, config)
     assert "reference" not in needs
     assert needs["optimiser"] < 0.05 * needs["weights"]
     assert needs["weights"] == pytest.approx(15.4e9, rel=0.02)
+
+
+def test_a_frame_of_a_conversation_keeps_half_a_mebibyte_of_keys_and_values_its_prompt_included(seven_billion):
+    config = GrpoConfig(bf16=True, zero_stage=1, frames=250, num_groups=5, num_generations=8)
+    kept = memory(seven_billion, config, lived=38)["conversations"]
+    assert kept == 40 * 288 * 2**19
+    assert memory(seven_billion, GrpoConfig(bf16=True, frames=9000), lived=38)["conversations"] % 3000 == 0
 
 
 @pytest.mark.parametrize(("stage", "shared"), [(0, ()), (1, ("optimiser",)), (2, ("optimiser", "gradients"))])
 def test_each_zero_stage_shares_what_it_shards(stage, shared):
     model, config = MoshiModel(tiny_moshi.config()), GrpoConfig(zero_stage=stage)
     choose_trained(model, config)
-    one, two = plan.memory(model, config, 1, 100), plan.memory(model, config, 2, 100)
+    one, two = memory(model, config, 1, 100), memory(model, config, 2, 100)
     for name in one:
-        assert two[name] == (one[name] // 2 if name in shared else one[name]), name
+        assert two[name] == (one[name] // 2 if name in (*shared, "conversations") else one[name]), name
 
 
 def test_what_does_not_train_has_no_gradient_and_no_moments():
     model = MoshiModel(tiny_moshi.config())
     choose_trained(model, CONFIG)
     trained = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(tuple(CONFIG.frozen)))
-    needs = plan.memory(model, CONFIG, 1, 0)
+    needs = memory(model, CONFIG)
     assert needs["gradients"] == 4 * trained
     assert needs["optimiser"] == 8 * trained
     assert needs["reference"] == needs["weights"] > needs["gradients"]

@@ -76,6 +76,7 @@ class ChunkPolicy:
             decision_frames=c.chunk,
             emission_lag=0,
             hidden=c.dim,
+            cached=2 * c.num_layers * c.dim,
         )
         self._silence = codes_of_silence(codec, SETTLED_FRAMES)[-1]  # (Q,)
         self._speller = Speller(tokenizer, c.vocab, silent | {c.response})

@@ -89,6 +89,7 @@ class MoshiPolicy:
             context=c.context,
             emission_lag=c.max_delay,
             hidden=c.dim,
+            cached=2 * c.num_layers * c.dim,
         )
         self._begin_with(prompt)
         self._speller = Speller(tokenizer, c.text_card, silent)
