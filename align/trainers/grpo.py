@@ -12,7 +12,7 @@ What differs from arXiv 2606.11167 ("Multi-Faceted Interactivity Alignment in Fu
    and beyond `max_sampling_logp_difference` the run stops: then the two compute different policies.
 4. One optimiser step takes some conversations of *every* group (theirs: one of each), so the batch is the same on any
    number of ranks, and so is the loss: its normaliser is a global count.
-5. No context recording is prepended. `Trajectory.valid` masks forced frames, which is where one would go.
+5. A recorded context is prepended only if `max_context_s` says how long it may grow; theirs grows to 30 s.
 
 One iteration, top to bottom in `train`: draw scenarios, roll out, recompute old log-probabilities, judge, compare
 inside groups, update in minibatches, log, checkpoint. The choices are in `align.trainers.grpo_config`; what a run
