@@ -46,10 +46,15 @@ class Embedding(nn.Embedding):
     """An embedding in which :data:`ZERO` is the zero vector."""
 
     def forward(self, codes: Tensor) -> Tensor:
-        # Looking first saves a pass over (B, T, D) on a CPU; on an accelerator it would be a synchronisation.
-        if codes.device.type == "cpu" and codes.numel() and codes.min() >= 0:
+        if _seen_whole(codes):
             return super().forward(codes)
         return super().forward(codes.clamp(min=0)) * (codes >= 0).unsqueeze(-1).to(self.weight.dtype)
+
+
+def _seen_whole(codes: Tensor) -> bool:
+    """Whether no code is :data:`ZERO`, as far as is looked: it saves a pass over (B, T, D) on a CPU, but an accelerator
+    would have to be waited for."""
+    return codes.device.type == "cpu" and codes.numel() > 0 and bool(codes.min() >= 0)
 
 
 class RMSNorm(nn.Module):

@@ -34,6 +34,7 @@ from align.policies.base import (
     rows_to_reset,
     scores_of,
 )
+from align.policies.graphs import Graphs
 from align.policies.moshi.checkpoint import Tokenizer, load_checkpoint, save_checkpoint
 from align.policies.moshi.model import ZERO, MoshiModel
 from align.policies.moshi.streaming import SAMPLE, MoshiStream
@@ -121,7 +122,8 @@ class MoshiPolicy:
     def _open(self, batch: int) -> None:
         c = self.model.config
         with torch.inference_mode(False):  # a tensor made in inference mode cannot be changed outside of it
-            self._stream = MoshiStream(self.model, self.sampling, batch)
+            graphs = Graphs.on(self.model, self.model.device) if batch else None
+            self._stream = MoshiStream(self.model, self.sampling, batch, graphs)
         self._ear = SharedEncoder(self.codec, batch)
         self._mouth = self.codec.init_state(batch)
         self._codes = np.full((batch, c.num_streams, _FIRST_COLUMNS), ZERO, np.int64)
