@@ -92,7 +92,7 @@ class Graphs:
         self._structure = _structure(self._model)
 
     def check(self) -> None:
-        """Notice modules that were replaced, and adapters that were switched; takes a millisecond or two."""
+        """Notice modules that were replaced, and adapters that were switched; takes milliseconds."""
         if self._structure != _structure(self._model):
             self.clear()
 
@@ -113,5 +113,8 @@ class Graphs:
 
 def _structure(model: nn.Module) -> list[tuple[Any, ...]]:
     """The model's modules and weights as objects, and the decisions that a recording has baked in."""
-    modules = [(id(m), m.training, *(repr(getattr(m, name, None)) for name in _BAKED)) for m in model.modules()]
-    return [*modules, tuple(id(weight) for weight in (*model.parameters(), *model.buffers()))]
+    found: list[tuple[Any, ...]] = [tuple(id(weight) for weight in (*model.parameters(), *model.buffers()))]
+    for module in model.modules():
+        baked = [repr(getattr(module, name, None)) for name in _BAKED] if hasattr(module, _BAKED[0]) else []
+        found.append((id(module), module.training, *baked))
+    return found

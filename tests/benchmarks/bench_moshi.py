@@ -5,8 +5,8 @@
 
 Prints one JSON line a batch size: frames a second of `MoshiStream.step` and of `moshi`'s `LMGen.step` (both sample; no
 codec on either side), in turn, medians of several rounds, and their ratio. Then one line a shape: seconds to score
-conversations by the text stream alone and with the depth transformer, without and with the way back. `middle` is four
-times as wide as pocket. Compare ratios, not two machines.
+conversations by the text stream alone and with the depth transformer, without and with the way back, and the ratio of
+the multiplications of the two. `middle` is four times as wide as pocket. Compare ratios, not two machines.
 """
 
 from __future__ import annotations
@@ -85,6 +85,17 @@ def stepping(model: MoshiModel, batch: int, frames: int, rounds: int) -> dict[st
     }  # fmt: skip
 
 
+def multiplications(model: MoshiModel, frames: int, depth: bool) -> int:
+    """A frame's, in matrix products: one a weight, and attention's, half of whose square is masked."""
+    c, parts = model.config, ["transformer.", "text_linear."]
+    attention = c.num_layers * c.dim * (frames + 1)
+    if depth:
+        parts += ["depformer.", "depformer_in.", "linears."]
+        attention += c.depformer_num_layers * c.depformer_dim * c.dep_q * (c.dep_q + 1)
+    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and name.startswith(tuple(parts))]
+    return sum(p.numel() for p in matrices) + attention
+
+
 def scoring(model: MoshiModel, batch: int, frames: int, rounds: int) -> dict[str, Any]:
     """The text stream alone beside the whole forward pass, `batch` conversations of `frames`."""
     c = model.config
@@ -104,7 +115,9 @@ def scoring(model: MoshiModel, batch: int, frames: int, rounds: int) -> dict[str
 
         return run
 
-    out: dict[str, Any] = {"batch": batch, "frames": frames}
+    text = multiplications(model, frames, depth=False)
+    ratio = multiplications(model, frames, depth=True) / text
+    out: dict[str, Any] = {"batch": batch, "frames": frames, "multiplications_ratio": round(ratio, 2)}
     for name, back in (("forward", False), ("forward_and_back", True)):
         runs = forward(False, back), forward(True, back)
         times = [(seconds(runs[0]), seconds(runs[1])) for _ in range(1 + rounds)][1:]

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from align.policies.moshi.model import ZERO, MoshiModel
+from align.policies.moshi.model import ZERO, MoshiModel, RMSNorm
 from tests.tiny_moshi import CARD, TEXT_CARD, config
 
 VARIANTS = [
@@ -129,6 +129,17 @@ def test_initial_weights_follow_the_seed_and_leave_the_global_rng_alone():
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["text_linear.weight"], other["text_linear.weight"])
+
+
+def test_a_norm_in_bf16_is_the_norm_in_fp32_rounded_once():
+    norm = RMSNorm(64)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        norm.alpha.copy_(1 + torch.rand(norm.alpha.shape, generator=generator))
+    norm.to(torch.bfloat16)
+    x = (3 * torch.randn(5, 7, 64, generator=generator)).to(torch.bfloat16)
+    exact = torch.nn.functional.rms_norm(x.float(), (64,), norm.alpha.view(-1).float(), eps=1e-8)
+    assert torch.equal(norm(x), exact.to(torch.bfloat16))
 
 
 def test_codes_with_a_wrong_number_of_streams_are_refused():
