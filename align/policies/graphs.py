@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -33,15 +34,21 @@ class Recorder(Protocol):
         """What runs it again; this alone runs nothing."""
 
 
+@cache
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """The stream for captures: one for all, since cuBLAS keeps a workspace for each."""
+    return torch.cuda.Stream(device)
+
+
 class CudaRecorder:
-    """Captures on a stream of its own; the graphs of one recorder share their working memory."""
+    """Captures beside the stream that replays; the graphs of one recorder share their working memory."""
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _aside(device)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def warm_up(self, function: Callable[[], None]) -> None:
-        """Run the function on the stream that it will be captured on: cuBLAS keeps a workspace for each."""
+        """Run the function on the stream that it will be captured on."""
         outer = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(outer)
         with torch.cuda.stream(self._stream):

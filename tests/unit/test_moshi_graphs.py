@@ -17,9 +17,9 @@ from align.policies import checks
 from align.policies.graphs import SWITCH, CudaRecorder, Graphs
 from align.policies.moshi import frame, streaming
 from align.policies.moshi import model as moshi_model
-from align.policies.moshi.frame import Rows, Sight, advance
+from align.policies.moshi.frame import SAMPLE, Rows, Sight, advance
 from align.policies.moshi.model import MoshiModel
-from align.policies.moshi.streaming import SAMPLE, MoshiStream
+from align.policies.moshi.streaming import MoshiStream
 from align.policies.sampling import Sampling
 from envs.errors import UptakeError
 from tests.tape import Tape

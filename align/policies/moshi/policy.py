@@ -36,8 +36,9 @@ from align.policies.base import (
 )
 from align.policies.graphs import Graphs
 from align.policies.moshi.checkpoint import Tokenizer, load_checkpoint, save_checkpoint
+from align.policies.moshi.frame import SAMPLE
 from align.policies.moshi.model import ZERO, MoshiModel
-from align.policies.moshi.streaming import SAMPLE, MoshiStream
+from align.policies.moshi.streaming import MoshiStream
 from align.policies.sampling import Sampling, truncated_log_probs
 from align.policies.spelling import Speller
 from envs.codec import Codec

@@ -17,11 +17,9 @@ import numpy as np
 import torch
 
 from align.policies.graphs import Graphs
-from align.policies.moshi.frame import SAMPLE, Rows, Sight, advance
+from align.policies.moshi.frame import Rows, Sight, advance
 from align.policies.moshi.model import MoshiModel
 from align.policies.sampling import Sampling, uniforms
-
-__all__ = ["SAMPLE", "MoshiStream", "Sampled"]
 
 _GRAIN = 64  # frames of cache by which what a captured frame sees grows at first
 
@@ -75,8 +73,8 @@ class MoshiStream:
     def step(self, user: np.ndarray, active: np.ndarray, forced: np.ndarray | None = None) -> Sampled:
         """Advance the rows that are `active (B,)` bool by one frame.
 
-        `user (B, n_q - dep_q)` int64: the user's codes. `forced (B, 1 + dep_q)` int64 on the model's clock, `SAMPLE`
-        where the model is to sample.
+        `user (B, n_q - dep_q)` int64: the user's codes. `forced (B, 1 + dep_q)` int64 on the model's clock,
+        `frame.SAMPLE` where the model is to sample.
         """
         steps = self.steps.copy()
         own = 1 + self.model.config.dep_q
