@@ -32,6 +32,7 @@ from align.policies.base import (
     Stream,
     Trajectory,
     check_microphone,
+    refuse_codebooks,
     row_indices,
     row_seeds,
     rows_to_reset,
@@ -250,8 +251,9 @@ class CascadePolicy:
         """What was measured and decided since each row's last reset. See `DuplexPolicy.trajectory`."""
         return self._record.trajectory(self._device, self.sampling.text_temperature, self.sampling.text_top_k)
 
-    def score(self, trajectory: Trajectory, full: bool = False) -> Scores:
+    def score(self, trajectory: Trajectory, full: bool = False, codebooks: int = 0) -> Scores:
         """Scores of the turn decisions. See `DuplexPolicy.score`."""
+        refuse_codebooks(codebooks)
         taken = trajectory.codes[:, 0].clamp(min=0)
         log_probs = self._log_probs(trajectory.codes, trajectory.temperature, trajectory.top_k, taken)
         return scores_of(trajectory, log_probs, full)
