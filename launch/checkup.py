@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from align.evaluation import CASCADE, find_folder, load_policy
+from align.evaluation import CASCADE, find_folder, is_cascade_file, load_policy
 from align.policies.base import DuplexPolicy
 from align.policies.cascade.policy import CascadePolicy
 from align.policies.checks import TOLERANCE, streaming_difference
@@ -29,7 +29,7 @@ LAYOUT_NAMES = {
 def run_checkup(name: str, console: Console | None = None) -> bool:
     """Print one line a property and return whether streaming and scoring agree."""
     console = console or make_console()
-    folder = Path(name) if name == CASCADE else find_folder(name)
+    folder = Path(name) if name == CASCADE or is_cascade_file(name) else find_folder(name)
     policy = load_policy(name)
     # A policy that decides seldom, or only when somebody has spoken, needs longer to do something.
     difference, actions = streaming_difference(policy, 24 if isinstance(policy, MoshiPolicy) else 96)

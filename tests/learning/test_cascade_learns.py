@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from align.policies.cascade.config import CascadeConfig
 from align.policies.cascade.head import TurnHead
 from align.policies.cascade.policy import CascadePolicy
 from align.trainers import grpo
@@ -16,7 +17,7 @@ from tests.toy_caller import FRAMES, Caller, Judge
 
 def run(pack, folder, **changes):
     """Rewards of the iterations, and the thresholds before and after."""
-    policy = CascadePolicy(pack, TurnHead(0.25, 0.3), response_s=0.0)
+    policy = CascadePolicy(pack, TurnHead(0.25, 0.3), CascadeConfig(response_s=0.0))
     before = policy.model.thresholds_s()
     config = GrpoConfig(
         **({
