@@ -31,6 +31,7 @@ from tests.packs import write_tiny_pack
 F = CLOCK.frame
 GREEDY = Sampling(text_temperature=1.0, text_top_k=1)
 READER = """
+import time
 from envs.activity import ActivityConfig, activity
 from envs.event import Word
 
@@ -40,6 +41,10 @@ def read(audio, rate):
 
 def breaks(audio, rate):
     raise MemoryError("no room")
+
+def slow(audio, rate):
+    time.sleep(0.3)
+    return read(audio, rate)
 
 def deaf(audio, rate):
     return []
@@ -299,6 +304,17 @@ def test_all_rows_ask_before_any_row_waits(pack):
         assert len(server.requests) == server.most_at_once == 4
 
 
+def test_no_question_pays_with_its_patience_for_those_that_are_read_before_it(pack):
+    with JudgeServer(answer=answer) as server:
+        made = config(server.url, endpoint={"patience_s": 1.0}, recogniser=f"{Path.cwd() / 'reader.py'}:slow")
+        policy = CascadePolicy(pack, config=made, sampling=GREEDY)
+        noise = np.random.default_rng(0).normal(0, 0.1, (45, 6, F)).astype(np.float32)
+        noise[10:] = 0  # six turns that end together and sound different
+        policy.reset(np.ones(6, bool), [0] * 6)
+        checks.play(policy, noise)
+    assert [line["fault"] for row in range(6) for line in answers(policy, row)] == [""] * 6
+
+
 # ---- faults
 
 
@@ -393,7 +409,7 @@ def test_the_record_of_a_conversation_gives_it_again_without_the_endpoint(pack, 
         made.llm.endpoint, cache=".empty", base_url="http://127.0.0.1:9/v1")))  # fmt: skip
     (second,) = play(CascadePolicy(pack, config=again), pack, keys, split="train", seed=3, frames=150)
     assert np.array_equal(first.agent, second.agent) and first.transcript == second.transcript
-    (other,) = play(CascadePolicy(pack, config=again), pack, [("story", 0)], split="train", seed=3, frames=150)
+    (other,) = play(CascadePolicy(pack, config=again), pack, [("stop", 0)], split="train", seed=3, frames=150)
     assert other.meta["cascade"]["faults"] == {"not_in_log": len(other.meta["cascade"]["replies"])}
 
 

@@ -52,7 +52,7 @@ from align.policies.sampling import Sampling, draw, truncated_log_probs, uniform
 from envs.activity import DEFAULT, OnlineActivity
 from envs.clock import CLOCK
 from envs.errors import UptakeError
-from envs.pack import BUILTIN, Clip, Pack
+from envs.pack import BUILTIN, Clip, Pack, open_pack
 
 WAIT, ACT = 0, 1
 IDLE, OWES, PREPARES, TALKS = range(4)
@@ -111,7 +111,7 @@ class CascadePolicy:
         place = Path(place)
         if place.is_file():
             config = read_yaml(place)
-            return cls(Pack.load(config.pack), None, config, sampling=sampling)
+            return cls(open_pack(config.pack), None, config, sampling=sampling)
         source = place / "config.json"
         values = read_json(source)
         if values.pop("model_type", None) != KIND:
@@ -124,7 +124,7 @@ class CascadePolicy:
         if found != wanted:
             raise UptakeError(f"{place / 'model.safetensors'}: found {found}, expected {wanted}; export it again")
         head.load_state_dict(weights)
-        return cls(Pack.load(config.pack), head, config, sampling=sampling)
+        return cls(open_pack(config.pack), head, config, sampling=sampling)
 
     def export(self, path: str | Path, format: str = "kyutai") -> None:
         """Write the folder that `load` reads; a cascade has one layout of its own, whatever the `format`."""
@@ -154,6 +154,8 @@ class CascadePolicy:
         """Start `rows` afresh; see `DuplexPolicy.reset`."""
         index, anew = rows_to_reset(rows, seeds, prompts, self.batch)
         if anew:
+            if self._talks is not None:
+                self._talks.reset(range(self.batch))  # nobody waits for the old ones' answers
             self._open(len(seeds))
         if prompts is not None and any(prompt is not None for prompt in prompts):
             raise ValueError("a cascade takes no prompt")

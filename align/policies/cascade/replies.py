@@ -106,6 +106,8 @@ class Replies:
         self._clips = {normal(clip.text): clip for clip in clips}
         self._read, self._reader = _open_reader(config.recogniser)
         self._texts: dict[str, str] = {}
+        # Each is one thread, and patience is for its work: a question does not pay for those before it.
+        self._reads, self._speaks = asyncio.Lock(), asyncio.Lock()
         self.voice = None if config.speech is None else _find_voice(config.speech, clips)
         how = _SPOKEN if self.voice else _CHOSEN + "\n".join(f"- {clip.text}" for clip in clips)
         self.instructions = f"{config.instructions}\n{_MISHEARD}\n{how}"
@@ -124,9 +126,10 @@ class Replies:
             self._under_way[key] = _replayer().submit(lambda: asyncio.run(self._settle(question)))
 
     def take(self, question: Question) -> Reply:
-        """What became of a question; waits for it, but never for longer than the endpoint's patience allows."""
+        """What became of a question; waits for it, but never for longer than the endpoint's patience allows: for its
+        recognition, model and speech, and for as many as may be read and spoken before it."""
         self.ask(question)
-        longest = 3 * self.config.endpoint.patience_s + _GRACE_S  # recognition, model, speech
+        longest = (1 + 2 * len(self._under_way)) * self.config.endpoint.patience_s + _GRACE_S
         try:
             return self._under_way[question.key].result(longest)
         except (TimeoutError, CancelledError):
@@ -168,24 +171,27 @@ class Replies:
 
     async def _recognise(self, pcm: bytes) -> str:
         digest = hashlib.sha256(pcm).hexdigest()
-        if digest not in self._texts:
-            audio, patience_s = from_pcm16(np.frombuffer(pcm, np.int16)), self.config.endpoint.patience_s
-            loop = asyncio.get_running_loop()
-            try:
-                async with asyncio.timeout(patience_s):
-                    words = await loop.run_in_executor(self._reader, self._read, audio, CLOCK.sample_rate)
-            except TimeoutError:
-                why = f"{self.config.recogniser} did not read within {patience_s:g} s"
-                raise Fault("recogniser", why) from None
-            # A recogniser may be anybody's code: what it raises costs the answer, and must not cost the run.
-            except Exception as error:
-                raise Fault("recogniser", f"{type(error).__name__}: {error}"[:200]) from None
-            self._texts[digest] = " ".join(word.text for word in words)
+        async with self._reads:
+            if digest not in self._texts:
+                self._texts[digest] = await self._transcribe(from_pcm16(np.frombuffer(pcm, np.int16)))
             for old in list(self._texts)[:-_KEPT]:
                 del self._texts[old]
-        if not normal(self._texts[digest]):
+            text = self._texts[digest]
+        if not normal(text):
             raise Fault("not_understood", f"{self.config.recogniser} heard no words")
-        return self._texts[digest]
+        return text
+
+    async def _transcribe(self, audio: np.ndarray) -> str:
+        patience_s, loop = self.config.endpoint.patience_s, asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(patience_s):
+                words = await loop.run_in_executor(self._reader, self._read, audio, CLOCK.sample_rate)
+        except TimeoutError:
+            raise Fault("recogniser", f"{self.config.recogniser} did not read within {patience_s:g} s") from None
+        # A recogniser may be anybody's code: what it raises costs the answer, and must not cost the run.
+        except Exception as error:
+            raise Fault("recogniser", f"{type(error).__name__}: {error}"[:200]) from None
+        return " ".join(word.text for word in words)
 
     async def _answer(self, key: str, messages: list[Message]) -> dict[str, Any]:
         def again(stored: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -216,7 +222,8 @@ class Replies:
     async def _speak(self, text: str) -> Clip:
         assert self.voice is not None and self.config.speech is not None  # `read` lets only the pack's texts through
         folder = Path(self.config.speech.cache)
-        pcm = await speak(self.voice, text, self.config.endpoint.patience_s, folder)
+        async with self._speaks:
+            pcm = await speak(self.voice, text, self.config.endpoint.patience_s, folder)
         return synthesised(text, pcm, self.voice.voice).clip
 
     def read(self, reply: str) -> dict[str, Any]:
