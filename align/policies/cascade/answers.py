@@ -129,11 +129,11 @@ class Answers:
         """Drop the question under way, and the answer that was decided on."""
         talk = self._talks[row]
         asked, talk.asked, talk.starts = talk.asked, None, -1
-        if asked is None or asked.question is None:
-            return
-        others = (other.asked.question for other in self._talks if other.asked is not None)
-        if asked.question not in others:
+        if asked is not None and asked.question is not None and not self._waited_for(asked.question):
             self._replies.drop(asked.question)
+
+    def _waited_for(self, question: Question) -> bool:
+        return any(talk.asked is not None and talk.asked.question == question for talk in self._talks)
 
     def take(self, row: int, now: int) -> Reply | None:
         """The answer that is to sound from now on, waited for if it must be; None where none is due."""
@@ -156,13 +156,12 @@ class Answers:
     def said(self, row: int, reply: Reply, sound: Sound, start: int) -> None:
         """What `take` gave is being said, or another sound in its place, from the sample `start` of the mouth on."""
         talk = self._talks[row]
-        assert talk.asked is not None
+        asked = talk.asked
+        assert asked is not None
         talk.turns = (*talk.turns, Turn(reply.heard or INAUDIBLE, sound, start))[-self._config.turns :]
-        talk.answered, talk.first, talk.asked, talk.starts = talk.asked.offset, -1, None, -1
-
-    def forget_faults(self) -> None:
-        """At the end of a step."""
-        self._replies.forget_faults()
+        talk.answered, talk.first, talk.asked, talk.starts = asked.offset, -1, None, -1
+        if reply.fault and asked.question is not None and not self._waited_for(asked.question):
+            self._replies.drop(asked.question)
 
     def notes(self, row: int) -> dict[str, Any]:
         """Who answers, every answer, and how often there was none and why."""

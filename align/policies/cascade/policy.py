@@ -5,11 +5,11 @@
     uptake train quickstart policy=cascade grpo.learning_rate=0.1 name=cascade
 
 Every frame the endpointer measures the user's speech and silence, by energy (`envs.activity`) or by Silero VAD
-(`rewards.silero_online`), and the head draws
-whether to act (`align.policies.cascade.head`). That is the whole trajectory: its streams are the draw and what it was
-drawn from, as whole numbers, so scoring computes exactly what sampling did. What is legal follows from the state of the
-turn: to answer, the user must have spoken since the last answer and be silent; to stop, the agent must be answering and
-the user speaking. Elsewhere there is nothing to decide, and the frame is not valid.
+(`rewards.silero_online`), and the head draws whether to act (`align.policies.cascade.head`). That is the whole
+trajectory: its streams are the draw and what it was drawn from, as whole numbers, so scoring computes exactly what
+sampling did. What is legal follows from the state of the turn: to answer, the user must have spoken since the last
+answer and be silent; to stop, the agent must be answering and the user speaking. Elsewhere there is nothing to decide,
+and the frame is not valid.
 
 Answers are the pack's, one after the other, or a language model's (`answers`, `replies`); where that has none, the
 pack's. What a real cascade adds to its decision, recognition and language model and synthesis, is declared:
@@ -19,10 +19,11 @@ the sound begins the user may still go on and the answer can be withdrawn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,10 +43,8 @@ from align.policies.base import (
     rows_to_reset,
     scores_of,
 )
-from align.policies.cascade.answers import Answers
-from align.policies.cascade.config import KIND, CascadeConfig, from_values, read_yaml, to_values
+from align.policies.cascade.config import KIND, CascadeConfig, LlmConfig, from_values, read_yaml, to_values
 from align.policies.cascade.head import MEASURES, TurnHead
-from align.policies.cascade.replies import Replies
 from align.policies.mouth import Mouth
 from align.policies.record import Record
 from align.policies.sampling import Sampling, draw, truncated_log_probs, uniforms
@@ -53,6 +52,9 @@ from envs.activity import DEFAULT, OnlineActivity
 from envs.clock import CLOCK
 from envs.errors import UptakeError
 from envs.pack import BUILTIN, Clip, Pack, open_pack
+
+if TYPE_CHECKING:
+    from align.policies.cascade.answers import Answers
 
 WAIT, ACT = 0, 1
 IDLE, OWES, PREPARES, TALKS = range(4)
@@ -91,7 +93,7 @@ class CascadePolicy:
         self.pack, self.config = pack, config
         self.model = head or TurnHead(config.answer_after_s, config.stop_after_s)
         self.sampling = sampling or Sampling(text_temperature=1.0)
-        self._replies = None if config.llm is None else Replies(config.llm, self.answers)
+        self._asking = None if config.llm is None else _asking(config.llm, self.answers)
         self.spec = DuplexSpec(
             sample_rate=CLOCK.sample_rate,
             frame=CLOCK.frame,
@@ -138,7 +140,7 @@ class CascadePolicy:
 
     def _open(self, batch: int) -> None:
         self._ear = _ear(self.config.ear, batch)
-        self._talks = Answers(batch, self._replies) if self._replies else None
+        self._talks = self._asking(batch) if self._asking else None
         self._mouths = [Mouth() for _ in range(batch)]
         self._record = Record(batch, len(self.spec.streams))
         self._seeds = np.zeros(batch, np.uint64)
@@ -213,8 +215,6 @@ class CascadePolicy:
             if self._talks is not None:
                 self._begin(self._talks, int(b))
             audio[b], text[b] = self._mouths[b].frame()
-        if self._talks is not None:
-            self._talks.forget_faults()
         tokens = np.where(active, codes[:, 0], -1)[:, None]
         return Step(audio, tokens, logp, text)
 
@@ -323,6 +323,14 @@ def _something_to_decide(codes: Any) -> Any:
     """Where acting is legal: codes (B, K, ...), an array or a tensor, to (B, ...) bool."""
     silence, speech, state = codes[:, 1], codes[:, 2], codes[:, -1]
     return ((state == OWES) & (silence > 0)) | (((state == TALKS) | (state == PREPARES)) & (speech > 0))
+
+
+def _asking(config: LlmConfig, clips: Sequence[Clip]) -> Callable[[int], Answers]:
+    """Makes the conversations of a batch, all with one language model."""
+    from align.policies.cascade.answers import Answers
+    from align.policies.cascade.replies import Replies  # and a client of HTTP: who asks nobody does not pay for it
+
+    return partial(Answers, replies=Replies(config, clips))
 
 
 def _ear(name: str, batch: int) -> Any:

@@ -120,6 +120,8 @@ class Replies:
         key = question.key
         if key in self._under_way:
             return
+        for old in [old for old, future in self._under_way.items() if future.done()][:-_KEPT]:
+            del self._under_way[old]
         if self._chat is not None:
             self._under_way[key] = self._chat.ask(key, lambda: self._settle(question))
         else:
@@ -136,16 +138,10 @@ class Replies:
             return Reply(fault="late", detail=f"no answer within {longest:g} s")
 
     def drop(self, question: Question) -> None:
-        """Nobody waits for this one any more; the request is broken off."""
+        """Nobody waits for this one any more: a request under way is broken off, and a fault is forgotten, so that
+        another conversation asks again."""
         if (future := self._under_way.pop(question.key, None)) is not None:
             future.cancel()
-
-    def forget_faults(self) -> None:
-        """A question that had no answer may be asked again in another conversation; of the others, keep a while."""
-        done = {key: future for key, future in self._under_way.items() if future.done()}
-        failed = [key for key, future in done.items() if future.cancelled() or future.result().fault]
-        for key in [*failed, *list(done)[:-_KEPT]]:
-            self._under_way.pop(key, None)
 
     def messages(self, before: Sequence[tuple[str, str]], heard: str) -> list[Message]:
         """What is sent."""
@@ -159,6 +155,7 @@ class Replies:
     async def _settle(self, question: Question) -> Reply:
         heard = key = ""
         try:
+            self._recall_silence(question.number)
             heard = await self._recognise(question.heard)
             messages = self.messages(question.before, heard)
             endpoint = self.config.endpoint
@@ -206,6 +203,12 @@ class Replies:
 
         assert self._chat is not None
         return await self._chat.answer(key, messages, self.read, again=again, note={})
+
+    def _recall_silence(self, number: int) -> None:
+        """Where the log says that a question never came to be put, it does not, so that what follows is the same."""
+        record = self._log[number] if self._log is not None and number < len(self._log) else {}
+        if record.get("fault") and not record.get("key"):
+            raise Fault(str(record["fault"]), str(record.get("detail", "")))
 
     def _recall(self, number: int, key: str) -> dict[str, Any]:
         assert self._log is not None
