@@ -206,7 +206,10 @@ class Scores:
 
 
 class DuplexPolicy(Protocol):
-    """One frame in, one frame out. `rows` is a (B,) bool mask or an array of indices; rows are slots."""
+    """One frame in, one frame out. `rows` is a (B,) bool mask or an array of indices; rows are slots.
+
+    A policy may also have `notes(row)`: fields that the record of a row's conversation keeps in its meta, as JSON.
+    """
 
     spec: DuplexSpec
     model: nn.Module
