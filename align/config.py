@@ -87,7 +87,7 @@ class TrainConfig:
     runs: str = "runs"
     """The folder of run folders."""
     policy: str = "pocket"
-    """The checkpoint that training starts from: `pocket`, or the path of a checkpoint folder."""
+    """What training starts from: `pocket`, `cascade`, the path of a checkpoint folder, or a cascade's YAML file."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """What its conversations begin with."""
     pack: str = "core"

@@ -28,7 +28,7 @@ from align import rollout
 from align.curriculum import by_axis
 from align.partner import PolicyPartner
 from align.policies.base import DuplexPolicy
-from align.policies.cascade.policy import KIND as CASCADE_KIND
+from align.policies.cascade.config import KIND as CASCADE_KIND
 from align.policies.cascade.policy import CascadePolicy
 from align.policies.chunk.config import KIND as CHUNK_KIND
 from align.policies.chunk.policy import ChunkPolicy
@@ -317,8 +317,14 @@ LOADERS: Mapping[str, Callable[[Path], Any]] = {CASCADE_KIND: CascadePolicy.load
 """What reads a checkpoint folder, by `model_type` in its config.json; any other folder is a Moshi-class one."""
 
 
+def is_cascade_file(name: str) -> bool:
+    """Whether a policy's name is the YAML file of a cascade."""
+    return Path(name).suffix in (".yaml", ".yml") and not Path(name).is_dir()
+
+
 def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
-    """The policy that a name or path means, on this rank's GPU if there is one: `cascade`, or see `find_folder`.
+    """The policy that a name or path means, on this rank's GPU if there is one: `cascade`, the YAML file of one
+    (`align.policies.cascade.config`), or see `find_folder`.
 
     Args:
         prompt: what its conversations begin with.
@@ -329,6 +335,8 @@ def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
     policy: Any  # each class says more of its model than the contract does
     if name == CASCADE and not Path(name).is_dir():
         policy = CascadePolicy(Pack.load("core"))
+    elif is_cascade_file(name):
+        policy = CascadePolicy.load(name)
     else:
         folder = find_folder(name)
         policy = LOADERS.get(str(read_config(folder).get("model_type")), MoshiPolicy.load)(folder)

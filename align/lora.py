@@ -1,12 +1,15 @@
-"""LoRA adapters in a model (PEFT): put in, left out for the reference, and added to the weights at the end."""
+"""LoRA adapters in a model (PEFT): put in, left out for the reference, added to the weights and taken out again."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from envs.errors import UptakeError
 
@@ -52,12 +55,60 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(flag)
 
 
-def merge_lora(model: nn.Module) -> None:
-    """Add the adapters to the weights and remove them, in place: parameter names are the published ones again."""
+@dataclass(frozen=True)
+class Merged:
+    """What `merge_lora` took out of a model: the layers with their adapters, and the weights that they were added to.
+
+    The weights are kept as they were, once more the memory of the layers that have adapters and on their device: to
+    subtract the adapters again would give them back to rounding only, and what the rounding lost is as large to keep.
+    """
+
+    layers: Mapping[str, Any]
+    """PEFT's, by their full names."""
+    weights: Mapping[str, Tensor]
+
+
+def merge_lora(model: nn.Module, keep: bool = False) -> Merged | None:
+    """Add the adapters to the weights and remove them, in place: parameter names are the published ones again.
+
+    The weights must be whole: under ZeRO-3, gather them first.
+
+    Args:
+        keep: return what `unmerge_lora` needs to undo it. While merged, nothing is trainable that was an adapter, and
+            `adapters_off` finds none to leave out.
+
+    Raises:
+        ValueError: an adapter holds NaN or infinity; nothing was changed.
+    """
     from peft.tuners.lora import LoraLayer
 
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LoraLayer):
-            module.merge(safe_merge=True)
-            parent = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], module.get_base_layer())
+    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    for name, layer in layers.items():
+        if not all(bool(torch.isfinite(p).all()) for n, p in layer.named_parameters() if "lora_" in n):
+            raise ValueError(f"the adapter of '{name}' holds NaN or infinity; nothing was merged")
+    weights: dict[str, Tensor] = {}
+    for name, layer in layers.items():
+        if keep:
+            weights[name] = layer.get_base_layer().weight.data  # PEFT merges into a copy
+        layer.merge(safe_merge=True)
+        _put(model, name, layer.get_base_layer())
+    return Merged(layers, weights) if keep else None
+
+
+def unmerge_lora(model: nn.Module, merged: Merged) -> None:
+    """Undo `merge_lora(model, keep=True)`: the weights bit for bit as they were, and the adapters in their places.
+
+    Adapters, and the optimiser that knows them, go on as if nothing had been; what was changed in the merged weights
+    meanwhile is lost. A model that moved to another device takes them along.
+    """
+    for name, layer in merged.layers.items():
+        weight: Any = model.get_submodule(name).weight
+        device = weight.device
+        weight.data = merged.weights[name].to(device)
+        layer.merged_adapters.clear()
+        _put(model, name, layer.to(device))
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Set the submodule of this full name."""
+    setattr(model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], module)

@@ -115,9 +115,12 @@ def collect(
     episodes = [
         env.episode(row, transcript=transcript([p[row] for p in pieces], spec.frame, lag)) for row in range(rows)
     ]
-    for episode, seed in zip(episodes, seeds, strict=True):
+    # A policy may have `notes(row)`: more fields of the episode's meta.
+    notes: Callable[[int], dict[str, Any]] = getattr(policy, "notes", lambda row: {})
+    for row, (episode, seed) in enumerate(zip(episodes, seeds, strict=True)):
         episode.meta["text_stream"] = True  # no words then means that it said none
         episode.meta["policy_seed"] = int(seed)
+        episode.meta |= notes(row)
     if silent := spec.streams[1].silent_ids if len(spec.streams) > 1 else None:
         spoken = ~np.isin(trajectory.codes[:, 1].cpu().numpy(), [-1, *silent])  # (B, T)
         for episode, row in zip(episodes, spoken, strict=True):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from align.evaluation import CASCADE, find_folder, load_policy
+from align.evaluation import CASCADE, find_folder, is_cascade_file, load_policy
 from align.policies.base import DuplexPolicy
+from align.policies.cascade.config import LlmConfig
 from align.policies.cascade.policy import CascadePolicy
 from align.policies.checks import TOLERANCE, streaming_difference
 from align.policies.moshi.checkpoint import find_layout
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.model import MoshiModel
 from align.policies.moshi.policy import MoshiPolicy
+from envs.clock import CLOCK
 from envs.codec import Codec
+from envs.pack import AGENT_KINDS
 from launch.terminal import make_console
 
 LAYOUT_NAMES = {
@@ -29,10 +33,11 @@ LAYOUT_NAMES = {
 def run_checkup(name: str, console: Console | None = None) -> bool:
     """Print one line a property and return whether streaming and scoring agree."""
     console = console or make_console()
-    folder = Path(name) if name == CASCADE else find_folder(name)
+    folder = Path(name) if name == CASCADE or is_cascade_file(name) else find_folder(name)
     policy = load_policy(name)
     # A policy that decides seldom, or only when somebody has spoken, needs longer to do something.
-    difference, actions = streaming_difference(policy, 24 if isinstance(policy, MoshiPolicy) else 96)
+    user = _talkers(policy) if isinstance(policy, CascadePolicy) else None
+    difference, actions = streaming_difference(policy, 24 if isinstance(policy, MoshiPolicy) else 96, user)
     good = difference <= TOLERANCE
     table = Table(show_header=False, box=None, pad_edge=False)
     for label, text in _moshi(folder, policy) if isinstance(policy, MoshiPolicy) else _other(policy):
@@ -71,8 +76,27 @@ def _other(policy: DuplexPolicy) -> list[tuple[str, str]]:
     ]
     if isinstance(policy, CascadePolicy):
         answer, stop = policy.model.thresholds_s()
+        found.append(("hears by", policy.config.ear))
+        found.append(("answers", _answers(policy.config.llm)))
         found.append(("even odds", f"to answer after {answer:.2f} s of silence, to stop after {stop:.2f} s of speech"))
     return found
+
+
+def _answers(llm: LlmConfig | None) -> str:
+    if llm is None:
+        return "the pack's, in turn"
+    source = llm.log or f"{llm.endpoint.model} at {llm.endpoint.base_url}"
+    return f"{source}, asked after {llm.ask_after_s:g} s of silence, sound {llm.think_s:g} s later at the earliest"
+
+
+def _talkers(policy: CascadePolicy) -> np.ndarray:
+    """(T, 3, frame): three users of its pack, each of whom says something twice; not every ear takes noise for one."""
+    spoken = [clip for clip in policy.pack.clips() if clip.kind not in AGENT_KINDS and clip.words][:3]
+    pause = np.zeros(CLOCK.samples(2.0), np.float32)
+    rows = [np.concatenate((pause, clip.audio, pause, clip.audio, pause)) for clip in spoken]
+    frames = CLOCK.frames_covering(max(row.size for row in rows))
+    heard = [np.pad(row, (0, frames * CLOCK.frame - row.size)).reshape(frames, CLOCK.frame) for row in (rows * 3)[:3]]
+    return np.stack(heard, axis=1)
 
 
 def _device(policy: DuplexPolicy) -> str:

@@ -41,8 +41,8 @@ Users = Annotated[
 Policy = Annotated[
     str,
     typer.Argument(
-        help="`pocket`, `cascade`, a checkpoint folder, a run folder, a scripted agent such as `vad_700`, "
-        "`replay:FILE`, or a server: `live:ws://HOST:PORT/api/chat`."
+        help="`pocket`, `cascade` or its YAML file, a checkpoint folder, a run folder, a scripted agent such as "
+        "`vad_700`, `replay:FILE`, or a server: `live:ws://HOST:PORT/api/chat`."
     ),
 ]
 Out = Annotated[Path | None, typer.Option(help="Write the figures to this JSON file.")]

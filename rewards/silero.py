@@ -55,7 +55,7 @@ def probabilities(audio: np.ndarray, rate: int) -> np.ndarray:
         return np.zeros(0, np.float32)
     from scipy.signal import upfirdn  # a second to import
 
-    heard = upfirdn(_low_pass(), audio.astype(np.float32, copy=False), UP, DOWN)
+    heard = upfirdn(low_pass(), audio.astype(np.float32, copy=False), UP, DOWN)
     # Output m of the filter is centred on 48 kHz sample 3 m - REACH: the first REACH / 3 are before the track.
     heard = heard[REACH // DOWN :][: count * CHUNK].reshape(count, CHUNK)
     blocks = -(-count // BLOCK)
@@ -71,7 +71,8 @@ def probabilities(audio: np.ndarray, rate: int) -> np.ndarray:
 
 
 @cache
-def _low_pass() -> np.ndarray:
+def low_pass() -> np.ndarray:
+    """(2 REACH + 1,) float32, at 48 kHz."""
     from scipy.signal import firwin
 
     return (UP * firwin(2 * REACH + 1, CUTOFF, fs=UP * 24_000, window=("kaiser", 6.0))).astype(np.float32)
@@ -86,7 +87,7 @@ def model() -> Any:
     """
     package = find_spec("silero_vad")  # found, not imported: that would load torch
     if package is None or find_spec("onnxruntime") is None:
-        raise UptakeError("activity.detector = silero needs silero-vad and onnxruntime: pip install 'uptake[silero]'")
+        raise UptakeError("the detector silero needs silero-vad and onnxruntime: pip install 'uptake[silero]'")
     import onnxruntime
 
     path = Path(next(iter(package.submodule_search_locations or ()))) / "data" / "silero_vad_16k_sequence.onnx"

@@ -206,7 +206,10 @@ class Scores:
 
 
 class DuplexPolicy(Protocol):
-    """One frame in, one frame out. `rows` is a (B,) bool mask or an array of indices; rows are slots."""
+    """One frame in, one frame out. `rows` is a (B,) bool mask or an array of indices; rows are slots.
+
+    A policy may also have `notes(row)`: fields that the record of a row's conversation keeps in its meta, as JSON.
+    """
 
     spec: DuplexSpec
     model: nn.Module
@@ -233,7 +236,7 @@ class DuplexPolicy(Protocol):
         """Teacher-forced scores, differentiable; `full` also returns the (B, T, V) log-probs.
 
         Of the agent codebooks in `trajectory.audio` the first `codebooks` are scored as well; a policy without
-        trainable audio streams is never asked for any.
+        trainable audio streams refuses any (`refuse_codebooks`).
         """
 
     def export(self, path: str | Path, format: str = "kyutai") -> None:
@@ -284,6 +287,12 @@ def check_microphone(mic: np.ndarray, rows: np.ndarray) -> None:
     bad = rows[~np.isfinite(mic[rows]).all(axis=1)]
     if len(bad):
         raise UptakeError(f"microphone of row {bad[0]}: NaN or infinite samples; repair the audio")
+
+
+def refuse_codebooks(codebooks: int) -> None:
+    """Raise ValueError if scores of audio streams are asked of a policy that trains none."""
+    if codebooks:
+        raise ValueError(f"score: codebooks = {codebooks}: this policy has no trainable audio stream; leave it out")
 
 
 def scores_of(trajectory: Trajectory, log_probs: Tensor, full: bool, hidden: Tensor | None = None) -> Scores:

@@ -88,10 +88,13 @@ def _same(ours: Sequence[Step], theirs: Sequence[Step], row: int, other: int, wh
         assert difference <= TOLERANCE, f"{what}: log-prob differs by {difference:.2g} in call {n}"
 
 
-def streaming_difference(policy: DuplexPolicy, frames: int = 24) -> tuple[float, int]:
-    """Largest difference in nats between the sampler's log-probs and the scorer's, and of how many actions."""
+def streaming_difference(policy: DuplexPolicy, frames: int = 24, user: np.ndarray | None = None) -> tuple[float, int]:
+    """Largest difference in nats between the sampler's log-probs and the scorer's, and of how many actions.
+
+    `user` (frames, 3, frame) is heard in place of noise.
+    """
     _open(policy, [1, 2, 3])
-    play(policy, noise_user(policy, 3, frames))
+    play(policy, noise_user(policy, 3, frames) if user is None else user)
     trajectory = policy.trajectory()
     assert trajectory.valid.any(), "no action of the rollout is valid"
     with torch.no_grad():

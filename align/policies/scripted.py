@@ -80,7 +80,7 @@ class ScriptedPolicy:
         """As many frames as were lived, without an action."""
         return self._record.trajectory(torch.device("cpu"), 1.0, 0)
 
-    def score(self, trajectory: Trajectory, full: bool = False) -> Scores:
+    def score(self, trajectory: Trajectory, full: bool = False, codebooks: int = 0) -> Scores:
         """A fixed baseline has no scores."""
         raise TypeError("a scripted agent has no weights and no scores; it can be evaluated, not trained")
 

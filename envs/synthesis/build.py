@@ -28,7 +28,7 @@ from envs.event import Word
 from envs.files import whole
 from envs.pack import SCHEMA
 from envs.synthesis.align import Aligner, cut_points
-from envs.synthesis.engines import Engine
+from envs.synthesis.engines import Engine, cached, speech_file
 from envs.synthesis.scenarios import write_scenarios
 from envs.synthesis.sounds import EFFECTS, SOUNDS, coughs
 from envs.synthesis.texts import SPLITS, Utterance, agent_utterances, load_source, user_utterances
@@ -170,13 +170,8 @@ def say(
     engine: Engine, align: Aligner, utterance: Utterance, voice: str, cache: Path
 ) -> tuple[np.ndarray, tuple[Word, ...]]:
     """Speech and its word times from the cache, or from the engine and the aligner into the cache."""
-    key = hashlib.sha1(f"{engine.name}|{voice}|{utterance.spoken}".encode()).hexdigest()[:16]
-    path, times = cache / f"{key}.flac", cache / f"{key}.json"
-    if not path.is_file():
-        said = engine.say(utterance.spoken, voice)
-        with whole(path) as partial:
-            soundfile.write(partial, said, CLOCK.sample_rate, format="FLAC", subtype="PCM_16")
-    audio = soundfile.read(path, dtype="float32")[0]
+    path = speech_file(engine, utterance.spoken, voice, cache)
+    audio, times = cached(path, lambda: engine.say(utterance.spoken, voice)), path.with_suffix(".json")
     if not times.is_file():
         found = align(audio, utterance.text)
         with whole(times) as partial:

@@ -6,11 +6,13 @@ kokoro-js; English phonemes come from espeak-ng through phonemizer (GPL-3, at bu
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +22,7 @@ import soxr
 
 from envs.clock import CLOCK
 from envs.errors import UptakeError
+from envs.files import whole
 
 ENGINES = ("kokoro", "flite")
 _KOKORO_VOICES = "`npm pack kokoro-js@1.2.1` holds them in voices/"
@@ -126,6 +129,20 @@ class Flite:
                 ) from error
             audio, rate = soundfile.read(path, dtype="float32")
         return normalise(soxr.resample(audio, rate, CLOCK.sample_rate))
+
+
+def speech_file(engine: Engine, text: str, voice: str, cache: Path) -> Path:
+    """Where a folder of speech keeps a text in an engine's voice."""
+    return cache / f"{hashlib.sha1(f'{engine.name}|{voice}|{text}'.encode()).hexdigest()[:16]}.flac"
+
+
+def cached(path: Path, say: Callable[[], np.ndarray]) -> np.ndarray:
+    """Speech (samples,) float32 of 16 bits: from its file, or what `say` gives, into its file."""
+    if not path.is_file():
+        said = say()
+        with whole(path) as partial:
+            soundfile.write(partial, said, CLOCK.sample_rate, format="FLAC", subtype="PCM_16")
+    return soundfile.read(path, dtype="float32")[0]
 
 
 def choose(name: str | None, voices: Path | None) -> Engine:

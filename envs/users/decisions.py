@@ -25,7 +25,7 @@ from envs.chat.endpoint import Fault
 from envs.clock import CLOCK
 from envs.episode import to_pcm16
 from envs.errors import UptakeError, nearest
-from envs.synthesis.engines import ENGINES, Engine, choose
+from envs.synthesis.engines import ENGINES, Engine, cached, choose, speech_file
 from envs.users.caller import Caller, Offer, synthesised
 from envs.users.llm_prompt import Decision, read
 from envs.users.llm_user import LlmUser, UserEndpoint, Voice
@@ -179,22 +179,62 @@ async def _settle(chat: Chat, question: Question) -> Decided:
 
 
 async def _say(voice: Voice, decision: Decision, patience_s: float) -> Offer:
+    pcm = await speak(voice, decision.words, patience_s)
+    seconds = pcm.size / CLOCK.sample_rate
+    if decision.act == "backchannel" and seconds > LONGEST_BACKCHANNEL_S:
+        raise Fault("nonsense", f"a backchannel of {seconds:.1f} s")
+    return synthesised(decision.words, pcm, voice.voice)
+
+
+async def speak(voice: Voice, text: str, patience_s: float, cache: Path | None = None) -> np.ndarray:
+    """(n,) int16: a text as an engine speaks it, or as it did before where there is a `cache`.
+
+    Raises:
+        Fault: `speech`: the engine fails, takes too long, or gives no speech of at most 30 s.
+    """
     engine, worker = open_engine(voice)
+
+    def say() -> np.ndarray:
+        audio = np.asarray(engine.say(text, voice.voice))
+        if (
+            audio.ndim != 1
+            or not 0 < audio.size <= LONGEST_SPEECH_S * CLOCK.sample_rate
+            or not np.isfinite(audio).all()
+        ):
+            raise ValueError(f"{audio.shape} samples that are no speech of at most {LONGEST_SPEECH_S:g} s")
+        return audio
+
+    def spoken() -> np.ndarray:
+        return say() if cache is None else cached(speech_file(engine, text, voice.voice, cache), say)
+
     try:
         async with asyncio.timeout(patience_s):
-            loop = asyncio.get_running_loop()
-            audio = np.asarray(await loop.run_in_executor(worker, engine.say, decision.words, voice.voice))
+            audio = await asyncio.get_running_loop().run_in_executor(worker, spoken)
     except TimeoutError:
         raise Fault("speech", f"{voice.engine} did not speak within {patience_s:g} s") from None
     # An engine may be anybody's code: what it raises costs the decision, and must not cost the run.
     except Exception as error:
         raise Fault("speech", f"{voice.engine}: {type(error).__name__}: {error}"[:200]) from None
-    seconds = audio.size / CLOCK.sample_rate
-    if audio.ndim != 1 or not 0 < seconds <= LONGEST_SPEECH_S or not np.isfinite(audio).all():
-        raise Fault("speech", f"{voice.engine}: {audio.shape} samples that are no speech of at most 30 s")
-    if decision.act == "backchannel" and seconds > LONGEST_BACKCHANNEL_S:
-        raise Fault("nonsense", f"a backchannel of {seconds:.1f} s")
-    return synthesised(decision.words, to_pcm16(audio), voice.voice)
+    return to_pcm16(audio)
+
+
+def make_engine(name: str, voices: Path | None) -> Engine:
+    """An engine by name; `voices` is Kokoro's folder.
+
+    Raises:
+        UptakeError: no such engine, or one that is not installed.
+    """
+    if name in ENGINES:
+        return choose(name, voices)
+    points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    if name not in points:
+        raise UptakeError(f"no speech engine {name!r}{nearest(name, [*ENGINES, *points])}")
+    try:
+        make: Callable[[], Engine] = points[name].load()
+    except (ImportError, AttributeError) as error:
+        where = points[name].value
+        raise UptakeError(f"speech engine {name!r}: entry point {where} does not load: {error}") from error
+    return make()
 
 
 @cache
@@ -204,18 +244,7 @@ def open_engine(voice: Voice) -> tuple[Engine, ThreadPoolExecutor]:
     Raises:
         UptakeError: no such engine or voice, or one that is not installed.
     """
-    points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
-    if voice.engine in ENGINES:
-        engine = choose(voice.engine, voice.voices)
-    elif voice.engine in points:
-        try:
-            make: Callable[[], Engine] = points[voice.engine].load()
-        except (ImportError, AttributeError) as error:
-            where = points[voice.engine].value
-            raise UptakeError(f"speech engine {voice.engine!r}: entry point {where} does not load: {error}") from error
-        engine = make()
-    else:
-        raise UptakeError(f"no speech engine {voice.engine!r}{nearest(voice.engine, [*ENGINES, *points])}")
+    engine = make_engine(voice.engine, voice.voices)
     if voice.voice not in engine.voices():
         raise UptakeError(f"{voice.engine} has no voice {voice.voice!r}{nearest(voice.voice, engine.voices())}")
     return engine, ThreadPoolExecutor(1, thread_name_prefix="uptake-speech")

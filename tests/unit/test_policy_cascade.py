@@ -10,6 +10,7 @@ import torch
 
 from align.evaluation import load_policy
 from align.policies import checks
+from align.policies.cascade.config import CascadeConfig
 from align.policies.cascade.head import TurnHead
 from align.policies.cascade.policy import ACT, CascadePolicy
 from align.policies.moshi.prompt import PromptConfig
@@ -57,7 +58,7 @@ def test_greedy_it_answers_at_its_threshold_and_stops_at_its_threshold(pack):
 
 def test_an_answer_that_is_being_prepared_is_withdrawn_when_the_user_goes_on(pack):
     policy = CascadePolicy(
-        pack, TurnHead(0.2, 0.1), response_s=0.8, sampling=Sampling(text_temperature=1.0, text_top_k=1)
+        pack, TurnHead(0.2, 0.1), CascadeConfig(response_s=0.8), sampling=Sampling(text_temperature=1.0, text_top_k=1)
     )
     steps = converse(policy, [1] * 6 + [0] * 5 + [1] * 12)
     assert not any(np.abs(step.audio).max() > 1e-3 for step in steps)
@@ -88,13 +89,13 @@ def test_it_cannot_answer_without_clips(pack, tmp_path):
     with pytest.raises(UptakeError, match="no clips of kind 'agent'"):
         CascadePolicy(Pack.load(folder))
     with pytest.raises(UptakeError, match="response_s = -1"):
-        CascadePolicy(pack, response_s=-1)
+        CascadePolicy(pack, config=CascadeConfig(response_s=-1))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "other"}, "model_type is 'other'"),
+        ({"model_type": "other"}, "not of model_type"),
         ({"respond_s": 1}, "did you mean 'response_s'"),
         ({"response_s": "soon"}, "response_s"),
         ({"pack": "/nowhere"}, "no pack '/nowhere'"),

@@ -26,6 +26,7 @@ from align.policies.base import (
     Stream,
     Trajectory,
     check_microphone,
+    refuse_codebooks,
     row_indices,
     row_seeds,
     rows_to_reset,
@@ -220,8 +221,9 @@ class ChunkPolicy:
         """What was heard and done since each row's last reset, on the model's device."""
         return self._record.trajectory(self.model.device, self.sampling.text_temperature, self.sampling.text_top_k)
 
-    def score(self, trajectory: Trajectory, full: bool = False) -> Scores:
+    def score(self, trajectory: Trajectory, full: bool = False, codebooks: int = 0) -> Scores:
         """Scores of decisions and text; the talker does not run. See `DuplexPolicy.score`."""
+        refuse_codebooks(codebooks)
         hidden, logits = self.model.decode(trajectory.codes)
         text = trajectory.codes[:, 0]
         taken = text.clamp(min=0)
