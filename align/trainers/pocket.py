@@ -1,4 +1,6 @@
-"""Supervised warm start of a Moshi-class policy on two-channel conversations: how pocket was made.
+"""How pocket was made: three supervised stages on composed conversations, a model from nothing.
+
+For recordings of your own and a checkpoint that exists already, see `align.trainers.sft`.
 
 Three stages over conversations that are composed from a pack (`envs.conversations`) and differ in voice, speed,
 level, room tone and timing each time:
@@ -15,8 +17,8 @@ first codebook weighted up. What differs: the depth transformer is scored on a r
 loss for a fraction of the work), and columns are shifted by the policy's emission lag, so that a policy that streams is
 in time with the data.
 
-    python -m align.trainers.sft compose --pack WIDE --codec codec.safetensors --out shards --count 8000
-    python -m align.trainers.sft train --shards shards --codec codec.safetensors --out align/policies/pocket
+    python -m align.trainers.pocket compose --pack WIDE --codec codec.safetensors --out shards --count 8000
+    python -m align.trainers.pocket train --shards shards --codec codec.safetensors --out align/policies/pocket
 
 `docs/pocket.md` has the exact commands behind the shipped weights: two processes that composed half each.
 """
@@ -38,6 +40,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from align.codecs.pocket import PocketCodec
+from align.imitation import codebook_weights, text_weights, weighted_nll
 from align.memory import keep_memory
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.model import MoshiModel
@@ -61,7 +64,7 @@ STAGES = ("listen", "answer", "talk")
 
 
 @dataclass(frozen=True)
-class SftConfig:
+class StagesConfig:
     """What a run of all stages needs to know."""
 
     listen_steps: int = 800
@@ -139,7 +142,7 @@ def load_examples(folder: Path) -> Examples:
     """All shards of a folder."""
     shards = [load_file(p) for p in sorted(folder.glob("*.safetensors"))]
     if not shards:
-        raise UptakeError(f"{folder}: no composed conversations; run `python -m align.trainers.sft compose` first")
+        raise UptakeError(f"{folder}: no composed conversations; run `python -m align.trainers.pocket compose` first")
     return Examples(**{k: torch.cat([s[k] for s in shards]) for k in ("codes", "listen", "sounding")})
 
 
@@ -184,11 +187,10 @@ def text_loss(
     logits: torch.Tensor, text: torch.Tensor, padding_weight: float, onset_weight: float = 1.0
 ) -> torch.Tensor:
     """Weighted mean cross-entropy: logits (B, T, V), text (B, T)."""
-    # EPAD announces a word: like PAD it says when, and to weigh it up would teach haste.
     silent = (text == PAD) | (text == EPAD)
-    weight = torch.where(silent, padding_weight, torch.where(_begins(text), onset_weight, 1.0))  # (B, T)
-    loss = F.cross_entropy(logits.float().transpose(1, 2), text, reduction="none")  # (B, T)
-    return (loss * weight).sum() / weight.sum()
+    weight = text_weights(text, (PAD, EPAD), padding_weight)  # (B, T)
+    weight = torch.where(_begins(text) & ~silent, onset_weight, weight)
+    return weighted_nll(logits, text, weight) / weight.sum()
 
 
 def _begins(text: torch.Tensor, silence: int = 4, reach: int = 7) -> torch.Tensor:
@@ -200,10 +202,8 @@ def _begins(text: torch.Tensor, silence: int = 4, reach: int = 7) -> torch.Tenso
 
 def audio_loss(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, first: float) -> torch.Tensor:
     """Weighted mean cross-entropy: logits (N, Q, card), targets and mask (N, Q); codebook 0 weighs `first`."""
-    weight = mask.float()
-    weight[:, 0] *= first
-    loss = F.cross_entropy(logits.float().transpose(1, 2), targets.where(mask, 0), reduction="none")  # (N, Q)
-    return (loss * weight).sum() / weight.sum()
+    weight = codebook_weights(mask, first)
+    return weighted_nll(logits, targets, weight) / weight.sum()
 
 
 def batches(folder: Path, size: int, generator: torch.Generator) -> Iterator[tuple[Examples, torch.Tensor]]:
@@ -215,7 +215,7 @@ def batches(folder: Path, size: int, generator: torch.Generator) -> Iterator[tup
             yield examples, index
 
 
-def fit(model: MoshiModel, shards: Path, config: SftConfig, stage: str, log: Path, save: Path) -> None:
+def fit(model: MoshiModel, shards: Path, config: StagesConfig, stage: str, log: Path, save: Path) -> None:
     """One stage; writes figures to `log` every 25 steps, weights to `save` at the end and to *.latest every 250."""
     steps = {"listen": config.listen_steps, "answer": config.answer_steps, "talk": config.talk_steps}[stage]
     generator = torch.Generator().manual_seed(config.seed + STAGES.index(stage))
@@ -258,7 +258,7 @@ def _forward(
     model: MoshiModel,
     examples: Examples,
     index: torch.Tensor,
-    config: SftConfig,
+    config: StagesConfig,
     stage: str,
     generator: torch.Generator,
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
@@ -280,7 +280,7 @@ def _forward(
 
 
 @torch.no_grad()
-def evaluate(model: MoshiModel, held: Examples, config: SftConfig, stage: str) -> dict[str, float]:
+def evaluate(model: MoshiModel, held: Examples, config: StagesConfig, stage: str) -> dict[str, float]:
     """Losses on conversations of the dev split, and how often the words that come are the likeliest ones."""
     generator = torch.Generator().manual_seed(1)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
@@ -305,9 +305,9 @@ def main() -> None:
     composing.add_argument("--seed", type=int, default=0)
     training = commands.add_parser("train", help="listen, then answer, then talk")
     training.add_argument("--shards", type=Path, required=True)
-    training.add_argument("--listen-steps", type=int, default=SftConfig.listen_steps)
-    training.add_argument("--answer-steps", type=int, default=SftConfig.answer_steps)
-    training.add_argument("--talk-steps", type=int, default=SftConfig.talk_steps)
+    training.add_argument("--listen-steps", type=int, default=StagesConfig.listen_steps)
+    training.add_argument("--answer-steps", type=int, default=StagesConfig.answer_steps)
+    training.add_argument("--talk-steps", type=int, default=StagesConfig.talk_steps)
     training.add_argument("--threads", type=int, default=2)
     for command in (composing, training):
         command.add_argument("--codec", required=True)
@@ -340,7 +340,7 @@ def _compose(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
-    config = SftConfig(listen_steps=args.listen_steps, answer_steps=args.answer_steps, talk_steps=args.talk_steps)
+    config = StagesConfig(listen_steps=args.listen_steps, answer_steps=args.answer_steps, talk_steps=args.talk_steps)
     args.out.mkdir(parents=True, exist_ok=True)
     model = MoshiModel(POCKET, seed=config.seed)
     work = args.shards / "work"  # not beside the policy: what lies there is shipped

@@ -9,18 +9,18 @@ import pytest
 from align.codecs.train_pocket import describe, material
 from align.codecs.train_pocket import train as train_codec
 from align.policies.moshi.policy import MoshiPolicy
-from align.trainers import sft
+from align.trainers import pocket
 from envs.pack import Pack
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["sft", *words])
-    sft.main()
+    monkeypatch.setattr(sys, "argv", ["pocket", *words])
+    pocket.main()
 
 
 def test_composing_and_training_make_a_policy_that_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codec, shards, out = tmp_path / "codec.safetensors", tmp_path / "shards", tmp_path / "policy"
-    train_codec(describe(material(Pack.load("core"), 8)), card=sft.POCKET.card, steps=2).save(codec)
+    train_codec(describe(material(Pack.load("core"), 8)), card=pocket.POCKET.card, steps=2).save(codec)
     compose = ("compose", "--pack", "core", "--codec", str(codec), "--out", str(shards), "--frames", "30")
     run(monkeypatch, *compose, "--count", "32")
     train = ("train", "--shards", str(shards), "--codec", str(codec), "--out", str(out), "--threads", "1")
