@@ -37,7 +37,7 @@ def text_weights(text: Tensor, padding: Collection[int], padding_weight: float) 
 
 
 def codebook_weights(mask: Tensor, first: float) -> Tensor:
-    """(N, Q) float32 of codes that count, mask (N, Q): `first` for the first codebook, 1 for the others, 0 elsewhere."""
+    """(N, Q) float32 of codes, mask (N, Q): `first` for the first codebook, 1 for the others, 0 where it is False."""
     weights = mask.float()
     weights[:, 0] *= first
     return weights
