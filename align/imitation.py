@@ -21,7 +21,7 @@ from torch import Tensor
 def weighted_nll(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Sum of weight x cross-entropy in nats, a scalar: logits (B, T, V), targets and weights (B, T)."""
     counts = weights > 0
-    known = logits.float().masked_fill(~counts.unsqueeze(-1), 0.0)
+    known = logits.to(torch.promote_types(logits.dtype, torch.float32)).masked_fill(~counts.unsqueeze(-1), 0.0)
     loss = F.cross_entropy(known.transpose(1, 2), targets.where(counts, 0), reduction="none")  # (B, T)
     return (loss * weights).sum()
 
