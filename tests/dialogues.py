@@ -10,8 +10,8 @@ import soundfile
 
 from envs.clock import CLOCK
 
-ANSWER = ("the", "quick", "fox")
-"""What the agent says, a word every two frames."""
+ANSWER, EACH = ("the", "fox"), 5
+"""What the agent says, and how many frames a word takes."""
 
 
 def write_dialogues(folder: Path, count: int, frames: int, seed: int = 0) -> Path:
@@ -21,15 +21,17 @@ def write_dialogues(folder: Path, count: int, frames: int, seed: int = 0) -> Pat
         rng = np.random.default_rng([seed, number])
         user, agent = np.zeros((2, CLOCK.sample_of(frames)), np.float32)
         words, at = [], 3 + int(rng.integers(6))
-        while at + 20 < frames:
+        while at + 22 < frames:
             question = bool(rng.integers(2))
             place(user, at, 6, 0.2 if question else 0.02, rng)
             if question:
-                place(agent, at + 10, 2 * len(ANSWER), 0.1, rng)
+                place(agent, at + 10, EACH * len(ANSWER), 0.1, rng)
                 for n, word in enumerate(ANSWER):
-                    onset = (at + 10 + 2 * n) * CLOCK.frame_seconds
-                    words.append({"word": word, "start": onset, "end": onset + 2 * CLOCK.frame_seconds, "channel": 0})
-            at += 20 + int(rng.integers(8))
+                    onset = (at + 10 + EACH * n) * CLOCK.frame_seconds
+                    words.append(
+                        {"word": word, "start": onset, "end": onset + EACH * CLOCK.frame_seconds, "channel": 0}
+                    )
+            at += 22 + int(rng.integers(8))
         soundfile.write(folder / f"talk{number}.wav", np.stack([agent, user], axis=1), CLOCK.sample_rate)
         (folder / f"talk{number}.json").write_text(json.dumps(words))
     return folder
