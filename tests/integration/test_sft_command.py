@@ -119,7 +119,7 @@ def test_recordings_that_cannot_be_learned_from_are_one_line(
     assert "'late' from 99 to 99.5 s" in again()
     (folder / "talk0.json").write_text(json.dumps(words))
     soundfile.write(folder / "talk0.wav", audio[:, 0], rate)
-    assert ("mono" in again() and "one channel" in again()) or "1 channel" in again()
+    assert "mono" in again()
     soundfile.write(folder / "talk0.wav", audio, 4_000)
     assert "4000 Hz" in again()
     audio[1000] = np.nan
