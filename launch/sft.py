@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from align import settings
+from align import plan, settings
 from align.evaluation import load_policy
 from align.ranks import stop_ranks
 from align.rollout import check_context
@@ -49,12 +49,14 @@ def run_sft(
     config = load_config(name_or_path, overrides)
     config.sft.check(int(os.environ.get("WORLD_SIZE", "1")))
     policy = load_policy(config.policy)
-    sft.teach(sft.known(policy), config.sft)
+    teaching = sft.teach(policy, config.sft)
     check_context(policy.spec, config.sft.frames, "sft.frames")
     if dry_run:
         console.print(settings.dump(config), end="", markup=False, highlight=False)
         for path in filter(None, (config.data.path, config.data.dev)):
             console.print(f"# {_inventory(Path(path), config)}", markup=False, highlight=False, soft_wrap=True)
+        for line in _plan(teaching, config):
+            console.print(f"# {line}", markup=False, highlight=False, soft_wrap=True)
         return None
     first = os.environ.get("RANK", "0") == "0"
     if first:
@@ -90,6 +92,14 @@ def _inventory(path: Path, config: WarmStartConfig) -> str:
     usable = [one for one in found if isinstance(one, Dialogue)]
     words = sum(len(one.said) for one in usable)
     return f"{path}: {len(usable)} conversations with {words} words, {len(refused)} left out"
+
+
+def _plan(teaching: sft.Teaching, config: WarmStartConfig) -> list[str]:
+    """What the run will take."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    sft.choose(teaching, config.sft)
+    pace = plan.measure_lesson(teaching, config.sft)
+    return plan.lesson_lines(teaching.model, pace, config.sft, world)
 
 
 def _claim(config: WarmStartConfig, resume: bool) -> None:

@@ -89,14 +89,13 @@ def train(
     start_ranks(config.collective_timeout)
     world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
     config.check(world)
-    pupil = known(policy)
-    teaching, saved = teach(pupil, config), folder / "checkpoints"
+    teaching, saved = teach(policy, config), folder / "checkpoints"
     there = bool(checkpoints.list_checkpoints(saved))
     if there and not resume:
         raise UptakeError(f"{folder}: already holds a run; continue it with --resume, or give another name=")
     done = resuming.newest(saved) if there else None
-    examples = sft_data.prepare(teaching, pupil.codec, data, data.path, config, folder, say)
-    dev = sft_data.prepare(teaching, pupil.codec, data, data.dev, config, folder, say) if data.dev else None
+    examples = sft_data.prepare(teaching, data, data.path, config, folder, say)
+    dev = sft_data.prepare(teaching, data, data.dev, config, folder, say) if data.dev else None
     digest = examples.digest()
     if rank == 0:
         say(
@@ -105,9 +104,7 @@ def train(
         )
     with torch.random.fork_rng():  # the adapters' first values
         torch.manual_seed(seed)
-        choose_trained(policy.model, config)
-    if config.gradient_checkpointing:
-        recompute_activations(policy.model, "sft")
+        choose(teaching, config)
     engine = Engine(teaching, _engine_config(config))
     first, skipped = 0, 0
     if done is not None:
@@ -188,19 +185,16 @@ def train(
     return metrics
 
 
-def known(policy: DuplexPolicy) -> MoshiPolicy | ChunkPolicy:
-    """The policy, if it can learn from recordings; UptakeError if not."""
-    if isinstance(policy, MoshiPolicy | ChunkPolicy):
-        return policy
+def teach(policy: DuplexPolicy, config: SftConfig) -> Teaching:
+    """A policy's columns and losses; UptakeError for one that has none, or a configuration that does not fit it."""
+    if isinstance(policy, MoshiPolicy):
+        return MoshiTeaching(policy, config)
+    if isinstance(policy, ChunkPolicy):
+        return ChunkTeaching(policy, config)
     raise UptakeError(
         f"a {type(policy).__name__} cannot be warm-started from recordings; give a checkpoint of the Moshi class or of "
         "a chunk policy"
     )
-
-
-def teach(policy: MoshiPolicy | ChunkPolicy, config: SftConfig) -> Teaching:
-    """A policy's columns and losses; UptakeError for a configuration that does not fit it."""
-    return MoshiTeaching(policy, config) if isinstance(policy, MoshiPolicy) else ChunkTeaching(policy, config)
 
 
 # Learning -------------------------------------------------------------------------------------------------------------
@@ -281,6 +275,17 @@ def _dump(path: Path, teaching: Teaching, examples: Examples, chosen: Sequence[i
     write_json(path.with_suffix(".json"), {"version": 1, "rows": rows})
     codes, _ = examples.batch(teaching, chosen, late, torch.device("cpu"))
     write_tensors(path.with_suffix(".safetensors"), {"codes": codes})
+
+
+def choose(teaching: Teaching, config: SftConfig) -> None:
+    """Freeze a model, or give it adapters, as the run will."""
+    choose_trained(teaching.model, config)
+    if not config.audio_weight:  # without a gradient, weight decay would still change it
+        for name, parameter in teaching.model.named_parameters():
+            if name.startswith(teaching.voice):
+                parameter.requires_grad_(False)
+    if config.gradient_checkpointing:
+        recompute_activations(teaching.model, "sft")
 
 
 def _engine_config(config: SftConfig) -> EngineConfig:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 LEAST_FRAMES = 25
 """A rest at the end of a recording that is shorter, 2 s, is no example."""
+SAY_EVERY = 30.0
+"""Seconds between two lines on how far the reading is."""
 _BLOCK = 750  # frames that are read at a time: a minute
 
 
@@ -101,15 +105,10 @@ class Examples:
         return codes.to(device), torch.tensor(list(delays), device=device)
 
 
-_orders: dict[tuple[int, int, int], list[int]] = {}
-
-
+@lru_cache(maxsize=2)  # an iteration asks for the same one many times, or for two
 def _order(seed: int, epoch: int, size: int) -> list[int]:
-    """The order of an epoch. Only the newest is kept, since an iteration may need it many times."""
-    if (seed, epoch, size) not in _orders:
-        _orders.clear()
-        _orders[seed, epoch, size] = curriculum.permutation(seed, "sft", size, epoch)
-    return _orders[seed, epoch, size]
+    """The order of an epoch."""
+    return curriculum.permutation(seed, "sft", size, epoch)
 
 
 def delays(iteration: int, size: int, seed: int, longest: int) -> list[int]:
@@ -119,7 +118,6 @@ def delays(iteration: int, size: int, seed: int, longest: int) -> list[int]:
 
 def prepare(
     teaching: MoshiTeaching | ChunkTeaching,
-    codec: Codec,
     data: DataConfig,
     path: str,
     config: SftConfig,
@@ -138,10 +136,15 @@ def prepare(
         raise UptakeError(_refusal(refused))
     usable = [one for one in found if isinstance(one, Dialogue)]
     cache, identity = folder / "data", f"{type(teaching).__name__} {config.response_gap_s}"
+    told = time.monotonic()
     for number, dialogue in enumerate(usable[rank::world]):
-        watch().doing(f"reading recording {number * world + rank + 1} of {len(usable)}")
+        doing = f"reading recording {number * world + rank + 1} of {len(usable)}"
+        watch().doing(doing)
+        if rank == 0 and time.monotonic() - told > SAY_EVERY:
+            told = time.monotonic()
+            say(f"{path}: {doing}")
         try:
-            columns(teaching, codec, root, dialogue, cache, identity)
+            columns(teaching, root, dialogue, cache, identity)
         except Rejected as fault:
             refused[dialogue.id] = f"{fault.reason}: {fault.detail}"
             if not data.skip_unusable:
@@ -153,7 +156,7 @@ def prepare(
     if refused and not data.skip_unusable:
         raise UptakeError(_refusal(refused))
     kept = [one for one in usable if one.id not in refused]
-    made = [columns(teaching, codec, root, one, cache, identity) for one in kept]
+    made = [columns(teaching, root, one, cache, identity) for one in kept]
     whole = [(one.id, own) for one, own in zip(kept, made, strict=True) if own.shape[1]]
     if not whole:
         why = f"; {_refusal(refused)}" if refused else ""
@@ -173,7 +176,7 @@ def _refusal(refused: dict[str, str]) -> str:
 
 
 def columns(
-    teaching: MoshiTeaching | ChunkTeaching, codec: Codec, root: Path, dialogue: Dialogue, cache: Path, identity: str
+    teaching: MoshiTeaching | ChunkTeaching, root: Path, dialogue: Dialogue, cache: Path, identity: str
 ) -> np.ndarray:
     """The columns (K, T) int32 of a conversation, out of the cache if they are there.
 
@@ -187,7 +190,7 @@ def columns(
     path = cache / f"{_name(root, dialogue, identity)}.safetensors"
     if path.is_file():
         return read_tensors(path)["columns"].numpy()
-    words, user, agent = encode(root, dialogue, codec)
+    words, user, agent = encode(root, dialogue, teaching.codec)
     made = teaching.columns(words, user, agent)
     write_tensors(path, {"columns": torch.from_numpy(made)})
     return made

@@ -67,8 +67,8 @@ def find(source: Path, layout: str | None = None, agent: str = "first") -> tuple
     if agent not in AGENTS:
         raise UptakeError(f"agent = {agent!r}: must be one of {', '.join(AGENTS)}")
     if source.is_dir():
-        _, found = recordings(source, layout)
-        given = lhotse.spoken(source) if lhotse.manifests(source) else {}
+        name, found = recordings(source, layout)
+        given = lhotse.spoken(source) if name == "lhotse" else {}
         rows = [(one, agent, given.get(one.id), None) for one in found]
         return source, [side for row in rows for side in _sides(source, *row)]
     if not source.is_file():

@@ -81,10 +81,12 @@ def test_what_ships_reads_and_the_large_recipe_runs_small(world: Path, tmp_path:
     assert "iteration 2/2" in done.stdout
 
 
-def test_a_dry_run_checks_prints_and_writes_nothing(world: Path, tmp_path: Path) -> None:
-    where = [f"policy={world / 'moshi'}", f"data.path={world / 'recordings'}", f"runs={tmp_path}"]
+@pytest.mark.parametrize("kind", ["moshi", "chunk"])
+def test_a_dry_run_checks_prints_and_writes_nothing(world: Path, tmp_path: Path, kind: str) -> None:
+    where = [f"policy={world / kind}", f"data.path={world / 'recordings'}", f"runs={tmp_path}"]
     done = uptake("sft", "pocket", *where, *SHORT, "--dry-run")
     assert yaml.safe_load(done.stdout)["sft"]["first_codebook_weight"] == 2.0
+    assert "memory of a rank" in done.stdout and "an iteration at the pace of this machine" in done.stdout
     assert "2 conversations with" in done.stdout and not list(tmp_path.iterdir())
 
 

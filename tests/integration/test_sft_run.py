@@ -31,7 +31,10 @@ CONFIG = SftConfig(
 )  # fmt: skip
 KINDS: dict[str, tuple[Any, SftConfig]] = {
     "moshi": (lambda: tiny_moshi.policy(context=64), replace(CONFIG, max_delay=5, delay=2)),
-    "lora": (lambda: tiny_moshi.policy(context=64), replace(CONFIG, use_peft=True, lora_r=4, lora_alpha=8)),
+    "lora": (
+        lambda: tiny_moshi.policy(context=64),
+        replace(CONFIG, use_peft=True, lora_r=4, lora_alpha=8, max_delay=1, delay=1),
+    ),
     "chunk": (lambda: tiny(context=64), CONFIG),
 }
 CLOCKS = {"time/update"}
@@ -145,6 +148,16 @@ def test_the_size_of_a_forward_pass_changes_no_figure(
     run(tmp_path, kind, recordings, per_device_train_batch_size=3)
     for ours, theirs in zip(metrics(folder), metrics(tmp_path), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "voice"), [("moshi", ("depformer", "linears")), ("chunk", ("talker",))])
+def test_without_its_loss_the_voice_stays_bit_for_bit_as_it_was(
+    recordings: DataConfig, tmp_path: Path, kind: str, voice: tuple[str, ...]
+) -> None:
+    trained = run(tmp_path, kind, recordings, audio_weight=0.0, weight_decay=1.0, zero_stage=2, iterations=2)
+    before = KINDS[kind][0]().model.state_dict()
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith(voice), name
 
 
 def test_a_finished_run_can_be_told_another_delay(recordings: DataConfig, tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ class ChunkTeaching(nn.Module):
         self.model = policy.model
         self.weights = {"text": 1.0, "control": config.control_weight, "audio": config.audio_weight}
         """Term of the loss -> its weight."""
+        self.voice = ("talker",)
+        """Starts of the names of parameters that the audio loss alone trains."""
+        self.codec = policy.codec
         self._policy = [policy]  # in a list: a policy that is a module itself would be registered twice
         self._config = config
         self._padding = (c.padding_id, c.end_padding_id)

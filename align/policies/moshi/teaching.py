@@ -35,6 +35,9 @@ class MoshiTeaching(nn.Module):
         self.delay = DelayEmbedding(c.dim).to(policy.model.device) if config.max_delay else None
         self.weights = {"text": 1.0, "audio": config.audio_weight}
         """Term of the loss -> its weight."""
+        self.voice = ("depformer", "linears")
+        """Starts of the names of parameters that the audio loss alone trains."""
+        self.codec = policy.codec
         self._policy = [policy]  # in a list: a policy that is a module itself would be registered twice
         self._config = config
         self._padding = (c.existing_text_padding_id, c.existing_text_end_padding_id)
