@@ -187,6 +187,12 @@ class Monitor:
 
 
 _FIGURES = (
+    ("loss/text", "text {:.3f}"),
+    ("loss/control", "control {:.3f}"),
+    ("loss/audio", "audio {:.3f}"),
+    ("dev/text", "dev text {:.3f}"),
+    ("dev/control", "dev control {:.3f}"),
+    ("dev/audio", "dev audio {:.3f}"),
     ("kl", "kl {:.4f}"),
     ("ratio/mean", "ratio {:.3f}"),
     ("entropy", "entropy {:.2f}"),

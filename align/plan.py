@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from align import rollout
+from align import curriculum, rollout
 from align.trainers.run_config import RunConfig
+from envs.clock import CLOCK
+from envs.event import Word
 
 if TYPE_CHECKING:
     from align.policies.base import DuplexPolicy, DuplexSpec
+    from align.trainers.sft import Teaching
+    from align.trainers.sft_config import SftConfig
 
 PROBE_FRAMES = 25
 """Two seconds of conversation: long enough for a pace, short enough to wait for."""
@@ -46,18 +50,27 @@ def memory(model: nn.Module, spec: DuplexSpec, config: RunConfig, world: int, ac
         model: after `learner.choose_trained`; may lie on the meta device.
         activations: bytes that a frame of a conversation keeps for the way back (`Pace.activations`).
     """
-    every = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     size = 2 if config.bf16 else 4
-    shards = {stage: world if config.zero_stage >= stage else 1 for stage in (1, 2, 3)}
-    out = {"weights": every * size // shards[3], "gradients": trained * size // shards[2]}
-    out["optimiser"] = trained * (ADAM + (MASTER if config.zero_stage else 0)) // shards[1]
+    out = _stored(model, config, world)
     if config.kl_weight and not config.use_peft:
-        out["reference"] = every * size
+        out["reference"] = sum(p.numel() for p in model.parameters()) * size
     frames = min(spec.context, spec.lived + config.context_frames + config.frames)
     out["conversations"] = spec.cached * size * frames * config.conversations // world
     out["activations"] = activations * config.frames * config.per_device_train_batch_size
     return out
+
+
+def _stored(model: nn.Module, config: RunConfig | SftConfig, world: int) -> dict[str, int]:
+    """Bytes of a rank that do not depend on what is learned from."""
+    every = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    size = 2 if config.bf16 else 4
+    shards = {stage: world if config.zero_stage >= stage else 1 for stage in (1, 2, 3)}
+    return {
+        "weights": every * size // shards[3],
+        "gradients": trained * size // shards[2],
+        "optimiser": trained * (ADAM + (MASTER if config.zero_stage else 0)) // shards[1],
+    }
 
 
 def measure(policy: DuplexPolicy, env: Any, scenarios: Sequence[str], config: RunConfig) -> Pace:
@@ -119,6 +132,41 @@ def lines(needs: Mapping[str, int], phases: Mapping[str, float], iterations: int
 
 def _sum(parts: Mapping[str, float], written: Any) -> str:
     return f"{' + '.join(f'{name} {written(value)}' for name, value in parts.items())} = {written(sum(parts.values()))}"
+
+
+def measure_lesson(teaching: Teaching, config: SftConfig) -> Pace:
+    """Learn once from `PROBE_FRAMES` frames of made-up conversation. The policy's gradients are lost.
+
+    Args:
+        teaching: after `sft.choose`.
+    """
+    frames, codec = min(PROBE_FRAMES, config.frames), teaching.codec
+    rows = min(config.per_device_train_batch_size, config.train_batch_size)
+    user, agent = curriculum.generator(0, "plan").integers(0, codec.card, (2, codec.codebooks, frames + 5))
+    words = [Word("well", CLOCK.sample_of(at), CLOCK.sample_of(at + 3)) for at in range(0, frames, 4)]
+    window = teaching.window(teaching.columns(words, user, agent), 0, frames, 0)
+    codes = torch.from_numpy(window).long().expand(rows, -1, -1).to(teaching.model.device)
+    delays = torch.zeros(rows, dtype=torch.long, device=codes.device)
+    teaching(codes, delays)  # what happens once, happens now
+    began, kept = time.perf_counter(), _Kept(teaching.model)
+    with torch.autograd.graph.saved_tensors_hooks(kept.see, lambda tensor: tensor):
+        out = teaching(codes, delays)
+    torch.stack([out[f"sum/{term}"] for term, weight in teaching.weights.items() if weight]).sum().backward()
+    update = time.perf_counter() - began
+    teaching.zero_grad()
+    return Pace(0.0, 0.0, update / (rows * frames), kept.bytes // (rows * frames))
+
+
+def lesson_lines(model: nn.Module, pace: Pace, config: SftConfig, world: int) -> list[str]:
+    """The plan of a warm start in words: memory, an iteration, the run; measuring and reading are not counted."""
+    needs = _stored(model, config, world)
+    needs["activations"] = pace.activations * config.frames * config.per_device_train_batch_size
+    iteration = pace.update * config.frames * config.train_batch_size / world
+    return [
+        "memory of a rank, without libraries: " + _sum(needs, lambda b: f"{b / 2**30:.2f}") + " GiB",
+        f"an iteration at the pace of this machine: {iteration:.1f} s; {config.iterations} of them: about "
+        f"{config.iterations * iteration / 60:.0f} min",
+    ]
 
 
 class _Kept:

@@ -18,16 +18,18 @@ from envs.event import Word
 PAD, EPAD = 3, 0
 
 
-def text_stream(words: Sequence[Word], tokenizer: SentencePieceProcessor, frames: int) -> np.ndarray:
+def text_stream(
+    words: Sequence[Word], tokenizer: SentencePieceProcessor, frames: int, pad: int = PAD, epad: int = EPAD
+) -> np.ndarray:
     """Words in samples to one text token a frame: (frames,) int64. Pieces that the next word overtakes are dropped."""
-    stream = np.full(frames, PAD, np.int64)
+    stream = np.full(frames, pad, np.int64)
     starts = [CLOCK.frame_of(max(0, w.onset)) for w in words]
     for i, word in enumerate(words):
         limit = min(frames, starts[i + 1] if i + 1 < len(words) else frames)
         pieces = tokenizer.encode(word.text)[: max(0, limit - starts[i])]
         stream[starts[i] : starts[i] + len(pieces)] = pieces
-        if 0 < starts[i] <= frames and stream[starts[i] - 1] == PAD:
-            stream[starts[i] - 1] = EPAD
+        if 0 < starts[i] <= frames and stream[starts[i] - 1] == pad:
+            stream[starts[i] - 1] = epad
     return stream
 
 

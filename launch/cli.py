@@ -92,6 +92,21 @@ def train(
     run_training(config, overrides or [], resume=resume, dry_run=dry_run)
 
 
+@app.command()
+def sft(
+    config: Annotated[str, typer.Argument(help="A name such as `pocket` or `moshi_lora`, or the path of a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example data.path=recordings sft.iterations=20")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the config, and stop.")] = False,
+) -> None:
+    """Warm-start a checkpoint on two-channel recordings with word times."""
+    from launch.sft import run_sft
+
+    run_sft(config, overrides or [], resume=resume, dry_run=dry_run)
+
+
 @app.command("eval")
 def evaluate(
     policy: Policy,

@@ -27,6 +27,7 @@ from envs.errors import UptakeError
 
 if TYPE_CHECKING:
     from align.policies.base import DuplexPolicy, Trajectory
+    from align.trainers.sft_config import SftConfig
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Old:
         )
 
 
-def choose_trained(model: nn.Module, config: RunConfig) -> None:
+def choose_trained(model: nn.Module, config: RunConfig | SftConfig) -> None:
     """Freeze a model, or give it adapters, as the run will."""
     if config.use_peft:
         add_lora(model, config.lora_target_modules, config.lora_r, config.lora_alpha)

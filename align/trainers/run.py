@@ -20,15 +20,23 @@ from align.context import Contexts
 from align.files import write_tensors
 from align.monitor import Monitor
 from align.policies.moshi.policy import MoshiPolicy
-from align.ranks import start_ranks, watch
+from align.ranks import start_ranks
 from align.signals import Interrupt, Interrupted
 from align.tally import Tally
+from align.trainers import resuming
 from align.trainers.learner import Learner, Old
 from align.trainers.run_config import RunConfig
 from envs.errors import UptakeError
 
 if TYPE_CHECKING:
     from align.policies.base import DuplexPolicy
+
+
+FREE = frozenset((
+    "iterations", "save_steps", "save_total_limit", "nan_budget", "per_device_train_batch_size", "zero_stage",
+    "offload", "gradient_checkpointing", "collective_timeout", "log_episodes_steps", "tensorboard", "alarms",
+))  # fmt: skip
+"""What may change on --resume: what changes no figure, the length of the run, and how its ranks share the work."""
 
 
 class Run:
@@ -66,7 +74,7 @@ class Run:
         self.world, self.rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
         config.check(self.world)
         saved = folder / "checkpoints"
-        done = self._newest(saved) if resume else None
+        done = resuming.newest(saved) if resume else None
         if done is None and checkpoints.list_checkpoints(saved):
             raise UptakeError(f"{folder}: already holds a run; continue it with --resume, or give another name=")
         self.config, self.policy, self.folder, self.seed = config, policy, folder, seed
@@ -107,22 +115,8 @@ class Run:
             self.engine.watch.leave(" ".join(f"{value or kind.__name__ if kind else value}".split())[:300])
         self._stack.__exit__(kind, value, trace)
 
-    def _newest(self, saved: Path) -> checkpoints.Checkpoint:
-        """The newest whole checkpoint, which one rank looks for and all read."""
-        found: list[str] = ["", ""]  # path, error
-        if self.rank == 0:
-            try:
-                found[0] = str(checkpoints.newest_whole(saved))
-            except UptakeError as error:
-                found[1] = str(error)
-        with watch().together():
-            torch.distributed.broadcast_object_list(found)
-        if found[1]:
-            raise UptakeError(found[1])
-        return checkpoints.load(Path(found[0]), self.rank)
-
     def _restore(self, done: checkpoints.Checkpoint) -> None:
-        _check_same_run(self.config, self.seed, done)
+        resuming.check_same(self.config, self.seed, done, FREE)
         self.engine.load_model_tensors(done.model)
         with done.optimizer as saved:
             self.engine.load_optimizer_tensors(saved)
@@ -329,19 +323,3 @@ def _dump(path: Path, drawn: Sequence[curriculum.Draw], rows: Sequence[int], old
         "old_logp": old.logp, "mask": old.mask, "advantages": advantages,
     }  # fmt: skip
     write_tensors(path.with_suffix(".safetensors"), {name: t[list(rows)] for name, t in tensors.items()})
-
-
-def _check_same_run(config: RunConfig, seed: int, done: checkpoints.Checkpoint) -> None:
-    """A resumed run must be the run that was interrupted. What changes no figure, its length, and how its ranks share
-    the work may change."""
-    free = {
-        "iterations", "save_steps", "save_total_limit", "nan_budget", "per_device_train_batch_size", "zero_stage",
-        "offload", "gradient_checkpointing", "collective_timeout", "log_episodes_steps", "tensorboard", "alarms",
-    }  # fmt: skip
-    theirs = {**done.state["config"], "seed": done.state["seed"]}
-    for name, value in {**asdict(config), "seed": seed}.items():
-        if name not in free and theirs.get(name) != value:
-            raise UptakeError(
-                f"--resume: {name} is {value!r}, but {done.path.name} was trained with {theirs.get(name)!r}; "
-                "give the same value, or start a new run with another name="
-            )

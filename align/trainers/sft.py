@@ -1,371 +1,312 @@
-"""Supervised warm start of a Moshi-class policy on two-channel conversations: how pocket was made.
+"""Supervised warm start on recordings of two people: a policy that speaks like one of them.
 
-Three stages over conversations that are composed from a pack (`envs.conversations`) and differ in voice, speed,
-level, room tone and timing each time:
+    uptake sft pocket data.path=recordings
+    torchrun --nproc_per_node 2 -m launch.cli sft pocket data.path=recordings         # the same, on two ranks
+    uptake sft pocket data.path=recordings --resume
 
-1. *listen*: a user who does not stop talking, half of it words in random order; the text stream is what the **user**
-   says, two frames after each word. A dense way to learn to hear; the head and the vocabulary are those of stage 2.
-   (Kyutai's delayed-streams models are trained so, arXiv 2509.08753.)
-2. *answer*: question upon question; the text stream is what the agent says. Dense material to learn what answers what:
-   in ordinary conversations the choice of an answer is one token in a hundred, and was not learned in 17,000 of them.
-3. *talk*: conversations with human timing and faults; the depth transformer learns the agent's codes.
+A Moshi-class policy learns its text and its codes (arXiv 2410.00037, moshi-finetune), on request with delays that
+differ and that it is told (arXiv 2509.08753); a chunk policy learns when to answer and what (the dual loss of
+Audio-Interaction, arXiv 2606.05121). What differs from the published training: columns are shifted by the policy's
+emission lag, so that a policy that streams is in time with the data.
 
-Losses are Moshi's (arXiv 2410.00037 §4.4): cross-entropy per stream, padding of the text stream weighted down, the
-first codebook weighted up. What differs: the depth transformer is scored on a random part of the frames (an unbiased
-loss for a fraction of the work), and columns are shifted by the policy's emission lag, so that a policy that streams is
-in time with the data.
-
-    python -m align.trainers.sft compose --pack WIDE --codec codec.safetensors --out shards --count 8000
-    python -m align.trainers.sft train --shards shards --codec codec.safetensors --out align/policies/pocket
-
-`docs/pocket.md` has the exact commands behind the shipped weights: two processes that composed half each.
+One iteration, top to bottom in `train`: draw examples, losses of every term over their global counts, one optimiser
+step, log, measure on the dev recordings, checkpoint. Checkpoints, resume, Ctrl-C and ranks are those of GRPO and PPO:
+which examples are met follows from seed and iteration, and a resumed run is bit for bit the one that was not stopped.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import shutil
+import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import sentencepiece
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 
-from align.codecs.pocket import PocketCodec
-from align.memory import keep_memory
-from align.policies.moshi.config import MoshiConfig
-from align.policies.moshi.model import MoshiModel
-from align.streams import EPAD, PAD, align, encode, text_stream
-from envs.acoustics.room_tone import room_tone
-from envs.clock import CLOCK
-from envs.codec import Codec
-from envs.conversations import Composer, Conversation
-from envs.episode import from_pcm16
+from align import checkpoints
+from align.engine import Engine, EngineConfig
+from align.files import write_json, write_tensors
+from align.lora import merge_lora
+from align.monitor import Monitor
+from align.policies.chunk.policy import ChunkPolicy
+from align.policies.chunk.teaching import ChunkTeaching
+from align.policies.moshi.policy import MoshiPolicy
+from align.policies.moshi.teaching import MoshiTeaching
+from align.ranks import start_ranks
+from align.signals import Interrupt
+from align.tally import Tally
+from align.trainers import resuming, sft_data
+from align.trainers.learner import choose_trained, recompute_activations
+from align.trainers.sft_data import Examples
 from envs.errors import UptakeError
-from envs.event import Word
-from envs.files import whole
-from envs.pack import Pack
 
-EMISSION_FRAMES = 2
-"""From the frame of a text token to the frame in which its audio is played: one of the model, one of the clock."""
-_LISTEN_DELAY = 2  # frames after a word's end at which stage 1 writes it
+if TYPE_CHECKING:
+    from align.policies.base import DuplexPolicy
+    from align.trainers.sft_config import DataConfig, SftConfig
 
-
-STAGES = ("listen", "answer", "talk")
-
-
-@dataclass(frozen=True)
-class SftConfig:
-    """What a run of all stages needs to know."""
-
-    listen_steps: int = 800
-    answer_steps: int = 500
-    talk_steps: int = 400
-    batch: int = 32
-    learning_rate: float = 2e-3
-    warmup: int = 60
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    text_padding_weight: float = 0.3
-    onset_weight: float = 4.0
-    """Of the first words after a silence: they decide what the answer is about, the rest of it follows from them."""
-    first_codebook_weight: float = 2.0
-    depth_share: float = 0.5
-    """Share of the frames in which the agent sounds that the depth transformer is scored on."""
-    depth_silence_share: float = 0.06
-    """The same for frames in which it does not."""
-    answer_depth_share: float = 0.2
-    """How much of that already in the stage *answer*, which is about words."""
-    bf16: bool = True
-    seed: int = 0
+Teaching = MoshiTeaching | ChunkTeaching
+FREE = frozenset((
+    "iterations", "delay", "eval_steps", "save_steps", "save_total_limit", "nan_budget", "per_device_train_batch_size",
+    "zero_stage", "offload", "gradient_checkpointing", "collective_timeout", "tensorboard",
+))  # fmt: skip
+"""What may change on --resume: what changes no figure of training, its length, and how its ranks share the work."""
 
 
-POCKET = MoshiConfig(
-    dim=192,
-    num_layers=6,
-    num_heads=6,
-    context=256,
-    card=256,
-    text_card=512,
-    depformer_dim=128,
-    depformer_num_layers=2,
-    depformer_num_heads=4,
-)
+def train(
+    config: SftConfig,
+    policy: DuplexPolicy,
+    data: DataConfig,
+    folder: Path,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    wandb_mode: str = "disabled",
+    wandb_project: str = "uptake",
+    say: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Train a policy in place and write the run folder: `data/`, `metrics.jsonl`, `checkpoints/`, `policy/` at the end.
 
+    Args:
+        policy: what training starts from, of the Moshi class or a chunk policy. Afterwards it is the trained policy,
+            with whole weights, on every rank.
+        data: which recordings.
+        folder: the run folder.
+        seed: everything random derives from it.
+        resume: continue from the newest whole checkpoint of the folder, if it has one.
+        say: told, on the first rank, what there is to learn from.
 
-# -- data --------------------------------------------------------------------------------------------------------------
+    Returns:
+        Metrics of the last iteration that was made; empty if none was left.
 
-
-def train_tokenizer(pack: Pack, path: Path, size: int = 512) -> None:
-    """A sentencepiece model over what is said in training, with Moshi's ids: EPAD 0, BOS 1, EOS 2, PAD 3."""
-    said = [c.text for kind in ("agent", "agent_backchannel") for c in pack.clips(kind)] * 40
-    said += [c.text for c in pack.clips("user") if c.split == "train"]
-    words = [word for text in said for word in text.split()]
-    with whole(path) as partial, partial.open("wb") as out:  # several processes may compose at once
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(words),
-            model_writer=out,
-            vocab_size=size,
-            model_type="bpe",
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=PAD,
-            character_coverage=1.0,
-            minloglevel=2,
+    Raises:
+        UptakeError: a configuration or a recording that cannot be trained with, a full disk, a checkpoint that does
+            not fit, or too many losses that are not numbers.
+        KeyboardInterrupt: after Ctrl-C, when the checkpoint is written. A second Ctrl-C does not wait for it.
+    """
+    start_ranks(config.collective_timeout)
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    config.check(world)
+    teaching, saved = teach(policy, config), folder / "checkpoints"
+    there = bool(checkpoints.list_checkpoints(saved))
+    if there and not resume:
+        raise UptakeError(f"{folder}: already holds a run; continue it with --resume, or give another name=")
+    done = resuming.newest(saved) if there else None
+    examples = sft_data.prepare(teaching, data, data.path, config, folder, say)
+    dev = sft_data.prepare(teaching, data, data.dev, config, folder, say) if data.dev else None
+    digest = examples.digest()
+    if rank == 0:
+        say(
+            f"{len(examples.starts)} examples of {config.frames} frames; one pass over them is "
+            f"{len(examples.starts) / config.train_batch_size:.1f} iterations"
         )
+    with torch.random.fork_rng():  # the adapters' first values
+        torch.manual_seed(seed)
+        choose(teaching, config)
+    engine = Engine(teaching, _engine_config(config))
+    first, skipped = 0, 0
+    if done is not None:
+        resuming.check_same(config, seed, done, FREE)
+        if done.state["data"] != digest:
+            raise UptakeError(
+                f"--resume: the recordings are not those that {done.path.name} was trained on; bring them back, or "
+                "start a new run with another name="
+            )
+        engine.load_model_tensors(done.model)
+        with done.optimizer as optimizer:
+            engine.load_optimizer_tensors(optimizer)
+        if done.rng is not None:
+            checkpoints.set_rng_tensors(done.rng)
+        first, skipped = done.iteration, done.state["skipped_updates"]
+
+    monitor = Monitor(
+        folder, config.iterations, first=first, active=rank == 0, wandb_mode=wandb_mode, project=wandb_project,
+        tensorboard=config.tensorboard, on_phase=engine.watch.doing,
+        config={**asdict(config), "seed": seed, "world": world},
+    )  # fmt: skip
+    metrics: dict[str, float] = {}
+    with Interrupt() as interrupt, monitor, _telling(engine):
+        for iteration in range(first, config.iterations):
+            began, tally = time.perf_counter(), Tally()
+
+            # One optimiser step on this rank's share of the iteration's examples --------------------------------
+            monitor.phase("updating")
+            share = config.train_batch_size // world
+            mine = slice(rank * share, (rank + 1) * share)
+            chosen = examples.drawn(iteration, config.train_batch_size, seed)[mine]
+            late = sft_data.delays(iteration, config.train_batch_size, seed, config.max_delay)[mine]
+            if not _update(config, engine, teaching, examples, chosen, late, iteration, tally):
+                skipped += 1
+                _dump(folder / f"nan-{iteration:06d}-rank{rank}", teaching, examples, chosen, late)
+                if skipped > config.nan_budget:
+                    raise UptakeError(
+                        f"{skipped} updates gave a loss or a gradient that is not a number, more than sft.nan_budget = "
+                        f"{config.nan_budget}; see {folder}/nan-*.json, lower sft.learning_rate and --resume from the "
+                        "last checkpoint"
+                    )
+            tally.add("time/update", time.perf_counter() - began)
+            tally.add("epoch", (iteration + 1) * config.train_batch_size / len(examples.starts))
+
+            # Measure, log and checkpoint -------------------------------------------------------------------------
+            last = iteration + 1 == config.iterations
+            if dev is not None and (last or (config.eval_steps and (iteration + 1) % config.eval_steps == 0)):
+                monitor.phase("measuring")
+                _measure(config, engine, teaching, dev, tally)
+            metrics = Tally.merge(engine.collect(tally.state())).means()
+            metrics |= {"learning_rate": config.learning_rate_at(iteration), "skipped_updates": float(skipped)}
+            monitor.log(iteration, metrics, {})
+            stop = not engine.all_true(not interrupt.requested)
+            if stop or last or (iteration + 1) % config.save_steps == 0:
+                monitor.phase("saving")
+                checkpoints.save_checkpoint(
+                    saved,
+                    iteration + 1,
+                    model=engine.model_tensors(),
+                    optimizer=engine.optimizer_tensors(),
+                    rng=checkpoints.rng_tensors(),
+                    state={"config": asdict(config), "seed": seed, "skipped_updates": skipped, "data": digest},
+                    keep=config.save_total_limit,
+                    rank=rank,
+                    world=world,
+                    barrier=engine.agree,
+                )
+            if stop:
+                raise KeyboardInterrupt
+    if not engine.all_true(not interrupt.requested):  # pressed since, while wandb was finishing
+        raise KeyboardInterrupt
+    engine.release()
+    if config.use_peft:
+        merge_lora(policy.model)
+    teaching.settle()
+    if rank == 0:
+        policy.export(folder / "policy")
+    return metrics
 
 
-@dataclass
-class Examples:
-    """Aligned conversations."""
-
-    codes: torch.Tensor  # (N, K, T) int16
-    listen: torch.Tensor  # (N, T) int16: the text stream of stage 1
-    sounding: torch.Tensor  # (N, T) bool: the agent's frame holds speech
-
-    def save(self, path: Path) -> None:
-        with whole(path) as partial:
-            save_file({k: v.contiguous() for k, v in vars(self).items()}, partial)
-
-
-def load_examples(folder: Path) -> Examples:
-    """All shards of a folder."""
-    shards = [load_file(p) for p in sorted(folder.glob("*.safetensors"))]
-    if not shards:
-        raise UptakeError(f"{folder}: no composed conversations; run `python -m align.trainers.sft compose` first")
-    return Examples(**{k: torch.cat([s[k] for s in shards]) for k in ("codes", "listen", "sounding")})
-
-
-def compose(
-    talks: Sequence[Conversation],
-    codec: Codec,
-    tokenizer: sentencepiece.SentencePieceProcessor,
-    rng: np.random.Generator,
-) -> Examples:
-    """Conversations of one length, heard through the codec in rooms that differ."""
-    count, frames = len(talks), CLOCK.frames(len(talks[0].user))
-    heard = np.stack([talk.user + _tone(talk, rng) for talk in talks])
-    spoken = np.stack([talk.agent for talk in talks])
-    user = encode(codec, heard)
-    agent = encode(codec, spoken)
-    said = np.stack([text_stream(talk.agent_words, tokenizer, frames) for talk in talks])
-    listen = np.stack([text_stream(_late(talk.user_words), tokenizer, frames) for talk in talks])
-    loud = np.abs(spoken).reshape(count, frames, -1).max(-1) > 1e-3
-    # The agent's column t is audible EMISSION_FRAMES later; the user's column is heard in its own frame.
-    lag = EMISSION_FRAMES
-    codes = align(said[:, lag:], agent[:, :, lag:], user[:, :, :-lag])
-    return Examples(
-        codes=torch.from_numpy(codes.astype(np.int16)),
-        listen=torch.from_numpy(listen[:, : codes.shape[2]].astype(np.int16)),
-        sounding=torch.from_numpy(loud[:, lag:-1]),
+def teach(policy: DuplexPolicy, config: SftConfig) -> Teaching:
+    """A policy's columns and losses; UptakeError for one that has none, or a configuration that does not fit it."""
+    if isinstance(policy, MoshiPolicy):
+        return MoshiTeaching(policy, config)
+    if isinstance(policy, ChunkPolicy):
+        return ChunkTeaching(policy, config)
+    raise UptakeError(
+        f"a {type(policy).__name__} cannot be warm-started from recordings; give a checkpoint of the Moshi class or of "
+        "a chunk policy"
     )
 
 
-def _tone(talk: Conversation, rng: np.random.Generator) -> np.ndarray:
-    return from_pcm16(room_tone(len(talk.user), float(rng.uniform(-68, -52)), rng, rng))
+# Learning -------------------------------------------------------------------------------------------------------------
 
 
-def _late(words: list[Word]) -> list[Word]:
-    delay = CLOCK.sample_of(_LISTEN_DELAY)
-    return [Word(w.text, w.offset + delay, w.offset + delay + CLOCK.frame) for w in words]
-
-
-# -- training ----------------------------------------------------------------------------------------------------------
-
-
-def text_loss(
-    logits: torch.Tensor, text: torch.Tensor, padding_weight: float, onset_weight: float = 1.0
-) -> torch.Tensor:
-    """Weighted mean cross-entropy: logits (B, T, V), text (B, T)."""
-    # EPAD announces a word: like PAD it says when, and to weigh it up would teach haste.
-    silent = (text == PAD) | (text == EPAD)
-    weight = torch.where(silent, padding_weight, torch.where(_begins(text), onset_weight, 1.0))  # (B, T)
-    loss = F.cross_entropy(logits.float().transpose(1, 2), text, reduction="none")  # (B, T)
-    return (loss * weight).sum() / weight.sum()
-
-
-def _begins(text: torch.Tensor, silence: int = 4, reach: int = 7) -> torch.Tensor:
-    """Frames (B, T) less than `reach` after at least `silence` frames of padding."""
-    padded = F.pad((text == PAD).float(), (silence, 0), value=1.0)[:, :-1]
-    silent = padded.unfold(1, silence, 1).amin(-1)  # (B, T): all of the frames before are padding
-    return F.pad(silent, (reach - 1, 0)).unfold(1, reach, 1).amax(-1) > 0
-
-
-def audio_loss(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor, first: float) -> torch.Tensor:
-    """Weighted mean cross-entropy: logits (N, Q, card), targets and mask (N, Q); codebook 0 weighs `first`."""
-    weight = mask.float()
-    weight[:, 0] *= first
-    loss = F.cross_entropy(logits.float().transpose(1, 2), targets.where(mask, 0), reduction="none")  # (N, Q)
-    return (loss * weight).sum() / weight.sum()
-
-
-def batches(folder: Path, size: int, generator: torch.Generator) -> Iterator[tuple[Examples, torch.Tensor]]:
-    """Shuffled batches, for ever. Every pass reads the folder anew: composing may go on while training has begun."""
-    while True:
-        examples = load_examples(folder)
-        order = torch.randperm(len(examples.codes), generator=generator)
-        for index in order[: len(order) // size * size].view(-1, size):
-            yield examples, index
-
-
-def fit(model: MoshiModel, shards: Path, config: SftConfig, stage: str, log: Path, save: Path) -> None:
-    """One stage; writes figures to `log` every 25 steps, weights to `save` at the end and to *.latest every 250."""
-    steps = {"listen": config.listen_steps, "answer": config.answer_steps, "talk": config.talk_steps}[stage]
-    generator = torch.Generator().manual_seed(config.seed + STAGES.index(stage))
-    held = load_examples(shards / "dev" / stage)
-    decayed = [p for p in model.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if p.ndim != 2]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
-    half = max(1, steps // 2)  # constant first, then a cosine to a twentieth
-
-    def rate(step: int) -> float:
-        fall = 0.5 * (1 + np.cos(np.pi * max(0, step - half) / max(1, steps - half)))
-        return min(1.0, (step + 1) / config.warmup) * (0.05 + 0.95 * float(fall))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    began = time.monotonic()
-    drawn = batches(shards / "train" / stage, config.batch, generator)
-    for step, (examples, index) in zip(range(steps), drawn, strict=False):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
-            losses, *_ = _forward(model, examples, index, config, stage, generator)
-        loss = torch.stack(list(losses.values())).sum()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % 25 == 0:
-            figures = {k: round(v.item(), 4) for k, v in losses.items()} | {"grad_norm": round(float(norm), 3)}
-            if (step + 1) % 250 == 0:
-                figures |= evaluate(model, held, config, stage)
-                with whole(save.with_suffix(".latest")) as partial:
-                    save_file(model.state_dict(), partial)
-            line = {"stage": stage, "step": step + 1, "seconds": round(time.monotonic() - began)} | figures
-            with open(log, "a") as out:
-                out.write(json.dumps(line) + "\n")
-    save_file(model.state_dict(), save)
-
-
-def _forward(
-    model: MoshiModel,
-    examples: Examples,
-    index: torch.Tensor,
+def _update(
     config: SftConfig,
-    stage: str,
-    generator: torch.Generator,
-) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Losses by name, the text (B, T) that they ask for and its logits (B, T, V)."""
-    codes = examples.codes[index].long()  # (B, K, T)
-    text = examples.listen[index].long() if stage == "listen" else codes[:, 0]
-    if stage == "listen":
-        codes = torch.cat([text[:, None], codes[:, 1:]], dim=1)
-    hidden, logits = model.text_forward(codes)
-    onset_weight = 1.0 if stage == "listen" else config.onset_weight
-    losses = {"text": text_loss(logits, text, config.text_padding_weight, onset_weight)}
-    if stage != "listen":
-        part = 1.0 if stage == "talk" else config.answer_depth_share
-        share = part * torch.where(examples.sounding[index], config.depth_share, config.depth_silence_share)
-        chosen = torch.rand(share.shape, generator=generator) < share  # (B, T)
-        scores = model.depth_scores(hidden, codes, chosen)
-        losses["audio"] = audio_loss(scores.logits, scores.targets, scores.mask, config.first_codebook_weight)
-    return losses, text, logits
+    engine: Engine,
+    teaching: Teaching,
+    examples: Examples,
+    chosen: Sequence[int],
+    late: Sequence[int],
+    iteration: int,
+    tally: Tally,
+) -> bool:
+    """One optimiser step on this rank's examples; False if it was skipped, on all ranks, for a NaN."""
+    size, step_loss = config.per_device_train_batch_size, 0.0
+    parts = [
+        examples.batch(teaching, chosen[at : at + size], late[at : at + size], engine.device)
+        for at in range(0, len(chosen), size)
+    ]
+    counts = [teaching.counts(codes) for codes, _ in parts]
+    terms = list(teaching.weights)
+    totals = dict(zip(terms, engine.total([sum(count[term] for count in counts) for term in terms]), strict=True))
+    for number, (codes, delays) in enumerate(parts):
+        out = engine(codes, delays)
+        # The engine sums micro-batches and averages ranks: every term is a mean over what all of them hold of it.
+        loss = sum(
+            (weight * engine.world / totals[term]) * out[f"sum/{term}"]
+            for term, weight in teaching.weights.items()
+            if weight and totals[term]
+        )
+        if not isinstance(loss, torch.Tensor):
+            raise UptakeError(f"iteration {iteration}: nothing to learn from in its examples; give more recordings")
+        if not engine.all_true(bool(torch.isfinite(loss))):
+            engine.discard()
+            return False
+        engine.backward(loss, last=number + 1 == len(parts))
+        step_loss += float(loss.detach())
+        _tally(tally, "loss", out, counts[number])
+    norm = engine.step(config.learning_rate_at(iteration))
+    if not math.isfinite(norm):
+        return False
+    tally.add("loss", step_loss)
+    tally.add("grad_norm", norm)
+    return True
 
 
 @torch.no_grad()
-def evaluate(model: MoshiModel, held: Examples, config: SftConfig, stage: str) -> dict[str, float]:
-    """Losses on conversations of the dev split, and how often the words that come are the likeliest ones."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
-        losses, text, logits = _forward(model, held, torch.arange(len(held.codes)), config, stage, generator)
-    words = (text != PAD) & (text != 0)
-    right = logits.argmax(-1) == text
-    shares = {"dev_words": right[words].float().mean(), "dev_onsets": right[words & _begins(text)].float().mean()}
-    return {k: round(float(v), 4) for k, v in ({f"dev_{k}": v for k, v in losses.items()} | shares).items()}
+def _measure(config: SftConfig, engine: Engine, teaching: Teaching, dev: Examples, tally: Tally) -> None:
+    """Losses on the dev recordings, over all ranks; each makes as many passes, as ZeRO-3 needs them."""
+    size = config.per_device_train_batch_size
+    every = range(len(dev.starts))
+    mine = every[engine.rank :: engine.world]
+    for at in range(0, len(every[:: engine.world]), size):
+        chosen = mine[at : at + size]
+        codes, delays = dev.batch(teaching, chosen or every[:1], [config.delay] * (len(chosen) or 1), engine.device)
+        out = engine(codes, delays)
+        if chosen:
+            _tally(tally, "dev", out, teaching.counts(codes))
 
 
-# -- command line ------------------------------------------------------------------------------------------------------
+def _tally(tally: Tally, name: str, out: dict[str, torch.Tensor], counts: dict[str, float]) -> None:
+    for key, value in out.items():
+        kind, _, what = key.partition("/")
+        if kind == "sum":
+            tally.add(f"{name}/{what}", float(value.detach()), counts[what])
+        elif kind == "right":
+            tally.add(f"{name}/{what}_right", float(value), float(out[f"count/{what}"]))
 
 
-def main() -> None:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    composing = commands.add_parser("compose", help="compose conversations and hear them through the codec")
-    composing.add_argument("--pack", required=True)
-    composing.add_argument("--count", type=int, default=8_000)
-    composing.add_argument("--frames", type=int, default=150)
-    composing.add_argument("--seed", type=int, default=0)
-    training = commands.add_parser("train", help="listen, then answer, then talk")
-    training.add_argument("--shards", type=Path, required=True)
-    training.add_argument("--listen-steps", type=int, default=SftConfig.listen_steps)
-    training.add_argument("--answer-steps", type=int, default=SftConfig.answer_steps)
-    training.add_argument("--talk-steps", type=int, default=SftConfig.talk_steps)
-    training.add_argument("--threads", type=int, default=2)
-    for command in (composing, training):
-        command.add_argument("--codec", required=True)
-        command.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    keep_memory()
-    (_compose if args.command == "compose" else _train)(args)
+def _dump(path: Path, teaching: Teaching, examples: Examples, chosen: Sequence[int], late: Sequence[int]) -> None:
+    """What a skipped update was about: its examples (`.json`) and their codes (`.safetensors`)."""
+    rows = [
+        {"recording": examples.names[which], "frame": start, "delay": delay}
+        for (which, start), delay in zip((examples.starts[one] for one in chosen), late, strict=True)
+    ]
+    write_json(path.with_suffix(".json"), {"version": 1, "rows": rows})
+    codes, _ = examples.batch(teaching, chosen, late, torch.device("cpu"))
+    write_tensors(path.with_suffix(".safetensors"), {"codes": codes})
 
 
-def _compose(args: argparse.Namespace) -> None:
-    torch.set_num_threads(1)
-    pack, codec = Pack.load(args.pack), PocketCodec.load(args.codec)
-    tokenizer_path = args.out / "tokenizer_spm.model"
-    args.out.mkdir(parents=True, exist_ok=True)
-    if not tokenizer_path.is_file():
-        train_tokenizer(pack, tokenizer_path)
-    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer_path))
-    for split, count in (("dev", 64), ("train", args.count)):
-        composer = Composer(pack, split, args.frames, scrambled=0.4 if split == "train" else 0.0)
-        for stage, draw in (("listen", composer.chatter), ("answer", composer.quiz), ("talk", composer.draw)):
-            folder = args.out / split / stage
-            folder.mkdir(parents=True, exist_ok=True)
-            for number in range(-(-count // 64)):
-                path = folder / f"{args.seed:02d}-{number:05d}.safetensors"
-                if not path.is_file():
-                    rng = np.random.default_rng([args.seed, number, split == "dev", STAGES.index(stage)])
-                    talks = [draw(rng) for _ in range(min(64, count))]
-                    compose(talks, codec, tokenizer, rng).save(path)
+def choose(teaching: Teaching, config: SftConfig) -> None:
+    """Freeze a model, or give it adapters, as the run will."""
+    choose_trained(teaching.model, config)
+    if not config.audio_weight:  # without a gradient, weight decay would still change it
+        for name, parameter in teaching.model.named_parameters():
+            if name.startswith(teaching.voice):
+                parameter.requires_grad_(False)
+    if config.gradient_checkpointing:
+        recompute_activations(teaching.model, "sft")
 
 
-def _train(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    config = SftConfig(listen_steps=args.listen_steps, answer_steps=args.answer_steps, talk_steps=args.talk_steps)
-    args.out.mkdir(parents=True, exist_ok=True)
-    model = MoshiModel(POCKET, seed=config.seed)
-    work = args.shards / "work"  # not beside the policy: what lies there is shipped
-    work.mkdir(exist_ok=True)
-    (work / "sft.json").write_text(json.dumps(asdict(config)))
-    for stage in STAGES:
-        path = work / f"{stage}.safetensors"
-        if path.is_file():  # a stage that is done is not done again
-            model.load_state_dict(load_file(path))
-        else:
-            if path.with_suffix(".latest").is_file():
-                model.load_state_dict(load_file(path.with_suffix(".latest")))
-            fit(model, args.shards, config, stage, work / "sft.jsonl", path)
-    export(model, args.shards / "tokenizer_spm.model", Path(args.codec), args.out)
+def _engine_config(config: SftConfig) -> EngineConfig:
+    return EngineConfig(
+        zero_stage=config.zero_stage,
+        bf16=config.bf16,
+        offload=config.offload,
+        timeout=config.collective_timeout,
+        max_grad_norm=config.max_grad_norm,
+        learning_rate=config.learning_rate,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        weight_decay=config.weight_decay,
+    )
 
 
-def export(model: MoshiModel, tokenizer: Path, codec: Path, out: Path) -> None:
-    """The folder that `MoshiPolicy` loads; weights in half precision."""
-    names = {"tokenizer_name": "tokenizer_spm.model", "mimi_name": "codec.safetensors"}
-    config = model.config.to_dict() | names | {"moshi_name": "model.safetensors"}
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file({k: v.half() for k, v in model.state_dict().items()}, out / "model.safetensors")
-    shutil.copyfile(tokenizer, out / "tokenizer_spm.model")
-    shutil.copyfile(codec, out / "codec.safetensors")
-
-
-if __name__ == "__main__":
-    main()
+@contextmanager
+def _telling(engine: Engine) -> Iterator[None]:
+    """Tell the other ranks why this one leaves, before anything else is wound up: they wait."""
+    try:
+        yield
+    except BaseException as error:
+        engine.watch.leave(" ".join(f"{error or type(error).__name__}".split())[:300])
+        raise

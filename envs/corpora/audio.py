@@ -70,6 +70,28 @@ def hear(root: Path, recording: Recording, config: ActivityConfig) -> Heard:
     return Heard(power, samples, float(clipped.max()))
 
 
+def length(root: Path, recording: Recording) -> int:
+    """Samples of the clock that a recording has, from its files' headers.
+
+    Raises:
+        Rejected: a file is missing, mono, of a strange rate, or of another length than its partner.
+    """
+    lengths = []
+    for track in recording.tracks:
+        with opened(root / track.path) as file:
+            _columns(root / track.path, file, [track.channel])
+            if track.channel is not None and file.channels != 2:
+                kind = "mono" if file.channels == 1 else "channels"
+                raise Rejected(kind, f"{root / track.path}: {file.channels} channel(s), expected one for each speaker")
+            lengths.append(-(-file.frames * CLOCK.sample_rate // file.samplerate))
+    if abs(lengths[0] - lengths[1]) > CLOCK.nearest_sample(MISMATCH_SECONDS):
+        seconds = " and ".join(f"{CLOCK.seconds(one):.2f} s" for one in lengths)
+        raise Rejected("length_mismatch", f"{recording.tracks[0].path} and {recording.tracks[1].path}: {seconds}")
+    if max(lengths) < CLOCK.frame:
+        raise Rejected("empty", f"{recording.tracks[0].path}: {max(lengths)} samples at {CLOCK.sample_rate} Hz")
+    return max(lengths)
+
+
 def _read(path: Path, channels: list[int | None], config: ActivityConfig) -> tuple[np.ndarray, int, np.ndarray]:
     """Hop powers (channels, hops), samples at the clock's rate, and the share of clipped samples (channels,)."""
     with opened(path) as file:

@@ -16,6 +16,7 @@ from typing import Any
 from envs.corpora.files import relative
 from envs.corpora.recording import Recording, Refusal, Span, Track
 from envs.corpora.text import read_json_lines
+from envs.corpora.words import SpokenWord
 from envs.errors import UptakeError
 
 
@@ -59,6 +60,42 @@ def _recording(
     if name not in said:
         return Recording(name, both, (people[0], people[1]))
     return Recording(name, both, (people[0], people[1]), partial(_given, spans), "supervisions", (str(beside),))
+
+
+def spoken(root: Path) -> dict[str, list[SpokenWord]]:
+    """Recording -> its aligned words, of the recordings whose supervisions all have a word alignment.
+
+    Raises:
+        UptakeError: as `find`.
+    """
+    found: dict[str, list[SpokenWord]] = {}
+    for manifest in manifests(root):
+        beside = manifest.with_name(manifest.name.replace("recordings", "supervisions"))
+        if not beside.is_file():
+            continue
+        order = {
+            str(record["id"]): sorted(int(channel) for source in record["sources"] for channel in source["channels"])
+            for _, record in read_json_lines(manifest)
+        }
+        without = set()
+        for number, record in read_json_lines(beside):
+            name = str(record.get("recording_id"))
+            if name not in order:
+                continue
+            try:
+                channel = record["channel"]
+                side = order[name].index(int(channel[0] if isinstance(channel, list) else channel))
+                alignment = (record.get("alignment") or {}).get("word")
+                if alignment is None:
+                    without.add(name)
+                    continue
+                own = [SpokenWord(str(w[0]), float(w[1]), float(w[1]) + float(w[2]), channel=side) for w in alignment]
+                found.setdefault(name, []).extend(word for word in own if word.text.strip())
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                raise UptakeError(f"{beside}:{number}: not a supervision of lhotse ({error!r})") from error
+        for name in without:
+            found.pop(name, None)
+    return {name: sorted(said, key=lambda word: word.onset) for name, said in found.items()}
 
 
 def _given(spans: list[Span]) -> list[Span]:

@@ -18,6 +18,7 @@ READ_REASONS = {
     "identical_channels": "both speakers have the same audio, so that nobody can be told apart",
     "length_mismatch": "the two speakers' files differ by more than a second",
     "silent": "nobody speaks",
+    "words": "no word times, or some that do not fit the audio",
     "segment_file": "the file that says who speaks when cannot be read or does not fit",
     "no_partner": "only one of the two speakers has a file",
     "speakers": "another number of speakers than two",

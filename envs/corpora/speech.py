@@ -59,7 +59,7 @@ def _by_track(
                 f"{recording.kind} of {recording.id}: {span.onset} to {span.offset} s does not lie in a recording of "
                 f"{CLOCK.seconds(heard.samples):.2f} s",
             )
-    tracks = _tracks(recording, spans, heard, config)
+    tracks = tracks_of(recording, spans, heard, config)
     gap = CLOCK.nearest_sample(UNIT_GAP_SECONDS)
     both: list[list[Interval]] = []
     for track in (0, 1):
@@ -72,7 +72,7 @@ def _by_track(
     return both
 
 
-def _tracks(recording: Recording, spans: Sequence[Span], heard: Heard, config: ActivityConfig) -> list[int]:
+def tracks_of(recording: Recording, spans: Sequence[Span], heard: Heard, config: ActivityConfig = ENERGY) -> list[int]:
     """Which track each span belongs to: by its channel, by its speaker's name, or by who is louder then."""
     if all(span.channel in (0, 1) for span in spans):
         return [int(span.channel or 0) for span in spans]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from envs.corpora.recording import Span
@@ -109,11 +109,16 @@ def read(path: Path) -> Sequence[Span]:
     Raises:
         UptakeError: as `parse`.
     """
-    tiers = parse(read_text(path), str(path))
-    words = {tier.removesuffix(_WORDS): rows for tier, rows in tiers.items() if tier.endswith(_WORDS)}
     return [
         Span(max(0.0, onset), max(0.0, offset), tier)
-        for tier, rows in (words or tiers).items()
-        for onset, offset, label in rows
-        if label.strip().lower() not in SILENCE
+        for tier, rows in spoken(parse(read_text(path), str(path))).items()
+        for onset, offset, _ in rows
     ]
+
+
+def spoken(tiers: Mapping[str, list[tuple[float, float, str]]]) -> dict[str, list[tuple[float, float, str]]]:
+    """Speaker -> intervals with speech, of the tiers of words where there are such."""
+    words = {tier.removesuffix(_WORDS): rows for tier, rows in tiers.items() if tier.endswith(_WORDS)}
+    return {
+        tier: [row for row in rows if row[2].strip().lower() not in SILENCE] for tier, rows in (words or tiers).items()
+    }

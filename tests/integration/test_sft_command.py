@@ -1,35 +1,147 @@
-"""The commands that made pocket, run small: compose, train, load what came out."""
+"""`uptake sft` through the real command: two kinds of policies, a run that goes on, and one line for every mistake."""
 
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+import yaml
 
-from align.codecs.train_pocket import describe, material
-from align.codecs.train_pocket import train as train_codec
-from align.policies.moshi.policy import MoshiPolicy
-from align.trainers import sft
-from envs.pack import Pack
+from align.codecs.pocket import PocketCodec
+from align.config import load_config as load_train_config
+from align.config import names
+from align.evaluation import load_policy
+from align.policies.chunk.config import ChunkConfig
+from align.policies.chunk.model import ChunkModel
+from align.policies.chunk.policy import ChunkPolicy
+from align.settings import names as names_of
+from align.trainers.sft_config import load_config
+from envs.clock import CLOCK
+from envs.errors import UptakeError
+from launch.errors import guarded
+from launch.sft import run_sft
+from tests import tiny_moshi
+from tests.dialogues import write_dialogues
+from tests.tiny_checkpoint import tiny_checkpoint
+from tests.unit.test_policy_chunk import SIZES
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["sft.iterations=2", "sft.frames=40", "sft.train_batch_size=2", "sft.save_steps=1", "wandb.mode=disabled"]
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["sft", *words])
-    sft.main()
+def uptake(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "launch.cli", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
 
 
-def test_composing_and_training_make_a_policy_that_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    codec, shards, out = tmp_path / "codec.safetensors", tmp_path / "shards", tmp_path / "policy"
-    train_codec(describe(material(Pack.load("core"), 8)), card=sft.POCKET.card, steps=2).save(codec)
-    compose = ("compose", "--pack", "core", "--codec", str(codec), "--out", str(shards), "--frames", "30")
-    run(monkeypatch, *compose, "--count", "32")
-    train = ("train", "--shards", str(shards), "--codec", str(codec), "--out", str(out), "--threads", "1")
-    run(monkeypatch, *train, "--listen-steps", "1", "--answer-steps", "1", "--talk-steps", "1")
-    assert sorted(p.name for p in out.iterdir()) == [
-        "codec.safetensors", "config.json", "model.safetensors", "tokenizer_spm.model",
-    ]  # fmt: skip
-    policy = MoshiPolicy.load(out)
-    policy.reset(np.ones(2, bool), [1, 2])
-    for _ in range(3):
-        step = policy.step(np.zeros((2, policy.spec.frame), np.float32), np.ones(2, bool))
-    assert step.audio.shape == (2, policy.spec.frame) and np.isfinite(step.audio).all()
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings and a checkpoint of either kind."""
+    folder = tmp_path_factory.mktemp("world")
+    write_dialogues(folder / "recordings", 2, 130)
+    tiny_checkpoint(folder / "moshi")
+    codec = PocketCodec.load(next((folder / "moshi").glob("*codec*")))
+    ChunkPolicy(ChunkModel(ChunkConfig(**SIZES | {"context": 64})), codec, tiny_moshi.tokenizer()).export(
+        folder / "chunk"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["moshi", "chunk"])
+def test_a_checkpoint_is_warm_started_goes_on_and_becomes_the_start_of_the_next(
+    world: Path, tmp_path: Path, kind: str
+) -> None:
+    where = [f"data.path={world / 'recordings'}", f"runs={tmp_path}", f"name={kind}"]
+    done = uptake("sft", "pocket", f"policy={world / kind}", *where, *SHORT)
+    assert "2 conversations" in done.stdout and "iteration 2/2" in done.stdout and "text " in done.stdout
+    run = tmp_path / kind
+    assert yaml.safe_load((run / "config.yaml").read_text())["sft"]["frames"] == 40
+    again = uptake("sft", "pocket", f"policy={world / kind}", *where, *SHORT, "sft.iterations=3", "--resume")
+    assert "iteration 3/3" in again.stdout and "iteration 2/3" not in again.stdout
+    assert [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [0, 1, 2]
+    policy = load_policy(str(run / "policy"))
+    policy.reset(np.ones(1, bool), [0])
+    assert policy.step(np.zeros((1, CLOCK.frame), np.float32), np.ones(1, bool)).audio.shape == (1, CLOCK.frame)
+
+
+def test_what_ships_reads_and_the_large_recipe_runs_small(world: Path, tmp_path: Path) -> None:
+    for name in names_of("sft"):
+        load_config(name, ["data.path=x"])
+        assert f"sft/{name}" not in names()
+    run = ["moshi_lora", "small=true", f"policy={world / 'moshi'}", f"data.path={world / 'recordings'}"]
+    done = uptake("sft", *run, f"runs={tmp_path}", "sft.train_batch_size=2", "wandb.mode=disabled")
+    assert "iteration 2/2" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["moshi", "chunk"])
+def test_a_dry_run_checks_prints_and_writes_nothing(world: Path, tmp_path: Path, kind: str) -> None:
+    where = [f"policy={world / kind}", f"data.path={world / 'recordings'}", f"runs={tmp_path}"]
+    done = uptake("sft", "pocket", *where, *SHORT, "--dry-run")
+    assert yaml.safe_load(done.stdout)["sft"]["first_codebook_weight"] == 2.0
+    assert "memory of a rank" in done.stdout and "an iteration at the pace of this machine" in done.stdout
+    assert "2 conversations with" in done.stdout and not list(tmp_path.iterdir())
+
+
+def refused(capsys: pytest.CaptureFixture[str], *overrides: str, name: str = "pocket") -> str:
+    """The one line that a mistake is answered with."""
+    assert guarded(lambda: run_sft(name, [*SHORT, *overrides]) and None) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+def spoiled(world: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "spoiled"
+    shutil.copytree(world / "recordings", folder)
+    return folder
+
+
+def test_recordings_that_cannot_be_learned_from_are_one_line(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = spoiled(world, tmp_path)
+    here = [f"policy={world / 'moshi'}", f"data.path={folder}", f"runs={tmp_path / 'runs'}"]
+    audio, rate = soundfile.read(folder / "talk0.wav")
+    words = json.loads((folder / "talk0.json").read_text())
+
+    def again() -> str:
+        return refused(capsys, *here, f"name=run{len(list((tmp_path / 'runs').glob('*')))}")
+
+    (folder / "talk0.json").unlink()
+    assert "talk0.wav: no word times beside it" in again()
+    late = {"word": "late", "start": 99.0, "end": 99.5, "channel": 0}
+    (folder / "talk0.json").write_text(json.dumps([*words, late]))
+    assert "'late' from 99 to 99.5 s" in again()
+    (folder / "talk0.json").write_text(json.dumps(words))
+    soundfile.write(folder / "talk0.wav", audio[:, 0], rate)
+    assert "mono" in again()
+    soundfile.write(folder / "talk0.wav", audio, 4_000)
+    assert "4000 Hz" in again()
+    audio[1000] = np.nan
+    soundfile.write(folder / "talk0.wav", audio, rate, subtype="FLOAT")
+    assert "not_finite" in again()
+
+
+def test_a_mistake_in_the_configuration_is_one_line(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = [f"policy={world / 'moshi'}", f"data.path={world / 'recordings'}", f"runs={tmp_path}"]
+    assert "did you mean 'sft.learning_rate'" in refused(capsys, *here, "sft.learnin_rate=1")
+    assert "data.path = ''" in refused(capsys, here[0])
+    assert "no such folder or manifest" in refused(capsys, here[0], here[2], f"data.path={tmp_path / 'gone'}")
+    assert "data.agent = 'left'" in refused(capsys, *here, "data.agent=left")
+    assert "data.layout = 'fischer'" in (line := refused(capsys, *here, "data.layout=fischer")) and "fisher" in line
+    assert "sft.frames" in refused(capsys, *here, "sft.frames=5000")
+    assert "zero_stage" in refused(capsys, *here, "sft.bf16=true")
+    assert "sft.learning_rate" in refused(capsys, *here, "sft.learning_rate=.nan")
+    assert "cannot be warm-started" in refused(capsys, "policy=cascade", *here[1:])
+    assert "a chunk policy" in refused(capsys, f"policy={world / 'chunk'}", *here[1:], "sft.max_delay=2")
+    with pytest.raises(UptakeError, match="no configuration 'sft/pocket'"):
+        load_train_config("sft/pocket")

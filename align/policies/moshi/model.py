@@ -219,14 +219,16 @@ class MoshiModel(nn.Module):
             x = x + embedding(delayed[:, 1 + k])
         return x
 
-    def text_forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher-forced pass of the temporal transformer.
+    def text_forward(self, codes: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Teacher-forced pass of the temporal transformer; ``told (B, D)`` is added to the input of every frame.
 
         ``codes (B, K, T)`` to ``hidden (B, T, D)`` and ``text_logits (B, T, text_card)``; both at ``t`` have seen the
         frames before ``t`` only, so ``text_logits[:, t]`` predicts ``codes[:, 0, t]``.
         """
         c = self.config
         x = self.embed(self.delay(codes)[:, :, :-1])
+        if told is not None:
+            x = x + told.unsqueeze(1).to(x.dtype)
         _, frames, dim = x.shape
         frequencies = rotary_frequencies(torch.arange(frames, device=x.device), dim // c.num_heads, c.max_period)
         frequencies = frequencies[:, None, None]  # (T, 1, 1, D / H / 2)

@@ -9,10 +9,10 @@ import torch
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.model import MoshiModel
 from align.streams import PAD
-from align.trainers.sft import (
+from align.trainers.pocket import (
     EMISSION_FRAMES,
     Examples,
-    SftConfig,
+    StagesConfig,
     audio_loss,
     compose,
     fit,
@@ -111,7 +111,7 @@ def test_a_stage_learns_what_it_is_shown(tmp_path, stage: str) -> None:
         compose(talks, LoudnessCodec(), Letters(), rng).save(tmp_path / split / stage / "00.safetensors")
     assert isinstance(load_examples(tmp_path / "train" / stage), Examples)
     model = MoshiModel(config)
-    steps = SftConfig(
+    steps = StagesConfig(
         listen_steps=250, talk_steps=250, batch=16, warmup=5, learning_rate=5e-3, depth_share=1.0, bf16=False
     )
     fit(model, tmp_path, steps, stage, tmp_path / "log.jsonl", tmp_path / "model.safetensors")

@@ -1,0 +1,132 @@
+"""`uptake sft`: a warm start on recordings of people.
+
+config.yaml      every field of the configuration
+data/            columns of the recordings, as the policy's codec hears them
+metrics.jsonl    one line an iteration
+checkpoints/     to go on from
+policy/          the trained checkpoint, for `uptake train`, `eval` and `export`
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from align import plan, settings
+from align.evaluation import load_policy
+from align.ranks import stop_ranks
+from align.rollout import check_context
+from align.trainers import sft
+from align.trainers.sft_config import WarmStartConfig, load_config
+from envs.corpora.dialogues import Dialogue, find
+from envs.corpora.recording import Refusal
+from envs.errors import UptakeError
+from launch.terminal import make_console
+from launch.train import FREE_DISK
+
+
+def run_sft(
+    name_or_path: str,
+    overrides: Sequence[str],
+    *,
+    resume: bool = False,
+    dry_run: bool = False,
+    console: Console | None = None,
+) -> Path | None:
+    """Train on recordings and return the trained checkpoint (None for a dry run and on all ranks but the first).
+
+    Raises:
+        UptakeError: a mistake in the configuration, the recordings or the checkpoint; a run folder that is in use
+            already, or none to resume.
+    """
+    signal.signal(signal.SIGUSR1, signal.default_int_handler)  # outside of training a launcher's wish is a Ctrl-C
+    console = console or make_console()
+    config = load_config(name_or_path, overrides)
+    config.sft.check(int(os.environ.get("WORLD_SIZE", "1")))
+    policy = load_policy(config.policy)
+    teaching = sft.teach(policy, config.sft)
+    check_context(policy.spec, config.sft.frames, "sft.frames")
+    if dry_run:
+        console.print(settings.dump(config), end="", markup=False, highlight=False)
+        for path in filter(None, (config.data.path, config.data.dev)):
+            console.print(f"# {_inventory(Path(path), config)}", markup=False, highlight=False, soft_wrap=True)
+        for line in _plan(teaching, config):
+            console.print(f"# {line}", markup=False, highlight=False, soft_wrap=True)
+        return None
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
+        _claim(config, resume)
+    # wandb would print its own summary and listen in on the progress bar; what it logs is not touched.
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_CONSOLE", "off")
+    sft.train(
+        config.sft,
+        policy,
+        config.data,
+        config.folder,
+        seed=config.seed,
+        resume=resume,
+        wandb_mode=config.wandb.mode,
+        wandb_project=config.wandb.project,
+        say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
+    stop_ranks()
+    if not first:
+        return None
+    out = config.folder / "policy"
+    console.print(f"policy: [bold]{out.resolve()}[/]", soft_wrap=True)
+    return out
+
+
+def _inventory(path: Path, config: WarmStartConfig) -> str:
+    """What headers and word times say of recordings; raises UptakeError for one that cannot be used."""
+    _, found = find(path, config.data.layout or None, config.data.agent)
+    refused = [one for one in found if isinstance(one, Refusal)]
+    if refused and not config.data.skip_unusable:
+        raise UptakeError(f"recording {refused[0].id}: {refused[0].reason}: {refused[0].detail}")
+    usable = [one for one in found if isinstance(one, Dialogue)]
+    words = sum(len(one.said) for one in usable)
+    return f"{path}: {len(usable)} conversations with {words} words, {len(refused)} left out"
+
+
+def _plan(teaching: sft.Teaching, config: WarmStartConfig) -> list[str]:
+    """What the run will take."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    sft.choose(teaching, config.sft)
+    pace = plan.measure_lesson(teaching, config.sft)
+    return plan.lesson_lines(teaching.model, pace, config.sft, world)
+
+
+def _claim(config: WarmStartConfig, resume: bool) -> None:
+    """Take the run folder: a new one, or with `resume` the one that is there. Nothing in it is ever overwritten.
+
+    Raises:
+        UptakeError: the folder holds a run and `resume` is false, or the other way round; the disk is nearly full.
+    """
+    folder = config.folder
+    there = (folder / "config.yaml").is_file()
+    if there and not resume:
+        raise UptakeError(f"{folder} holds a run already: go on with --resume, or start another with name=NAME")
+    if resume and not there:
+        raise UptakeError(f"{folder}: no run to resume; start it without --resume")
+    if resume:
+        old = load_config(str(folder / "config.yaml"))
+        for name in ("policy", "data", "seed"):  # the trainer compares its own section
+            if getattr(old, name) != getattr(config, name):
+                raise UptakeError(
+                    f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
+                    "resume it as it was, or start another run with name=NAME"
+                )
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < FREE_DISK:
+        raise UptakeError(
+            f"{folder}: {free // 2**20} MiB free on its disk, a run needs {FREE_DISK // 2**20}; free some space or "
+            "give another disk with runs=FOLDER"
+        )
+    (folder / "config.yaml").write_text(settings.dump(config), encoding="utf-8")
