@@ -25,11 +25,11 @@ from envs.pack import Pack
 from launch.meaning import open_meaning
 from launch.terminal import counting, make_console
 from rewards import registry
-from rewards.attacks import ATTACKS, ORACLE, paired_scenarios, play
+from rewards.attacks import ATTACKS, ORACLE, PLAYS, paired_scenarios, play
 from rewards.audit import Audit, companions, examine
 from rewards.detector import ENERGY, parse_detector
 from rewards.heatmap import draw
-from rewards.holes import KNOWN
+from rewards.holes import SHIPPED, declared
 
 Subjects = dict[str, Mapping[str, float]]
 """Name -> terms and weights."""
@@ -78,10 +78,18 @@ def run_audit(
     meaning = open_meaning(embedding or (config.embedding if config else ""), terms)
     pack = Pack.load(pack_path)
     chosen = paired_scenarios(pack, split, scenarios)
-    with counting(console, "attacking", 1 + len(ATTACKS)) as advance:
+    with counting(console, "attacking", PLAYS) as advance:
         frames = max(CLOCK.frames_covering(CLOCK.nearest_sample(one.max_seconds)) for one in chosen)
         played = play(pack, chosen, frames, seed=seed, on_done=lambda agent: advance(1))
-        audits, refused = examine(subjects, played, margin=margin, known=KNOWN, activity=detector, meaning=meaning)
+        audits, refused = examine(
+            subjects,
+            played,
+            margin=margin,
+            known=declared(pack.name),
+            strict=everything and pack.name in SHIPPED,
+            activity=detector,
+            meaning=meaning,
+        )
     if not audits:
         raise UptakeError(next(iter(refused.values())))
 

@@ -1,9 +1,9 @@
 """Would a degenerate policy get away with it? Compares what attacks earn with what the oracle earns.
 
-    found = audit(Composition(OURS), dict(play(pack, paired_scenarios(pack))))
-    found.offenders                          # attacks that come within the margin of the oracle, or above it
+    audits, refused = examine({"ours": OURS}, play(pack, paired_scenarios(pack)))
+    audits["ours"].offenders                 # attacks that come within the margin of the oracle, or above it
 
-`examine` audits many compositions over the same conversations and scores every term once.
+Many compositions are audited over the same conversations, and every term is scored once.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Audit:
     """term -> verdicts that it failed to give."""
     known: Mapping[str, str] = field(default_factory=dict)
     """attack -> why it is expected to get away with it (`rewards.holes`)."""
+    strict: bool = True
+    """Whether a declared hole that is closed fails the audit."""
 
     def gap(self, agent: str) -> float | None:
         """How far an agent's total lies below the oracle's; None when nothing of it was judged."""
@@ -64,8 +66,8 @@ class Audit:
 
     @property
     def closed(self) -> tuple[str, ...]:
-        """Declared holes that are none: the declaration is out of date."""
-        gaps = {agent: self.gap(agent) for agent in self.known}
+        """Declared holes that are none, in conversations of which they were declared: the declaration is out of date."""
+        gaps = {agent: self.gap(agent) for agent in self.known if self.strict}
         return tuple(agent for agent, gap in gaps.items() if gap is None or gap >= self.margin + SLACK)
 
     @property
@@ -130,6 +132,12 @@ def score(composition: Composition, episodes: Iterable[Episode]) -> dict[str, fl
     return {term: values.get(term) for term in composition.weights}
 
 
+def _mean(draws: Sequence[Values]) -> dict[str, float | None]:
+    """Mean of each term over the draws in which it applied."""
+    kept = {term: [value for one in draws if (value := one[term]) is not None] for term in draws[0]}
+    return {term: sum(values) / len(values) if values else None for term, values in kept.items()}
+
+
 def compare(
     weights: Mapping[str, float],
     terms: Mapping[str, Values],
@@ -138,6 +146,7 @@ def compare(
     margin: float = MARGIN,
     faults: Mapping[str, int] = MappingProxyType({}),
     known: Mapping[str, str] = MappingProxyType({}),
+    strict: bool = True,
 ) -> Audit:
     """See whether anybody comes near the oracle.
 
@@ -148,6 +157,7 @@ def compare(
         margin: how far below the oracle's total the others must stay.
         faults: term -> how often it failed.
         known: attacks that are expected to come near, and why.
+        strict: whether one of `known` that does not come near fails the audit.
 
     Raises:
         UptakeError: no oracle, or nobody to compare with, an oracle to whom no term applies, or an unknown attack.
@@ -165,7 +175,7 @@ def compare(
         raise UptakeError(f"audit: {broken}, and nothing else judged the oracle; see the warnings for why")
     if totals[oracle] is None:
         raise UptakeError(f"audit: no term applies to {oracle!r}; its episodes hold no event that this reward judges")
-    return Audit(kept, totals, oracle, margin, failed, dict(known))
+    return Audit(kept, totals, oracle, margin, failed, dict(known), strict)
 
 
 def _judges(term: str, found: Mapping[str, Values]) -> None:
@@ -215,6 +225,7 @@ def examine(
     *,
     margin: float = MARGIN,
     known: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    strict: bool = True,
     activity: DetectorConfig = ENERGY,
     meaning: Meaning | None = None,
 ) -> tuple[dict[str, Audit], dict[str, str]]:
@@ -222,9 +233,11 @@ def examine(
 
     Args:
         subjects: name -> terms and weights, as `Composition` takes them.
-        played: (agent, its conversations), the oracle among them; asked for one after the other (`rewards.attacks`).
+        played: (agent, its conversations), the oracle among them; asked for one after the other (`rewards.attacks`). An
+            agent that comes more than once earns the mean.
         margin: how far below the oracle everybody else must stay.
         known: subject -> attack -> why it is expected to get away with it.
+        strict: whether one of `known` that does not get away with it fails the audit.
         activity: who is taken to speak when.
         meaning: for the terms that compare meanings; without it these cannot be audited.
 
@@ -241,14 +254,22 @@ def examine(
     if not spelled:
         return {}, refused
     everything = Composition(dict.fromkeys(spelled.values(), 1.0), activity=activity, meaning=meaning)
-    found = {agent: score(everything, episodes) for agent, episodes in played}
+    draws: dict[str, list[Values]] = {}
+    for agent, episodes in played:
+        draws.setdefault(agent, []).append(score(everything, episodes))
+    found = {agent: _mean(values) for agent, values in draws.items()}
     audits = {}
     for name, composition in compositions.items():
         try:
             if name in composition.terms and len(composition.terms) > 1:
                 _judges(get(name).name, found)
             audits[name] = compare(
-                composition.weights, found, margin=margin, faults=everything.faults, known=known.get(name, {})
+                composition.weights,
+                found,
+                margin=margin,
+                faults=everything.faults,
+                known=known.get(name, {}),
+                strict=strict,
             )
         except UptakeError as error:
             refused[name] = str(error)
