@@ -334,10 +334,10 @@ class EnergyVad(ScriptedAgent):
 class Oracle(ScriptedAgent):
     """Knows what happens and does what is expected: the ceiling.
 
-    Answers `ANSWER` seconds after the end of a turn with a clip that fits what is expected, be it a refusal, backchannels
-    `BACKCHANNEL` seconds after an opportunity, stops `STOP` seconds after a barge-in has become clear, and answers it. It gives way
-    `GIVE_WAY` seconds into a collision, goes on `ANSWER` seconds after what it need not have stopped for, and speaks up
-    `SPEAK_UP` seconds after that is due.
+    Answers `ANSWER` seconds after the end of a turn with a clip that fits what is expected, be it a refusal, says a
+    backchannel `BACKCHANNEL` seconds after an opportunity, stops `STOP` seconds after a barge-in has become clear, and
+    answers it. It gives way `GIVE_WAY` seconds into a collision, goes on `ANSWER` seconds after what it need not have
+    stopped for, and speaks up `SPEAK_UP` seconds after that is due.
     """
 
     ANSWER, BACKCHANNEL, STOP, GIVE_WAY, SPEAK_UP = 0.25, 0.2, 0.2, 0.4, 0.2

@@ -1,9 +1,9 @@
 """Scripted agents that look right to a careless reward, for `rewards.attacks`. Batched, no torch.
 
 Two families. The first has the oracle's timing and says nothing worth hearing: `Mumbler`, `Whisperer`, `Truncator`,
-`EchoChaser`, `Agreeable`. They know when a turn ends, give way to a barge-in and keep silent in a pause, but give no backchannels:
-a short sound at the right moment would be one. The second has the oracle's voice and no idea of time: `RandomTalker`,
-`RateMatched`. Silence, endless talk, endless backchannels and the metronome are in `envs.agents`.
+`EchoChaser`, `Agreeable`. They know when a turn ends, give way to a barge-in and keep silent in a pause, but give no
+backchannels: a short sound at the right moment would be one. The second has the oracle's voice and no idea of time:
+`RandomTalker`, `RateMatched`. Silence, endless talk, endless backchannels and the metronome are in `envs.agents`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ MUMBLE_GAP_SECONDS = 0.1
 AGREEING = ("sure", "yes", "yeah", "okay")
 """What an agreeing sentence begins with."""
 _SEED = 20260914
+_Piece = tuple[Sound, int, int]
 
 
 class Whisperer(Oracle):
@@ -171,7 +172,7 @@ class RateMatched(ScriptedAgent):
             self.say(row, clip, onset, max(onset, now) + length)
 
 
-def _shuffled(said: Iterable[tuple[Sound, int, int]], samples: int, dice: tuple[int, int]) -> list[tuple[Sound, int, int]]:
+def _shuffled(said: Iterable[_Piece], samples: int, dice: tuple[int, int]) -> list[_Piece]:
     """The same utterances in another order at random times of [one frame, samples): (sound, onset, length).
 
     They do not overlap, and silences between them are uniform spacings.
@@ -181,7 +182,8 @@ def _shuffled(said: Iterable[tuple[Sound, int, int]], samples: int, dice: tuple[
     pieces = [pieces[i] for i in rng.permutation(len(pieces))]
     free = max(0, samples - CLOCK.frame - sum(length for _, length in pieces))
     starts = np.sort(rng.integers(0, free + 1, len(pieces))) + CLOCK.frame
-    plan, spoken = [], 0
+    plan: list[_Piece] = []
+    spoken = 0
     for (clip, length), start in zip(pieces, starts.tolist(), strict=True):
         plan.append((clip, start + spoken, length))
         spoken += length

@@ -47,7 +47,7 @@ CHANCE: Mapping[str, Gamble] = {
 ATTACKS = (*CERTAIN, *CHANCE)
 """Every degenerate policy by name: what it does is said in `envs.agents` and `envs.impostors`."""
 DRAWS = 3
-"""So often those that roll dice have the same conversations: where a pack has one story, one lucky draw is everything."""
+"""So often have those that roll dice the same conversations: where a pack has one story, one draw says little."""
 PLAYS = 1 + len(CERTAIN) + DRAWS * len(CHANCE)
 """How often `play` has the conversations played."""
 
@@ -55,7 +55,8 @@ PLAYS = 1 + len(CERTAIN) + DRAWS * len(CHANCE)
 def paired_scenarios(pack: Pack, split: str = "dev", count: int = SCENARIOS) -> list[Scenario]:
     """About `count` scenarios of a split, every kind in turn, each with its twin.
 
-    Kinds are told apart by the event types in their scripts and by what is expected of the agent. The choice depends on the scenarios' ids alone.
+    Kinds are told apart by the event types in their scripts and by what is expected of the agent. The choice depends on
+    the scenarios' ids alone.
 
     Raises:
         UptakeError: the split is empty.

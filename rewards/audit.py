@@ -66,7 +66,7 @@ class Audit:
 
     @property
     def closed(self) -> tuple[str, ...]:
-        """Declared holes that are none, in conversations of which they were declared: the declaration is out of date."""
+        """Declared holes that are none, if this audit is `strict`: the declaration is out of date."""
         gaps = {agent: self.gap(agent) for agent in self.known if self.strict}
         return tuple(agent for agent, gap in gaps.items() if gap is None or gap >= self.margin + SLACK)
 

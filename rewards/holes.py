@@ -1,8 +1,8 @@
 """The holes that shipped rewards are known to have, and why they are left open.
 
 The published rewards are shipped to the letter, holes included (their docstrings say where the paper leaves a choice).
-`uptake audit` shows a hole that is declared here with its reason; it fails for one that is not declared, and for a
-declaration that is out of date.
+`uptake audit` shows a hole that is declared here with its reason and fails for one that is not declared; with `--all`, on
+a pack that ships, it fails for a declaration that is out of date as well.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ ONLY_IN: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     },
     "taxonomy": {},
 }
-"""Pack -> the same for holes that are open in it and not in the others: what a beat meets depends on the conversations."""
+"""Pack -> the same, for holes that are open in it alone: what a beat meets depends on the conversations."""
 SHIPPED = tuple(ONLY_IN)
 
 

@@ -24,7 +24,7 @@ SENTENCES = (
     "it will be sunny and warm with a light wind until the evening",
     "the next train leaves at half past nine from platform number four",
 )
-YES = "sure I can do that for you right away".split()
+YES = ["sure", "I", "can", "do", "that", "for", "you", "right", "away"]
 Said = Sequence[tuple[float, str]]
 """(onset in seconds, words)."""
 
