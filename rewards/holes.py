@@ -2,7 +2,7 @@
 
 The published rewards are shipped to the letter, holes included (their docstrings say where the paper leaves a choice).
 `uptake audit` shows a hole that is declared here with its reason and fails for one that is not declared; with `--all`, on
-a pack that ships, it fails for a declaration that is out of date as well.
+the dev split of a pack that ships, it fails for a declaration that is out of date as well.
 """
 
 from __future__ import annotations
