@@ -1,8 +1,8 @@
 """The holes that shipped rewards are known to have, and why they are left open.
 
 The published rewards are shipped to the letter, holes included (their docstrings say where the paper leaves a choice).
-`uptake audit` shows a hole that is declared here with its reason and fails for one that is not declared; with `--all`, on
-the dev split of a pack that ships, it fails for a declaration that is out of date as well.
+`uptake audit` shows a hole that is declared here with its reason and fails for one that is not declared; with `--all`,
+on the dev split of a pack that ships, it fails for a declaration that is out of date as well.
 """
 
 from __future__ import annotations
