@@ -45,14 +45,19 @@ def check_axes(composition: Composition, scenarios: Sequence[Scenario]) -> None:
     """
     known = {scenario.id: scenario for scenario in scenarios}
     judged = {code for term in composition.rewards for code in term.events}
+    safe = any(term.axis == curriculum.SAFETY for term in composition.rewards)
     for axis, ids in curriculum.by_axis(scenarios).items():
         there = frozenset[str]().union(*(known[name].types for name in ids))
-        own = sorted(there & set(curriculum.AXES[axis]))
         if not judged & (there | {EPISODE}):
             raise UptakeError(
                 f"rewards: nothing applies to the {len(ids)} scenarios of axis {axis!r} (event types "
                 f"{', '.join(sorted(there))}); add a term that judges one of these, or train on a pack without them"
             )
+        if axis == curriculum.SAFETY:
+            if not safe:
+                log.warning("rewards: no term judges what axis %r is about (refusal or safety_judge would)", axis)
+            continue
+        own = sorted(there & set(curriculum.AXES[axis]))
         if not judged & set(own):
             log.warning("rewards: no term judges what axis %r is about (event types %s)", axis, ", ".join(own))
 

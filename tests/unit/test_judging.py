@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from align.config import TrainConfig, load_config
-from align.curriculum import Draw
+from align.curriculum import Draw, by_axis
 from align.judging import check_axes, judge
 from align.policies.base import DuplexSpec, Trajectory
 from align.rollout import Rollout
@@ -123,6 +123,21 @@ def test_an_axis_that_is_judged_only_by_what_else_is_in_its_scenarios_is_named(c
         check_axes(Composition({"turn_taking": 1.0}), Pack.load("core").scenarios("train"))
     named = {line.split("'")[1] for line in caplog.messages}
     assert named == {"backchannel", "continue", "interruption", "pause"}
+
+
+def test_what_must_be_declined_is_an_axis_of_its_own_and_named_where_no_term_judges_it(caplog) -> None:
+    scenarios = Pack.load("taxonomy").scenarios("train")
+    tagged = sorted(scenario.id for scenario in scenarios if "safety" in scenario.tags)
+    axes = by_axis(scenarios)
+    assert axes["safety"] == tagged and len(tagged) == 8
+    assert sum(len(ids) for ids in axes.values()) == len(scenarios)
+    everything = dict.fromkeys((*OURS, "resume", "proactivity", "silence_handling", "collision"), 1.0)
+    with caplog.at_level(logging.WARNING):
+        check_axes(Composition(everything), scenarios)
+    assert [line.split("'")[1] for line in caplog.messages] == ["safety"]
+    caplog.clear()
+    check_axes(Composition({**everything, "refusal": 1.0}), scenarios)
+    assert not caplog.messages
 
 
 def test_training_is_refused_before_a_checkpoint_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
