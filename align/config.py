@@ -98,6 +98,8 @@ class TrainConfig:
     """Seeds the training: rollouts, batches, sampling."""
     rewards: dict[str, float] = field(default_factory=dict)
     """Reward term -> weight; 0 leaves it out. A term is a registered name, or `path/to/file.py:name`."""
+    schedules: dict[str, dict[int, float]] = field(default_factory=dict)
+    """Reward term -> {iteration: factor on its weight}, linear in between; terms without one keep their weight."""
     activity: DetectorConfig = field(default_factory=DetectorConfig)
     """Who is taken to speak when, in rewards and measures."""
     embedding: str = ""
@@ -365,11 +367,15 @@ def _type(path: KeyPath) -> Any:
 def _plain(setting: _Setting) -> Any:
     """The value, with what YAML 1.1 takes for text (`1e-4`, which lacks its point) read as the number that it is.
 
-    A whole number where any number is expected becomes one, or OmegaConf would warn of it.
+    A whole number where any number is expected becomes one, or OmegaConf would warn of it; so do the keys of a mapping
+    by number, which a file's reader takes for text.
     """
-    if type(setting.value) in (str, int) and _type(setting.path) in (float, float | None):
-        with contextlib.suppress(ValueError):
+    kind = _type(setting.path)
+    with contextlib.suppress(ValueError, TypeError):
+        if type(setting.value) in (str, int) and kind in (float, float | None):
             return float(setting.value)
+        if isinstance(setting.value, dict) and kind == dict[int, float]:
+            return {int(key): float(value) for key, value in setting.value.items()}
     return setting.value
 
 
@@ -378,7 +384,8 @@ def _kind(path: KeyPath) -> str:
     kind = _type(path)
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     if get_origin(kind) is dict:
-        return f"a mapping of names to {words.get(get_args(kind)[1], 'values')}"
+        keys = "whole numbers" if get_args(kind)[0] is int else "names"
+        return f"a mapping of {keys} to {words.get(get_args(kind)[1], 'values')}"
     if get_origin(kind) is list:
         return f"a list, each entry {words.get(get_args(kind)[0], 'a value')}"
     return words.get(kind, str(kind))

@@ -13,7 +13,7 @@ from align.advantages import Credit
 from align.rollout import Rollout, action_frames, heard_after
 from align.tally import Tally
 from envs.errors import UptakeError
-from rewards.registry import EPISODE
+from rewards.registry import EPISODE, get
 
 if TYPE_CHECKING:
     from align.policies.base import DuplexSpec
@@ -81,9 +81,12 @@ def judge(
         tally: gets `reward`, `rewards/TERM/mean`, `axis/AXIS` and `faults/TERM`, the share of a term's verdicts that
             it raised instead of giving. A conversation's reward is `Composition.total`. Where a language model was
             asked: `judge/cached`, `judge/faults` and `judge/KIND` for each kind of fault, as shares of the questions.
+            Where weights are scheduled: `weights/TERM`.
         pending: what `begin` gave for the conversations; None: it is done now.
     """
     pending = begin(composition, played.episodes) if pending is None else pending
+    for name in composition.schedules:
+        tally.add(f"weights/{get(name).name}", composition.weights[get(name).name])
     credits: list[Credit] = []
     outcomes: Counter[str] = Counter()
     for row, give in enumerate(pending):

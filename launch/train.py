@@ -160,7 +160,13 @@ def prepare(config: TrainConfig) -> Job:
     terms = {term: weight for term, weight in config.rewards.items() if weight}
     config.activity.check()  # before a judge is opened
     meaning = open_meaning(config.embedding, terms)
-    composition = Composition(terms, judge=open_judge(config.judge, terms), activity=config.activity, meaning=meaning)
+    composition = Composition(
+        terms,
+        judge=open_judge(config.judge, terms),
+        activity=config.activity,
+        meaning=meaning,
+        schedules=config.schedules,
+    )
     pack = Pack.load(config.pack, config.users)
     check_axes(composition, pack.scenarios("train"))
     scenarios = pack.scenarios(config.evaluation.split)
