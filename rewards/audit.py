@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envs.episode import Episode
 from envs.errors import UptakeError
@@ -20,6 +20,9 @@ from rewards.compose import Composition, term_values, weighted_mean
 from rewards.detector import ENERGY, DetectorConfig
 from rewards.meaning import Meaning
 from rewards.registry import get
+
+if TYPE_CHECKING:
+    from rewards.judge.judge import Judge
 
 MARGIN = 0.25
 """Of the reward's range of 2: a degenerate agent must stay this far below the oracle."""
@@ -127,8 +130,12 @@ class Audit:
 
 
 def score(composition: Composition, episodes: Iterable[Episode]) -> dict[str, float | None]:
-    """Mean of each term over all its verdicts on these conversations; None when it never applied."""
-    values = term_values(verdict for episode in episodes for verdict in composition.score(episode))
+    """Mean of each term over all its verdicts on these conversations; None when it never applied.
+
+    A judge answers the questions about all of them side by side.
+    """
+    pending = [composition.start(episode) for episode in episodes]
+    values = term_values(verdict for give in pending for verdict in give())
     return {term: values.get(term) for term in composition.weights}
 
 
@@ -228,6 +235,7 @@ def examine(
     strict: bool = True,
     activity: DetectorConfig = ENERGY,
     meaning: Meaning | None = None,
+    judge: Judge | None = None,
 ) -> tuple[dict[str, Audit], dict[str, str]]:
     """Audit many compositions over the same conversations.
 
@@ -240,6 +248,7 @@ def examine(
         strict: whether one of `known` that does not get away with it fails the audit.
         activity: who is taken to speak when.
         meaning: for the terms that compare meanings; without it these cannot be audited.
+        judge: for the terms that ask a language model; without it these cannot be audited.
 
     Returns:
         The audits; and for each subject that cannot be audited, why.
@@ -247,13 +256,13 @@ def examine(
     compositions, refused = {}, {}
     for name, terms in subjects.items():
         try:
-            compositions[name] = Composition(terms, activity=activity, meaning=meaning)
+            compositions[name] = Composition(terms, activity=activity, meaning=meaning, judge=judge)
         except UptakeError as error:
             refused[name] = str(error)
     spelled = {get(term).name: term for name in compositions for term, weight in subjects[name].items() if weight}
     if not spelled:
         return {}, refused
-    everything = Composition(dict.fromkeys(spelled.values(), 1.0), activity=activity, meaning=meaning)
+    everything = Composition(dict.fromkeys(spelled.values(), 1.0), activity=activity, meaning=meaning, judge=judge)
     draws: dict[str, list[Values]] = {}
     for agent, episodes in played:
         draws.setdefault(agent, []).append(score(everything, episodes))

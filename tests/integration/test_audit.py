@@ -16,6 +16,7 @@ from rewards import names
 from rewards import registry as registry_module
 from rewards.attacks import ATTACKS
 from rewards.holes import declared
+from tests.judge_server import JudgeServer
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -81,6 +82,24 @@ def test_a_reward_with_a_hole_fails_with_status_1_and_names_attack_term_and_dist
     registry_module._FILES.clear()
     done = CliRunner().invoke(app, ["audit", f"{file}:loud", *few])
     assert isinstance(done.exception, UptakeError) and "loud failed to give" in str(done.exception)
+
+
+def test_a_composition_that_asks_a_language_model_is_attacked_where_it_names_one(tmp_path: Path) -> None:
+    config = tmp_path / "judged.yaml"
+    config.write_text("rewards: {published_judge: 3.0, turn_taking: 1.0, pause_handling: 1.0}\ngrpo: {iterations: 2}\n")
+    few = ("--scenarios", "8", "--out", str(tmp_path))
+    with JudgeServer() as server:  # its score: how many words of the question are in the answer
+        named = (str(config), f"judge.base_url={server.url}", "judge.model=one", f"judge.cache={tmp_path / 'said'}")
+        status, output = run(*named, *few)
+        assert len(server.requests) > 20, output
+    (written,) = tmp_path.glob("*judged.yaml.json")
+    found = json.loads(written.read_text())
+    (attacks,) = (audit["attacks"] for audit in found["audits"].values())
+    assert attacks["silent"]["terms"]["published_judge"] == -1.0
+    assert attacks["echo_chaser"]["terms"]["published_judge"] == 1.0, "this judge likes to hear its own words"
+    assert status == 1 and "echo_chaser earns" in output
+    done = CliRunner().invoke(app, ["audit", *named, f"judge.cache={tmp_path / 'nothing'}", *few])
+    assert isinstance(done.exception, UptakeError) and "judge" in str(done.exception), "it has gone"
 
 
 @pytest.mark.parametrize(
