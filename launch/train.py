@@ -245,7 +245,7 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False)
                 "as it was, or start another run with name=NAME"
             )
         # A trainer compares its own section.
-        for name in ("policy", "prompt", "pack", "seed", "rewards", "activity", "embedding", "evaluation"):
+        for name in ("policy", "prompt", "pack", "seed", "rewards", "schedules", "activity", "embedding", "evaluation"):
             if getattr(old, name) != getattr(config, name):
                 raise UptakeError(
                     f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
