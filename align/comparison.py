@@ -17,10 +17,13 @@ from rewards.measures import MEASURES, TIMINGS, Measure
 LABELS: Mapping[str, str] = {
     "paired_score": "paired score",
     "pause_takeover": "pause takeover",
+    "pause_takeover_short": "– pauses below 0.7 s",
+    "pause_takeover_long": "– pauses from 0.7 s on",
     "turn_response": "turn response",
     "fto_p10_s": "floor-transfer offset p10",
     "fto_p50_s": "floor-transfer offset p50",
     "fto_p90_s": "floor-transfer offset p90",
+    "fto_human_s": "– distance from human offsets",
     "latency_p50_s": "answer latency p50",
     "cut_in": "cut-ins",
     "bc_f1": "backchannel F1",
@@ -35,13 +38,23 @@ LABELS: Mapping[str, str] = {
     "bc_takeover": "monologue takeovers",
     "stopped": "stops when interrupted",
     "stop_latency_p50_s": "stop latency p50",
+    "stop_onset_p50_s": "– from the barge-in's onset",
     "answered": "interruption answered",
     "obeyed": "stop command obeyed",
     "false_stop": "false stops",
+    "resumed": "– speaks again after one",
+    "collision_p50_s": "collision resolved p50",
+    "ignored": "noise and asides ignored",
+    "spoke_up": "spoke up when due",
+    "false_start": "uncalled turns a minute",
+    "declined": "declined what must be",
+    "over_refused": "declined what is harmless",
     "content_hit": "quality: expected content",
     "similarity": "quality: similarity",
     "repetition": "repetition",
     "talk_ratio": "talk ratio",
+    "overlap_ratio": "overlap ratio",
+    "silence_ratio": "silence ratio",
 }
 """What tables call a measure; `rewards.measures.MEASURES` says what it is."""
 HEADLINE = (
@@ -194,7 +207,7 @@ def _cases(evaluation: Evaluation) -> dict[str, int]:
         for name in {name for one in rows for name, value in one.items() if _counts(name, value)}:
             counts[name] = counts.get(name, 0) + 1
     for quantile in MEASURES:
-        base = re.sub(r"_p\d+_s$", "_s", quantile)
+        base = re.sub(r"_(p\d+|human)_s$", "_s", quantile)
         if base != quantile and base in counts:
             counts[quantile] = counts[base]
     counts["paired_score"] = len(evaluation.scenarios)

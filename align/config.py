@@ -78,6 +78,8 @@ class TrainConfig:
     """Seeds the training: rollouts, batches, sampling."""
     rewards: dict[str, float] = field(default_factory=dict)
     """Reward term -> weight; 0 leaves it out. A term is a registered name, or `path/to/file.py:name`."""
+    schedules: dict[str, dict[int, float]] = field(default_factory=dict)
+    """Reward term -> {iteration: factor on its weight}, linear in between; terms without one keep their weight."""
     activity: DetectorConfig = field(default_factory=DetectorConfig)
     """Who is taken to speak when, in rewards and measures."""
     embedding: str = ""

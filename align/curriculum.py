@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from envs.errors import UptakeError
+from rewards.refusal import TAG
 
-#: Axis -> event types. A scenario belongs to the first axis that one of its events has a type of: a barge-in scenario
-#: also has a question in it, a pause scenario also an end of turn.
+#: Axis -> event types. A scenario belongs to the first axis that one of the events that it is about has a type of: a
+#: barge-in scenario also has a question in it, a pause scenario also an end of turn.
 AXES: Mapping[str, tuple[str, ...]] = {
     "interruption": ("C1", "C2", "C3", "C4", "C5", "C6", "C9", "C10"),
     "resume": ("C8", "G4"),
@@ -28,6 +29,8 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "pause": ("B1", "B2", "B4", "B5", "B6"),
     "turn": ("A1", "A2", "A3", "A4", "A7", "A8", "G3"),
 }
+SAFETY = "safety"
+"""The axis of the scenarios with this tag, whatever their events: a few requests would drown among the questions."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,15 @@ def by_axis(scenarios: Iterable[Any]) -> dict[str, list[str]]:
     """Scenario ids by axis, sorted, from `envs.scenario.Scenario`s; axes without a scenario are absent."""
     found: dict[str, list[str]] = {}
     for scenario in scenarios:
-        types = set(scenario.about)
-        for axis, codes in AXES.items():
-            if types & set(codes):
-                found.setdefault(axis, []).append(scenario.id)
-                break
+        if TAG in scenario.tags:
+            found.setdefault(SAFETY, []).append(scenario.id)
+            continue
+        # What is about a condition of the channel (F) belongs where its conversation does.
+        known = (
+            axis for types in (scenario.about, scenario.types) for axis, codes in AXES.items() if {*types} & {*codes}
+        )
+        if (axis := next(known, None)) is not None:
+            found.setdefault(axis, []).append(scenario.id)
     return {axis: sorted(found[axis]) for axis in sorted(found)}
 
 

@@ -13,7 +13,7 @@ from align.advantages import Credit
 from align.rollout import Rollout, action_frames, heard_after
 from align.tally import Tally
 from envs.errors import UptakeError
-from rewards.registry import EPISODE
+from rewards.registry import EPISODE, get
 
 if TYPE_CHECKING:
     from align.policies.base import DuplexSpec
@@ -45,14 +45,19 @@ def check_axes(composition: Composition, scenarios: Sequence[Scenario]) -> None:
     """
     known = {scenario.id: scenario for scenario in scenarios}
     judged = {code for term in composition.rewards for code in term.events}
+    safe = any(term.axis == curriculum.SAFETY for term in composition.rewards)
     for axis, ids in curriculum.by_axis(scenarios).items():
         there = frozenset[str]().union(*(known[name].types for name in ids))
-        own = sorted(there & set(curriculum.AXES[axis]))
         if not judged & (there | {EPISODE}):
             raise UptakeError(
                 f"rewards: nothing applies to the {len(ids)} scenarios of axis {axis!r} (event types "
                 f"{', '.join(sorted(there))}); add a term that judges one of these, or train on a pack without them"
             )
+        if axis == curriculum.SAFETY:
+            if not safe:
+                log.warning("rewards: no term judges what axis %r is about (refusal or safety_judge would)", axis)
+            continue
+        own = sorted(there & set(curriculum.AXES[axis]))
         if not judged & set(own):
             log.warning("rewards: no term judges what axis %r is about (event types %s)", axis, ", ".join(own))
 
@@ -76,9 +81,12 @@ def judge(
         tally: gets `reward`, `rewards/TERM/mean`, `axis/AXIS` and `faults/TERM`, the share of a term's verdicts that
             it raised instead of giving. A conversation's reward is `Composition.total`. Where a language model was
             asked: `judge/cached`, `judge/faults` and `judge/KIND` for each kind of fault, as shares of the questions.
+            Where weights are scheduled: `weights/TERM`.
         pending: what `begin` gave for the conversations; None: it is done now.
     """
     pending = begin(composition, played.episodes) if pending is None else pending
+    for name in composition.schedules:
+        tally.add(f"weights/{get(name).name}", composition.weights[get(name).name])
     credits: list[Credit] = []
     outcomes: Counter[str] = Counter()
     for row, give in enumerate(pending):

@@ -225,11 +225,15 @@ class Schema:
     def _plain(self, setting: Setting) -> Any:
         """The value, with what YAML 1.1 takes for text (`1e-4`, which lacks its point) read as the number that it is.
 
-        A whole number where any number is expected becomes one, or OmegaConf would warn of it.
+        A whole number where any number is expected becomes one, or OmegaConf would warn of it; so do the keys of a
+        mapping by number, which a file's reader takes for text.
         """
-        if type(setting.value) in (str, int) and self._type(setting.path) in (float, float | None):
-            with contextlib.suppress(ValueError):
+        kind = self._type(setting.path)
+        with contextlib.suppress(ValueError, TypeError):
+            if type(setting.value) in (str, int) and kind in (float, float | None):
                 return float(setting.value)
+            if isinstance(setting.value, dict) and kind == dict[int, float]:
+                return {int(key): float(value) for key, value in setting.value.items()}
         return setting.value
 
     def _kind(self, path: KeyPath) -> str:
@@ -237,7 +241,8 @@ class Schema:
         kind = self._type(path)
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         if get_origin(kind) is dict:
-            return f"a mapping of names to {words.get(get_args(kind)[1], 'values')}"
+            keys = "whole numbers" if get_args(kind)[0] is int else "names"
+            return f"a mapping of {keys} to {words.get(get_args(kind)[1], 'values')}"
         if get_origin(kind) is list:
             return f"a list, each entry {words.get(get_args(kind)[0], 'a value')}"
         return words.get(kind, str(kind))

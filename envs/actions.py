@@ -224,7 +224,7 @@ class Canned(ScriptedAgent):
 
     def _next(self, row: int, now: int) -> Clip:
         said = [clip for clip, *_ in self.said(row) if isinstance(clip, Clip) and clip.kind == "agent"]
-        asked = [event.expected("responds") for event in self._events(row) if event.onset < now]
+        asked = [event.reply for event in self._events(row) if event.onset < now]
         wanted = next((expect.content for expect in reversed(asked) if expect is not None), ())
         fresh = [clip for clip in self._answers(wanted) if clip not in said]
         return fresh[0] if fresh else self.clips[len(said) % len(self.clips)]

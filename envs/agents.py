@@ -334,10 +334,10 @@ class EnergyVad(ScriptedAgent):
 class Oracle(ScriptedAgent):
     """Knows what happens and does what is expected: the ceiling.
 
-    Answers `ANSWER` seconds after the end of a turn with a clip that fits what is expected, backchannels `BACKCHANNEL`
-    seconds after an opportunity, stops `STOP` seconds after a barge-in has become clear, and answers it. It gives way
-    `GIVE_WAY` seconds into a collision, goes on `ANSWER` seconds after what it need not have stopped for, and speaks up
-    `SPEAK_UP` seconds after that is due.
+    Answers `ANSWER` seconds after the end of a turn with a clip that fits what is expected, be it a refusal, says a
+    backchannel `BACKCHANNEL` seconds after an opportunity, stops `STOP` seconds after a barge-in has become clear, and
+    answers it. It gives way `GIVE_WAY` seconds into a collision, goes on `ANSWER` seconds after what it need not have
+    stopped for, and speaks up `SPEAK_UP` seconds after that is due.
     """
 
     ANSWER, BACKCHANNEL, STOP, GIVE_WAY, SPEAK_UP = 0.25, 0.2, 0.2, 0.4, 0.2
@@ -377,7 +377,7 @@ class Oracle(ScriptedAgent):
                     if self._due(row, now, f"{event.id}:bc{i}", place, self.BACKCHANNEL):
                         clip = self.backchannels[(row + i) % len(self.backchannels)]
                         self.say(row, clip, place + CLOCK.samples(self.BACKCHANNEL))
-            answered = event.type in TURN_TYPES or event.expected("responds") is not None
+            answered = event.type in TURN_TYPES or event.reply is not None
             if answered and self._due(row, now, f"{event.id}:answer", event.offset, self.ANSWER):
                 self.say(row, self._answer_to(row, event), event.offset + CLOCK.samples(self.ANSWER))
 
@@ -392,6 +392,6 @@ class Oracle(ScriptedAgent):
         return any(e.expected("yields") and e.onset == event.onset for e in self.env.privileged(row))
 
     def _answer_to(self, row: int, event: Event) -> Sound:
-        expect = event.expected("responds") or event.expected("speaks_up")
+        expect = event.reply or event.expected("speaks_up")
         fitting = self.env.pack.answers(expect.content) if expect else []
         return fitting[0] if fitting else self.clips[0]

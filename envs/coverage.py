@@ -18,6 +18,7 @@ _VERBS = {
     "speaks_up": "speaks up",
     "yields": "gives way",
     "resumes": "takes up again",
+    "declines": "declines",
 }
 
 
@@ -88,4 +89,6 @@ def _say(expect: Expect) -> str:
     within = expect.within
     if expect.agent == "speaks_up" and within:
         return f"speaks up {0.0 - within.get('early', 0.0):g} to {within['full']:+g} s from when it is due"
+    if expect.agent == "silent" and expect.content:
+        return f"does not say {' or '.join(repr(word) for word in expect.content)}"
     return _VERBS[expect.agent] + (f" within {within['full']:g} s" if "full" in within else "")

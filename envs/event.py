@@ -142,6 +142,11 @@ class Event:
         """The first expectation of this behaviour, or None."""
         return next((expect for expect in self.expects if expect.agent == agent), None)
 
+    @property
+    def reply(self) -> Expect | None:
+        """What the agent should say when it is over: an answer, or a refusal; None where neither is expected."""
+        return self.expected("responds") or self.expected("declines")
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back to an equal event."""
         return {

@@ -1,9 +1,9 @@
 """Scripted agents that look right to a careless reward, for `rewards.attacks`. Batched, no torch.
 
 Two families. The first has the oracle's timing and says nothing worth hearing: `Mumbler`, `Whisperer`, `Truncator`,
-`EchoChaser`. They know when a turn ends, give way to a barge-in and keep silent in a pause, but give no backchannels:
-a short sound at the right moment would be one. The second has the oracle's voice and no idea of time: `RandomTalker`,
-`RateMatched`. Silence, endless talk, endless backchannels and the metronome are in `envs.agents`.
+`EchoChaser`, `Agreeable`. They know when a turn ends, give way to a barge-in and keep silent in a pause, but give no
+backchannels: a short sound at the right moment would be one. The second has the oracle's voice and no idea of time:
+`RandomTalker`, `RateMatched`. Silence, endless talk, endless backchannels and the metronome are in `envs.agents`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ WHISPER_DB = -40.0
 """Relative to speech: a soft whisper at a metre has about 30 dB SPL, conversation 60."""
 TRUNCATED_SECONDS = 0.4
 MUMBLE_GAP_SECONDS = 0.1
+AGREEING = ("sure", "yes", "yeah", "okay")
+"""What an agreeing sentence begins with."""
 _SEED = 20260914
+_Piece = tuple[Sound, int, int]
 
 
 class Whisperer(Oracle):
@@ -98,20 +101,39 @@ class EchoChaser(_WellTimed):
         return _Heard(self._mic[row, event.onset : event.offset].copy(), words)
 
 
+class Agreeable(_WellTimed):
+    """Says yes to everything, on time, whatever was asked: the pack's first sentence that begins by agreeing.
+
+    In a pack without one it is a mere backchannel. Where something must be declined, training for speed makes that of a
+    refusal (arXiv 2606.11167).
+    """
+
+    def __init__(self, num_envs: int, pack: Pack, env: DuplexVectorEnv) -> None:
+        super().__init__(num_envs, pack, env)
+        self._need(self.tokens, "agent_backchannel")
+        agreeing = (clip for clip in self.clips if clip.words and clip.words[0].text.lower().strip(",.!") in AGREEING)
+        self.yes = next(agreeing, self.tokens[0])
+
+    def _answer_to(self, row: int, event: Event) -> Sound:
+        return self.yes
+
+
 class RandomTalker(ScriptedAgent):
     """Talks and is silent by chance: stretches of 1.5 s after silences of 2.5 s, both exponential."""
 
     TALK, SILENCE = 1.5, 2.5
 
-    def __init__(self, num_envs: int, pack: Pack) -> None:
+    def __init__(self, num_envs: int, pack: Pack, draw: int = 0) -> None:
+        """`draw` numbers the dice."""
         super().__init__(num_envs, pack)
         self._need(self.clips, "agent")
-        self._rng = [np.random.default_rng([_SEED, row]) for row in range(num_envs)]
+        self._seed = [_SEED, draw]
+        self._rng = [np.random.default_rng([*self._seed, row]) for row in range(num_envs)]
         self._next = np.zeros(num_envs, np.int64)  # (B,) onset of the next stretch
 
     def restart(self, row: int) -> None:
         """Draw the same times again."""
-        self._rng[row] = np.random.default_rng([_SEED, row])
+        self._rng[row] = np.random.default_rng([*self._seed, row])
         self._next[row] = self._draw(row, self.SILENCE)
 
     def _draw(self, row: int, mean: float) -> int:
@@ -133,10 +155,10 @@ class RateMatched(ScriptedAgent):
     The control of a timing reward: whatever it earns is earned by how much is said and not by when.
     """
 
-    def __init__(self, other: ScriptedAgent, samples: Sequence[int]) -> None:
-        """Shuffle what `other` has said in its conversations, which lasted `samples` each."""
+    def __init__(self, other: ScriptedAgent, samples: Sequence[int], draw: int = 0) -> None:
+        """Shuffle what `other` has said in its conversations, which lasted `samples` each; `draw` numbers the dice."""
         super().__init__(other.num_envs)
-        self._plans = [_shuffled(other.said(row), length, row) for row, length in enumerate(samples)]
+        self._plans = [_shuffled(other.said(row), length, (draw, row)) for row, length in enumerate(samples)]
         self._left = [list(plan) for plan in self._plans]
 
     def restart(self, row: int) -> None:
@@ -150,17 +172,18 @@ class RateMatched(ScriptedAgent):
             self.say(row, clip, onset, max(onset, now) + length)
 
 
-def _shuffled(said: Iterable[tuple[Sound, int, int]], samples: int, row: int) -> list[tuple[Sound, int, int]]:
+def _shuffled(said: Iterable[_Piece], samples: int, dice: tuple[int, int]) -> list[_Piece]:
     """The same utterances in another order at random times of [one frame, samples): (sound, onset, length).
 
     They do not overlap, and silences between them are uniform spacings.
     """
-    rng = np.random.default_rng([_SEED, row])
+    rng = np.random.default_rng([_SEED, *dice])
     pieces = [(clip, min(stop, samples) - start) for clip, start, stop in said if start < samples]
     pieces = [pieces[i] for i in rng.permutation(len(pieces))]
     free = max(0, samples - CLOCK.frame - sum(length for _, length in pieces))
     starts = np.sort(rng.integers(0, free + 1, len(pieces))) + CLOCK.frame
-    plan, spoken = [], 0
+    plan: list[_Piece] = []
+    spoken = 0
     for (clip, length), start in zip(pieces, starts.tolist(), strict=True):
         plan.append((clip, start + spoken, length))
         spoken += length

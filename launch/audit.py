@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,14 +23,16 @@ from align.evaluation import write_json
 from envs.clock import CLOCK
 from envs.errors import UptakeError
 from envs.pack import Pack
+from launch.judge import open_judge
 from launch.meaning import open_meaning
 from launch.terminal import counting, make_console
 from rewards import registry
-from rewards.attacks import ATTACKS, ORACLE, paired_scenarios, play
+from rewards.attacks import ATTACKS, ORACLE, PLAYS, paired_scenarios, play
 from rewards.audit import Audit, companions, examine
 from rewards.detector import ENERGY, parse_detector
 from rewards.heatmap import draw
-from rewards.holes import KNOWN
+from rewards.holes import SHIPPED, declared
+from rewards.judge.judge import Judge
 
 Subjects = dict[str, Mapping[str, float]]
 """Name -> terms and weights."""
@@ -78,10 +81,20 @@ def run_audit(
     meaning = open_meaning(embedding or (config.embedding if config else ""), terms)
     pack = Pack.load(pack_path)
     chosen = paired_scenarios(pack, split, scenarios)
-    with counting(console, "attacking", 1 + len(ATTACKS)) as advance:
+    judge = open_judge(config.judge, terms) if config else None
+    with judging(judge, terms), counting(console, "attacking", PLAYS) as advance:
         frames = max(CLOCK.frames_covering(CLOCK.nearest_sample(one.max_seconds)) for one in chosen)
         played = play(pack, chosen, frames, seed=seed, on_done=lambda agent: advance(1))
-        audits, refused = examine(subjects, played, margin=margin, known=KNOWN, activity=detector, meaning=meaning)
+        audits, refused = examine(
+            subjects,
+            played,
+            margin=margin,
+            known=declared(pack.name),
+            strict=everything and pack.name in SHIPPED and split == "dev",
+            activity=detector,
+            meaning=meaning,
+            judge=judge,
+        )
     if not audits:
         raise UptakeError(next(iter(refused.values())))
 
@@ -110,6 +123,19 @@ def run_audit(
     verdict = "[green]passed[/]" if passed else "[bold red]failed[/]"
     console.print(f"{verdict}: {out / name}.json, {out / name}.png", highlight=False, soft_wrap=True)
     return passed
+
+
+@contextmanager
+def judging(judge: Judge | None, terms: Iterable[str]) -> Iterator[None]:
+    """Ask a judge one test question before anything is played, and close it afterwards; nothing where there is none."""
+    if judge is None:
+        yield
+        return
+    try:
+        judge.probe(next(rubric for term in terms if (rubric := registry.get(term).rubric) is not None))
+        yield
+    finally:
+        judge.close()
 
 
 def is_config(what: str | None) -> bool:

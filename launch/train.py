@@ -160,7 +160,13 @@ def prepare(config: TrainConfig) -> Job:
     terms = {term: weight for term, weight in config.rewards.items() if weight}
     config.activity.check()  # before a judge is opened
     meaning = open_meaning(config.embedding, terms)
-    composition = Composition(terms, judge=open_judge(config.judge, terms), activity=config.activity, meaning=meaning)
+    composition = Composition(
+        terms,
+        judge=open_judge(config.judge, terms),
+        activity=config.activity,
+        meaning=meaning,
+        schedules=config.schedules,
+    )
     pack = Pack.load(config.pack, config.users)
     check_axes(composition, pack.scenarios("train"))
     scenarios = pack.scenarios(config.evaluation.split)
@@ -239,7 +245,7 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False)
                 "as it was, or start another run with name=NAME"
             )
         # A trainer compares its own section.
-        for name in ("policy", "prompt", "pack", "seed", "rewards", "activity", "embedding", "evaluation"):
+        for name in ("policy", "prompt", "pack", "seed", "rewards", "schedules", "activity", "embedding", "evaluation"):
             if getattr(old, name) != getattr(config, name):
                 raise UptakeError(
                     f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "

@@ -12,17 +12,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs.users.laws import load_laws
+
 Measurement = Mapping[str, Sequence[float]]
 
 QUANTILES: Mapping[str, Mapping[str, float]] = {
     "fto_s": {"fto_p10_s": 0.1, "fto_p50_s": 0.5, "fto_p90_s": 0.9},
     "latency_s": {"latency_p50_s": 0.5},
     "stop_latency_s": {"stop_latency_p50_s": 0.5},
+    "stop_onset_s": {"stop_onset_p50_s": 0.5},
+    "collision_s": {"collision_p50_s": 0.5},
 }
 """Names that hold lists, and the quantiles that are reported of each. `NAME/TYPE` holds a list too (see `by_type`).
 
 Every other name holds a ratio.
 """
+_GRID = 0.01
 TYPE_QUANTILES: Mapping[str, float] = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
@@ -65,6 +70,8 @@ class Table:
         for name, (values, scenario) in self.samples.items():
             for label, q in QUANTILES[name].items():
                 found[label] = _quantile(values, weights[:, scenario], q)
+            if name == "fto_s":
+                found["fto_human_s"] = human_distance(values, weights[:, scenario])
         found["paired_score"] = paired_score(found)
         return found
 
@@ -111,6 +118,32 @@ def _quantile(values: np.ndarray, weights: np.ndarray, q: float) -> np.ndarray:
     total = mass[:, -1:]
     index = np.argmax(mass >= q * total - 1e-9, axis=1)
     return np.where(total[:, 0] > 0, values[index], np.nan)
+
+
+def human_distance(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Wasserstein-1 between floor-transfer offsets and those of people (the law `fto` of `envs.users.laws`).
+
+    The area between the two distribution functions, on a grid of 10 ms: how far, in seconds, the mean offset would have
+    to be moved.
+
+    Args:
+        values: (n,) seconds, ascending.
+        weights: (D, n).
+
+    Returns:
+        (D,) seconds; NaN without values.
+    """
+    if not values.size:
+        return np.full(weights.shape[0], np.nan)
+    law = load_laws()["fto"]
+    low, high = (f(edge, round(float(values[i]), 2)) for f, edge, i in ((min, law.clip[0], 0), (max, law.clip[1], -1)))
+    grid = np.arange(low, high + _GRID, _GRID)
+    people = np.array([0.0 if at < law.clip[0] else 1.0 if at >= law.clip[1] else law.below(at) for at in grid])
+    mass = np.concatenate([np.zeros((weights.shape[0], 1)), np.cumsum(weights, axis=1)], axis=1)
+    total = mass[:, -1:]
+    share = np.divide(mass, total, out=np.full_like(mass, np.nan), where=total > 0)
+    agent = share[:, np.searchsorted(values, grid, side="right")]
+    return np.abs(agent - people).sum(axis=1) * _GRID
 
 
 def paired_score(figures: Mapping[str, np.ndarray]) -> np.ndarray:

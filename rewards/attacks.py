@@ -14,7 +14,7 @@ from envs.agents import AlwaysBackchannel, AlwaysTalking, Metronome, Oracle, Scr
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
 from envs.errors import UptakeError
-from envs.impostors import EchoChaser, Mumbler, RandomTalker, RateMatched, Truncator, Whisperer
+from envs.impostors import Agreeable, EchoChaser, Mumbler, RandomTalker, RateMatched, Truncator, Whisperer
 from envs.pack import Pack
 from envs.scenario import Scenario
 
@@ -26,8 +26,10 @@ FRAMES = 175
 
 Attack = Callable[[DuplexVectorEnv, Oracle, Sequence[int]], ScriptedAgent]
 """Makes an attack from the environment, the oracle after its conversations, and how long those were in samples."""
+Gamble = Callable[[DuplexVectorEnv, Oracle, Sequence[int], int], ScriptedAgent]
+"""The same for one that rolls dice, from the number of the draw."""
 
-ATTACKS: Mapping[str, Attack] = {
+CERTAIN: Mapping[str, Attack] = {
     "silent": lambda env, oracle, samples: Silent(env.num_envs),
     "always_talking": lambda env, oracle, samples: AlwaysTalking(env.num_envs, env.pack),
     "always_backchannel": lambda env, oracle, samples: AlwaysBackchannel(env.num_envs, env.pack),
@@ -36,23 +38,33 @@ ATTACKS: Mapping[str, Attack] = {
     "whisperer": lambda env, oracle, samples: Whisperer(env.num_envs, env.pack, env),
     "truncator": lambda env, oracle, samples: Truncator(env.num_envs, env.pack, env),
     "echo_chaser": lambda env, oracle, samples: EchoChaser(env.num_envs, env.pack, env),
-    "random": lambda env, oracle, samples: RandomTalker(env.num_envs, env.pack),
-    "rate_matched": lambda env, oracle, samples: RateMatched(oracle, samples),
+    "agreeable": lambda env, oracle, samples: Agreeable(env.num_envs, env.pack, env),
 }
+CHANCE: Mapping[str, Gamble] = {
+    "random": lambda env, oracle, samples, draw: RandomTalker(env.num_envs, env.pack, draw),
+    "rate_matched": lambda env, oracle, samples, draw: RateMatched(oracle, samples, draw),
+}
+ATTACKS = (*CERTAIN, *CHANCE)
 """Every degenerate policy by name: what it does is said in `envs.agents` and `envs.impostors`."""
+DRAWS = 3
+"""So often have those that roll dice the same conversations: where a pack has one story, one draw says little."""
+PLAYS = 1 + len(CERTAIN) + DRAWS * len(CHANCE)
+"""How often `play` has the conversations played."""
 
 
 def paired_scenarios(pack: Pack, split: str = "dev", count: int = SCENARIOS) -> list[Scenario]:
     """About `count` scenarios of a split, every kind in turn, each with its twin.
 
-    Kinds are told apart by the event types in their scripts. The choice depends on the scenarios' ids alone.
+    Kinds are told apart by the event types in their scripts and by what is expected of the agent. The choice depends on
+    the scenarios' ids alone.
 
     Raises:
         UptakeError: the split is empty.
     """
-    kinds: dict[tuple[str, ...], list[Scenario]] = {}
+    kinds: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Scenario]] = {}
     for scenario in sorted(pack.scenarios(split), key=lambda one: one.id):
-        kinds.setdefault(tuple(sorted(scenario.types)), []).append(scenario)
+        wanted = {expect.agent for _, expect in scenario.expects}
+        kinds.setdefault((tuple(sorted(scenario.types)), tuple(sorted(wanted))), []).append(scenario)
     if not kinds:
         raise UptakeError(f"pack {pack.name!r} has no scenario in split {split!r}")
     known = {scenario.id: scenario for found in kinds.values() for scenario in found}
@@ -78,12 +90,14 @@ def play(
 ) -> Iterator[tuple[str, list[Episode]]]:
     """Let the oracle, then each attack, have the same conversations; one agent's at a time, to spare memory.
 
+    An attack that rolls dice comes `DRAWS` times under its name.
+
     Args:
         pack: whose clips the agents speak with.
         scenarios: of one split.
         frames: length of every conversation.
         seed: of the users' timing and rooms.
-        on_done: called with the agent's name after each.
+        on_done: called with the agent's name after each, `PLAYS` times in all.
     """
     env = DuplexVectorEnv(pack, len(scenarios), scenarios[0].split, frames)
     oracle = Oracle(env.num_envs, pack, env)
@@ -99,6 +113,10 @@ def play(
     samples = [episode.samples for episode in best]
     yield ORACLE, best
     on_done(ORACLE)
-    for name, make in ATTACKS.items():
+    for name, make in CERTAIN.items():
         yield name, talk(make(env, oracle, samples))
         on_done(name)
+    for name, gamble in CHANCE.items():
+        for draw in range(DRAWS):
+            yield name, talk(gamble(env, oracle, samples, draw))
+            on_done(name)

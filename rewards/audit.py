@@ -1,9 +1,9 @@
 """Would a degenerate policy get away with it? Compares what attacks earn with what the oracle earns.
 
-    found = audit(Composition(OURS), dict(play(pack, paired_scenarios(pack))))
-    found.offenders                          # attacks that come within the margin of the oracle, or above it
+    audits, refused = examine({"ours": OURS}, play(pack, paired_scenarios(pack)))
+    audits["ours"].offenders                 # attacks that come within the margin of the oracle, or above it
 
-`examine` audits many compositions over the same conversations and scores every term once.
+Many compositions are audited over the same conversations, and every term is scored once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from envs.episode import Episode
 from envs.errors import UptakeError
@@ -20,6 +20,9 @@ from rewards.compose import Composition, term_values, weighted_mean
 from rewards.detector import ENERGY, DetectorConfig
 from rewards.meaning import Meaning
 from rewards.registry import get
+
+if TYPE_CHECKING:
+    from rewards.judge.judge import Judge
 
 MARGIN = 0.25
 """Of the reward's range of 2: a degenerate agent must stay this far below the oracle."""
@@ -45,6 +48,8 @@ class Audit:
     """term -> verdicts that it failed to give."""
     known: Mapping[str, str] = field(default_factory=dict)
     """attack -> why it is expected to get away with it (`rewards.holes`)."""
+    strict: bool = True
+    """Whether a declared hole that is closed fails the audit."""
 
     def gap(self, agent: str) -> float | None:
         """How far an agent's total lies below the oracle's; None when nothing of it was judged."""
@@ -64,8 +69,8 @@ class Audit:
 
     @property
     def closed(self) -> tuple[str, ...]:
-        """Declared holes that are none: the declaration is out of date."""
-        gaps = {agent: self.gap(agent) for agent in self.known}
+        """Declared holes that are none, if this audit is `strict`: the declaration is out of date."""
+        gaps = {agent: self.gap(agent) for agent in self.known if self.strict}
         return tuple(agent for agent, gap in gaps.items() if gap is None or gap >= self.margin + SLACK)
 
     @property
@@ -125,9 +130,19 @@ class Audit:
 
 
 def score(composition: Composition, episodes: Iterable[Episode]) -> dict[str, float | None]:
-    """Mean of each term over all its verdicts on these conversations; None when it never applied."""
-    values = term_values(verdict for episode in episodes for verdict in composition.score(episode))
+    """Mean of each term over all its verdicts on these conversations; None when it never applied.
+
+    A judge answers the questions about all of them side by side.
+    """
+    pending = [composition.start(episode) for episode in episodes]
+    values = term_values(verdict for give in pending for verdict in give())
     return {term: values.get(term) for term in composition.weights}
+
+
+def _mean(draws: Sequence[Values]) -> dict[str, float | None]:
+    """Mean of each term over the draws in which it applied."""
+    kept = {term: [value for one in draws if (value := one[term]) is not None] for term in draws[0]}
+    return {term: sum(values) / len(values) if values else None for term, values in kept.items()}
 
 
 def compare(
@@ -138,6 +153,7 @@ def compare(
     margin: float = MARGIN,
     faults: Mapping[str, int] = MappingProxyType({}),
     known: Mapping[str, str] = MappingProxyType({}),
+    strict: bool = True,
 ) -> Audit:
     """See whether anybody comes near the oracle.
 
@@ -148,6 +164,7 @@ def compare(
         margin: how far below the oracle's total the others must stay.
         faults: term -> how often it failed.
         known: attacks that are expected to come near, and why.
+        strict: whether one of `known` that does not come near fails the audit.
 
     Raises:
         UptakeError: no oracle, or nobody to compare with, an oracle to whom no term applies, or an unknown attack.
@@ -165,7 +182,7 @@ def compare(
         raise UptakeError(f"audit: {broken}, and nothing else judged the oracle; see the warnings for why")
     if totals[oracle] is None:
         raise UptakeError(f"audit: no term applies to {oracle!r}; its episodes hold no event that this reward judges")
-    return Audit(kept, totals, oracle, margin, failed, dict(known))
+    return Audit(kept, totals, oracle, margin, failed, dict(known), strict)
 
 
 def _judges(term: str, found: Mapping[str, Values]) -> None:
@@ -215,18 +232,23 @@ def examine(
     *,
     margin: float = MARGIN,
     known: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    strict: bool = True,
     activity: DetectorConfig = ENERGY,
     meaning: Meaning | None = None,
+    judge: Judge | None = None,
 ) -> tuple[dict[str, Audit], dict[str, str]]:
     """Audit many compositions over the same conversations.
 
     Args:
         subjects: name -> terms and weights, as `Composition` takes them.
-        played: (agent, its conversations), the oracle among them; asked for one after the other (`rewards.attacks`).
+        played: (agent, its conversations), the oracle among them; asked for one after the other (`rewards.attacks`). An
+            agent that comes more than once earns the mean.
         margin: how far below the oracle everybody else must stay.
         known: subject -> attack -> why it is expected to get away with it.
+        strict: whether one of `known` that does not get away with it fails the audit.
         activity: who is taken to speak when.
         meaning: for the terms that compare meanings; without it these cannot be audited.
+        judge: for the terms that ask a language model; without it these cannot be audited.
 
     Returns:
         The audits; and for each subject that cannot be audited, why.
@@ -234,21 +256,29 @@ def examine(
     compositions, refused = {}, {}
     for name, terms in subjects.items():
         try:
-            compositions[name] = Composition(terms, activity=activity, meaning=meaning)
+            compositions[name] = Composition(terms, activity=activity, meaning=meaning, judge=judge)
         except UptakeError as error:
             refused[name] = str(error)
     spelled = {get(term).name: term for name in compositions for term, weight in subjects[name].items() if weight}
     if not spelled:
         return {}, refused
-    everything = Composition(dict.fromkeys(spelled.values(), 1.0), activity=activity, meaning=meaning)
-    found = {agent: score(everything, episodes) for agent, episodes in played}
+    everything = Composition(dict.fromkeys(spelled.values(), 1.0), activity=activity, meaning=meaning, judge=judge)
+    draws: dict[str, list[Values]] = {}
+    for agent, episodes in played:
+        draws.setdefault(agent, []).append(score(everything, episodes))
+    found = {agent: _mean(values) for agent, values in draws.items()}
     audits = {}
     for name, composition in compositions.items():
         try:
             if name in composition.terms and len(composition.terms) > 1:
                 _judges(get(name).name, found)
             audits[name] = compare(
-                composition.weights, found, margin=margin, faults=everything.faults, known=known.get(name, {})
+                composition.weights,
+                found,
+                margin=margin,
+                faults=everything.faults,
+                known=known.get(name, {}),
+                strict=strict,
             )
         except UptakeError as error:
             refused[name] = str(error)

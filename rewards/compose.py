@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import operator
@@ -20,6 +21,7 @@ from rewards.judge.rubric import Rubric
 from rewards.limits import TimeLimit, within
 from rewards.meaning import Meaning
 from rewards.registry import Reward, get, whole
+from rewards.schedule import Schedule, check, factor
 from rewards.verdict import Verdict
 from rewards.view import EpisodeView
 
@@ -65,10 +67,10 @@ def term_values(verdicts: Iterable[Verdict]) -> dict[str, float | None]:
 
 
 def weighted_mean(values: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
-    """Mean of the terms that apply, in [-1, 1]; None when none does."""
+    """Mean of the terms that apply, in [-1, 1]; None when none does, or none with a weight."""
     kept = {term: value for term, value in values.items() if value is not None}
     weight = sum(weights[term] for term in kept)
-    return sum(weights[term] * value for term, value in kept.items()) / weight if kept else None
+    return sum(weights[term] * value for term, value in kept.items()) / weight if weight else None
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class Composition:
     """Who is taken to speak when, in every view."""
     meaning: Meaning | None = field(default=None, compare=False)
     """What the terms that compare meanings compare them with."""
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    """Term, as `terms` names it -> how its weight changes in the course of a run (`at`)."""
     strikes: Counter[str] = field(init=False, default_factory=Counter, compare=False)
     """How often each term ran out of time."""
     rewards: tuple[Reward, ...] = field(init=False, compare=False)
@@ -98,6 +102,7 @@ class Composition:
 
     def __post_init__(self) -> None:
         self.activity.check()
+        check(self.schedules, [name for name, weight in self.terms.items() if weight])
         weights: dict[str, float] = {}
         rewards = []
         for name, weight in self.terms.items():
@@ -124,6 +129,17 @@ class Composition:
             raise UptakeError("rewards: no terms; give at least one a weight, for instance {turn_taking: 1.0}")
         object.__setattr__(self, "rewards", tuple(rewards))
         object.__setattr__(self, "weights", {name: weight for name, weight in weights.items() if weight})
+
+    def at(self, iteration: int) -> Composition:
+        """The same composition with the weights of an iteration; a term whose weight is 0 by then is judged all the
+        same. Faults are counted together."""
+        if not self.schedules:
+            return self
+        factors = {get(name).name: factor(schedule, iteration) for name, schedule in self.schedules.items()}
+        found = copy.copy(self)
+        weights = {name: weight * factors.get(name, 1.0) for name, weight in self.weights.items()}
+        object.__setattr__(found, "weights", weights)
+        return found
 
     @property
     def rubrics(self) -> tuple[Rubric, ...]:

@@ -1,8 +1,8 @@
 """The holes that shipped rewards are known to have, and why they are left open.
 
 The published rewards are shipped to the letter, holes included (their docstrings say where the paper leaves a choice).
-`uptake audit` shows a hole that is declared here with its reason; it fails for one that is not declared, and for a
-declaration that is out of date.
+`uptake audit` shows a hole that is declared here with its reason and fails for one that is not declared; with `--all`,
+on the dev split of a pack that ships, it fails for a declaration that is out of date as well.
 """
 
 from __future__ import annotations
@@ -29,24 +29,27 @@ _NO_WORDS = "published: what goes wrong is counted in sounds; what they say is j
 _ANY_STOP = "published: only the time of the stop counts, so that speech which happens to end there has given way"
 _LENGTH = "published: the length of the speech is paid, and not when it began or what it says"
 
-KNOWN: Mapping[str, Mapping[str, str]] = {
-    "aspirin": dict.fromkeys(("always_backchannel", "metronome", "mumbler", "truncator", "echo_chaser"), _SHARES),
-    "duplexpo_backchannel": dict.fromkeys(("always_talking", "always_backchannel", "metronome"), _ANY_SPEECH),
+_ANSWERS_SHORTLY = ("always_backchannel", "metronome", "mumbler", "truncator", "echo_chaser", "agreeable")
+_STOPS_SOMEHOW = ("metronome", "mumbler", "echo_chaser", "agreeable", "random", "rate_matched")
+
+EVERYWHERE: Mapping[str, Mapping[str, str]] = {
+    "aspirin": dict.fromkeys(_ANSWERS_SHORTLY, _SHARES),
+    "duplexpo_backchannel": dict.fromkeys(("always_talking", "always_backchannel"), _ANY_SPEECH),
     "duplexpo_events": dict.fromkeys(
-        ("always_backchannel", "mumbler", "truncator", "echo_chaser", "rate_matched"), _NO_WORDS
+        ("always_backchannel", "mumbler", "truncator", "echo_chaser", "agreeable"), _NO_WORDS
     ),
-    "duplexpo_onset": dict.fromkeys(("mumbler", "truncator", "echo_chaser"), _ANY_SOUND),
-    "duplexpo_stop": dict.fromkeys(("metronome", "mumbler", "echo_chaser", "random", "rate_matched"), _ANY_STOP),
+    "duplexpo_onset": dict.fromkeys(("mumbler", "truncator", "echo_chaser", "agreeable"), _ANY_SOUND),
+    "duplexpo_stop": dict.fromkeys(_STOPS_SOMEHOW, _ANY_STOP),
     "steerduplex_continuation": dict.fromkeys(
-        ("always_talking", "metronome", "mumbler", "echo_chaser", "random", "rate_matched"), _LENGTH
+        ("always_talking", "mumbler", "echo_chaser", "agreeable", "random", "rate_matched"), _LENGTH
     ),
     "steerduplex_continuity": dict.fromkeys(
-        ("always_talking", "mumbler", "echo_chaser", "random", "rate_matched"), _LENGTH
+        ("always_talking", "mumbler", "echo_chaser", "agreeable", "random", "rate_matched"), _LENGTH
     ),
-    "steerduplex_recovery": dict.fromkeys(("metronome", "mumbler", "echo_chaser"), _ANY_SOUND),
-    "steerduplex_yield": dict.fromkeys(("metronome", "mumbler", "echo_chaser", "random", "rate_matched"), _ANY_STOP),
+    "steerduplex_recovery": dict.fromkeys(("mumbler", "echo_chaser", "agreeable"), _ANY_SOUND),
+    "steerduplex_yield": dict.fromkeys(_STOPS_SOMEHOW, _ANY_STOP),
     "published_pause": dict.fromkeys(
-        ("silent", "always_backchannel", "metronome", "mumbler", "whisperer", "truncator", "echo_chaser"),
+        ("silent", "always_backchannel", "metronome", "mumbler", "whisperer", "truncator", "echo_chaser", "agreeable"),
         _SHORT_IS_FREE,
     ),
     "published_turn": {
@@ -56,6 +59,7 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
         "random": _EARLY,
         "mumbler": _NO_JUDGE,
         "echo_chaser": _NO_JUDGE,
+        "agreeable": _NO_JUDGE,
     },
     "published_backchannel": {"always_backchannel": _MANY_TO_ONE},
     "published_interruption": {
@@ -65,21 +69,41 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
         "rate_matched": _SLOW_SCALE,
         "mumbler": _NO_JUDGE,
         "echo_chaser": _NO_JUDGE,
+        "agreeable": _NO_JUDGE,
     },
-    "recipes/aspirin": dict.fromkeys(
-        ("always_backchannel", "metronome", "mumbler", "truncator", "echo_chaser"), _SHARES
-    ),
+    "recipes/aspirin": dict.fromkeys(_ANSWERS_SHORTLY, _SHARES),
     "recipes/duplexpo": {
         "always_backchannel": _NO_WORDS,
         "metronome": _ANY_STOP,
         "truncator": _ANY_SOUND,
         "echo_chaser": _ANY_SOUND,
+        "agreeable": _ANY_SOUND,
     },
     "recipes/published": {
         "always_backchannel": _SPANNED,
         "mumbler": _NO_JUDGE,
         "echo_chaser": _NO_JUDGE,
-        "rate_matched": _EARLY,
+        "agreeable": _NO_JUDGE,
     },
 }
-"""Name of a reward or a configuration -> attack -> reason."""
+"""Name of a reward or a configuration -> attack -> reason: open in every pack that ships."""
+
+ONLY_IN: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "core": {
+        "duplexpo_backchannel": {"metronome": _ANY_SPEECH},
+        "steerduplex_continuation": {"metronome": _LENGTH},
+        "steerduplex_recovery": {"metronome": _ANY_SOUND},
+    },
+    "taxonomy": {},
+}
+"""Pack -> the same, for holes that are open in it alone: what a beat meets depends on the conversations."""
+SHIPPED = tuple(ONLY_IN)
+
+
+def declared(pack: str) -> dict[str, dict[str, str]]:
+    """The holes that are known in a pack that ships; of any other, those that are known in any."""
+    found: dict[str, dict[str, str]] = {subject: dict(holes) for subject, holes in EVERYWHERE.items()}
+    for name in (pack,) if pack in SHIPPED else SHIPPED:
+        for subject, holes in ONLY_IN[name].items():
+            found.setdefault(subject, {}).update(holes)
+    return found

@@ -7,21 +7,32 @@ and the ground truth of the events, never from speech recognition. Nothing is cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from envs.episode import Episode
 from envs.event import BARGE_IN_TYPES, PAUSE_TYPES, TURN_TYPES, Event, Word
-from rewards.aggregate import Measurement, aggregate, paired_score
+from rewards.aggregate import QUANTILES, Measurement, aggregate, paired_score
 from rewards.backchannel import listening
+from rewards.collision import collision
 from rewards.continue_ import GAP_SECONDS, heard_until
 from rewards.detector import ENERGY, Activity, DetectorConfig
+from rewards.ignore import ignore
 from rewards.interruption import QUIET_SECONDS, STOP_ZERO_SECONDS, stop_latency
 from rewards.matching import matches, random_hits
 from rewards.pause import RESUME_SECONDS
+from rewards.proactivity import proactivity
 from rewards.quality import answer
+from rewards.refusal import refusal
+from rewards.registry import Reward
+from rewards.resume import FULL_SECONDS as RESUMED_SECONDS
+from rewards.resume import resume
 from rewards.text import duplicates
 from rewards.timing import EARLY_SECONDS, RESPONSE_SECONDS, cut_in, find_response
+from rewards.verdict import Verdict
 from rewards.view import TURN_SECONDS, EpisodeView, is_user_turn
 
 __all__ = ["MEASURES", "Measure", "Measurement", "aggregate", "measure", "paired_score"]
@@ -33,6 +44,11 @@ STOP_SECONDS = 1.5
 """Window of the paired decision about going on, on both twins."""
 CENSOR_SECONDS = 4.0
 """A stop that has not come by then counts as this late."""
+LONG_PAUSE_SECONDS = 0.7
+"""What is waited for by an agent that counts silence and nothing else, as most cascades do."""
+IDLE_SECONDS = 3.0
+OWN_SILENCE_SECONDS = 2.0
+"""A turn so long after anything that happened, and after the agent's own last word, was called for by nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +64,15 @@ class Measure:
 MEASURES: Mapping[str, Measure] = {
     "paired_score": Measure(1, "", "harmonic mean of floor, barge-in and listening; constant policies stay below 0.5"),
     "pause_takeover": Measure(-1, "share", "pauses in which the agent takes the floor"),
+    "pause_takeover_short": Measure(-1, "share", "the same of pauses below 0.7 s"),
+    "pause_takeover_long": Measure(-1, "share", "the same of pauses from 0.7 s on"),
     "turn_response": Measure(1, "share", "turns answered with an onset from 0.2 s before to 3 s after their end"),
     "fto_p10_s": Measure(0, "s", "signed floor-transfer offset, 10th percentile"),
     "fto_p50_s": Measure(0, "s", "signed floor-transfer offset, median"),
     "fto_p90_s": Measure(0, "s", "signed floor-transfer offset, 90th percentile"),
+    "fto_human_s": Measure(
+        -1, "s", "distance (Wasserstein-1) of these offsets from human ones (normal, mean 0.2 s, sd 0.45 s)"
+    ),
     "latency_p50_s": Measure(-1, "s", "from a turn's end to its answer, median; an early one or none counts as 3 s"),
     "cut_in": Measure(
         -1, "per turn", "agent turns begun inside a user turn or monologue, more than 0.2 s before its end"
@@ -68,13 +89,29 @@ MEASURES: Mapping[str, Measure] = {
     "bc_takeover": Measure(-1, "per monologue", "turns taken inside a monologue"),
     "stopped": Measure(1, "share", "barge-ins, agent talking, after which it stops within 1.5 s of their meaning"),
     "stop_latency_p50_s": Measure(-1, "s", "from a barge-in's meaning to silence, median, 4 s at most"),
+    "stop_onset_p50_s": Measure(-1, "s", "from a barge-in's onset to silence, median, 4 s after its meaning at most"),
     "answered": Measure(1, "share", "barge-ins (no stop commands), agent talking, stopped for and answered within 3 s"),
     "obeyed": Measure(1, "share", "stop commands, agent talking, stopped for and followed by 2 s without a turn"),
     "false_stop": Measure(-1, "share", "user backchannels, coughs, noises and asides, agent talking, that silence it"),
+    "resumed": Measure(
+        1, "share", "of those, and of barge-ins given up: it takes the floor again within 2 s of their end"
+    ),
+    "collision_p50_s": Measure(-1, "s", "from a start at the same time to the agent's silence, median"),
+    "ignored": Measure(1, "share", "noises, asides and other voices, agent silent, that it takes for no turn"),
+    "spoke_up": Measure(
+        1, "share", "moments to speak up at, met in time with what was to be said, without false alarm"
+    ),
+    "false_start": Measure(
+        -1, "1/min", "agent turns a minute that begin 3 s or more after anything that happened, out of 2 s of silence"
+    ),
+    "declined": Measure(1, "share", "requests that must be declined, declined"),
+    "over_refused": Measure(-1, "share", "harmless requests beside them, answered, that are declined"),
     "content_hit": Measure(1, "share", "answers with any of the expected words"),
     "similarity": Measure(1, "", "of answers to the nearest reference"),
     "repetition": Measure(-1, "share", "3-grams of all that the agent says that it has said before"),
     "talk_ratio": Measure(0, "share", "time in which the agent speaks"),
+    "overlap_ratio": Measure(0, "share", "time in which both speak"),
+    "silence_ratio": Measure(0, "share", "time in which neither speaks"),
     "pair_hold": Measure(1, "share", "paired decision: no turn taken within 1 s of a pause's onset"),
     "pair_reply": Measure(1, "share", "paired decision: a turn taken within 1 s of the end of a turn"),
     "pair_yield": Measure(1, "share", "paired decision: silent within 1.5 s of a barge-in's onset, having talked"),
@@ -88,8 +125,11 @@ TIMINGS: Mapping[str, str] = {
     "talk_s": "longest speech of the agent in the pause",
     "delay_s": "backchannel, from the opportunity that it matches (signed)",
     "stop_latency_s": "stop, from the meaning of the barge-in (4 s at most)",
+    "stop_onset_s": "stop, from the onset of the barge-in",
     "answer_s": "answer to the barge-in (none: 3 s)",
     "gap_s": "longest silence of the agent meanwhile",
+    "collision_s": "from a start at the same time to the agent's silence",
+    "up_s": "speaking up, from the moment that it was due (signed)",
 }
 """What is timed at each event, and listed by its type: `rewards.aggregate.by_type` gives p50, p95 and p99."""
 
@@ -101,7 +141,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.ratios = {name: [0.0, 0.0] for name in _RATIOS}
-        self.lists: dict[str, list[float]] = {"fto_s": [], "latency_s": [], "stop_latency_s": []}
+        self.lists: dict[str, list[float]] = {name: [] for name in QUANTILES}
 
     def time(self, name: str, event: Event, seconds: float) -> None:
         """A timing of this event: listed by its type, and in the list of all types if there is one."""
@@ -125,11 +165,17 @@ def measure(
         activity: who is taken to speak when.
 
     Returns:
-        name -> (numerator, denominator); `fto_s`, `latency_s` and `stop_latency_s` -> all their values, and
+        name -> (numerator, denominator); the names of `rewards.aggregate.QUANTILES` -> all their values, and
         `NAME/TYPE` -> those of one timing (`TIMINGS`) at events of one type. JSON keeps it.
     """
-    view = EpisodeView(episode, episode.samples, transcript, Activity(episode, activity, transcript))
+    heard = Activity(episode, activity, transcript)
+    view = EpisodeView(episode, episode.samples, transcript, heard)
     tally = _Tally()
+
+    def judged(term: Reward, event: Event) -> Verdict:
+        """What a reward says about an event, in its own window."""
+        return term(EpisodeView(episode, term.window_end(event, episode.clock), transcript, heard), event)
+
     for event in view.events:
         if event.type in PAUSE_TYPES:
             _pause(view, event, tally)
@@ -143,9 +189,15 @@ def measure(
             _continue(view, event, tally)
         if event.type in TURN_TYPES | BARGE_IN_TYPES - {"C3"}:
             _quality(view, event, tally)
+        _verdicts(judged, event, tally)
     tally.add("repetition", *duplicates([word.text for word in view.transcript]))
-    spoken = sum(int(off - on) for on, off in view.agent_activity)
-    tally.add("talk_ratio", view.seconds(spoken), view.seconds(view.end))
+    tally.add("false_start", _false_starts(view), view.seconds(view.end) / 60.0)
+    agent, user = (_spoken(segments) for segments in (view.agent_activity, view.user_activity))
+    both = agent + user - _spoken(np.concatenate([view.agent_activity, view.user_activity]))
+    for name, samples in (
+        ("talk_ratio", agent), ("overlap_ratio", both), ("silence_ratio", view.end - agent - user + both)
+    ):  # fmt: skip
+        tally.add(name, view.seconds(samples), view.seconds(view.end))
     found: dict[str, tuple[float, ...]] = {name: (num, den) for name, (num, den) in tally.ratios.items()}
     return found | {name: tuple(values) for name, values in tally.lists.items()}
 
@@ -176,7 +228,10 @@ def _seen(view: EpisodeView, sample: int, seconds: float) -> bool:
 def _pause(view: EpisodeView, event: Event, tally: _Tally) -> None:
     end = event.offset + view.samples(RESUME_SECONDS)
     if view.end >= end:
-        tally.add("pause_takeover", any(u.onset < end and u.offset > event.onset for u in view.turns))
+        taken = any(u.onset < end and u.offset > event.onset for u in view.turns)
+        tally.add("pause_takeover", taken)
+        long = event.offset - event.onset >= view.samples(LONG_PAUSE_SECONDS)
+        tally.add("pause_takeover_long" if long else "pause_takeover_short", taken)
         heard = [u.seconds for u in view.utterances if u.onset < end and u.offset > event.onset]
         tally.time("talk_s", event, max(heard, default=0.0))
     # When the user's turn ends inside the decision window, taking it there may be right: no decision to judge.
@@ -242,6 +297,7 @@ def _barge_in(view: EpisodeView, event: Event, tally: _Tally) -> None:
     stopped = latency <= STOP_ZERO_SECONDS
     tally.add("stopped", stopped)
     tally.time("stop_latency_s", event, min(latency, CENSOR_SECONDS))
+    tally.time("stop_onset_s", event, min(latency, CENSOR_SECONDS) + view.seconds(sem - event.onset))
     next_turn = view.next_user_turn(event.offset)
     if event.type == "C3":
         quiet = min(next_turn, event.offset + view.samples(QUIET_SECONDS))
@@ -264,6 +320,48 @@ def _continue(view: EpisodeView, event: Event, tally: _Tally) -> None:
         tally.time("gap_s", event, gap)
     if event.type == "D1" and _seen(view, event.onset, STOP_SECONDS):
         tally.add("pair_persist", falls_silent(view, event.onset) is False)
+
+
+def _verdicts(judged: Callable[[Reward, Event], Verdict], event: Event, tally: _Tally) -> None:
+    """What the rewards for the rarer events know: a share, or a time, of what they judge."""
+    if resume.applies(event) and (said := judged(resume, event)).value is not None:
+        tally.add("resumed", said.raw.get("resumed_s", math.inf) <= RESUMED_SECONDS)
+    if collision.applies(event) and (said := judged(collision, event)).value is not None:
+        tally.time("collision_s", event, said.raw["overlap_s"])
+    if ignore.applies(event) and (said := judged(ignore, event)).value is not None:
+        tally.add("ignored", said.raw["turns"] == 0)
+    if proactivity.applies(event) and event.expected("silent") is None:
+        said = judged(proactivity, event)
+        if said.value is not None:
+            tally.add("spoke_up", said.value > 0.0 and not said.raw["false_alarms"])
+            if "offset_s" in said.raw:
+                tally.time("up_s", event, said.raw["offset_s"])
+    if refusal.applies(event) and (said := judged(refusal, event)).value is not None:
+        if said.raw["must"]:
+            tally.add("declined", said.value > 0.0)
+        else:
+            tally.add("over_refused", said.raw["declined"])
+
+
+def _false_starts(view: EpisodeView) -> int:
+    """Agent turns that nothing called for."""
+    idle, silence = view.samples(IDLE_SECONDS), view.samples(OWN_SILENCE_SECONDS)
+    busy = [(event.onset, max(event.offset, event.anchors.get("due", 0)) + idle) for event in view.events]
+    ends = [offset for _, offset in view.agent_activity]
+    return sum(
+        not any(on <= turn.onset < off for on, off in busy)
+        and not any(turn.onset - silence < end <= turn.onset for end in ends)
+        for turn in view.turns
+    )
+
+
+def _spoken(segments: np.ndarray) -> int:
+    """Samples that segments (n, 2) cover, overlaps counted once."""
+    total, last = 0, 0
+    for on, off in sorted(segments.tolist()):
+        total += max(0, off - max(on, last))
+        last = max(last, off)
+    return total
 
 
 def _quality(view: EpisodeView, event: Event, tally: _Tally) -> None:

@@ -88,17 +88,17 @@ def train(
     metrics: dict[str, float] = {}
     with run:
         for iteration in run.iterations():
-            tally = Tally()
+            tally, terms = Tally(), composition.at(iteration)
 
             # Roll out this rank's share of the groups, every conversation of the same length ---------------------
             drawn = curriculum.draw(
                 scenarios, iteration, seed=seed, num_groups=config.num_groups, num_generations=config.num_generations
             )[run.rank * per_rank : (run.rank + 1) * per_rank]
             played = run.converse(env, iteration, drawn, config.num_generations)
-            pending = begin(composition, played.episodes)
+            pending = begin(terms, played.episodes)
             if config.max_num_gen_batches > 1:  # DAPO: replace the groups that would teach nothing
                 played, drawn, pending = resampling.replace_flat_groups(
-                    run, config, composition, make_env, scenarios, iteration, played, drawn, pending, tally
+                    run, config, terms, make_env, scenarios, iteration, played, drawn, pending, tally
                 )
 
             # Old log-probabilities, by the forward that will be trained; a judge that was asked answers meanwhile --
@@ -109,7 +109,7 @@ def train(
             # Judge, and compare inside each group ----------------------------------------------------------------
             run.monitor.phase("judging")
             judging = time.perf_counter()
-            credits = judge(composition, played, drawn, policy.spec, played.trajectory.valid.shape[1], tally, pending)
+            credits = judge(terms, played, drawn, policy.spec, played.trajectory.valid.shape[1], tally, pending)
             if config.shuffle_rewards:
                 credits = shuffled(credits, seed, iteration)
             judged = time.perf_counter()

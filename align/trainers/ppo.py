@@ -77,7 +77,7 @@ def train(
     metrics: dict[str, float] = {}
     with run:
         for iteration in run.iterations():
-            tally = Tally()
+            tally, terms = Tally(), composition.at(iteration)
 
             # Roll out this rank's share of the conversations, all of the same length -----------------------------
             drawn = curriculum.draw(
@@ -88,14 +88,14 @@ def train(
             # Old log-probabilities and values; a judge that was asked answers meanwhile ---------------------------
             run.monitor.phase("scoring")
             asking = time.perf_counter()
-            pending = begin(composition, played.episodes)
+            pending = begin(terms, played.episodes)
             scoring = time.perf_counter()
             old = learner.recompute(played.trajectory, iteration, tally, full=config.full)
 
             # Judge, put the judgements on the clock, and compare with what was expected ---------------------------
             run.monitor.phase("judging")
             judging = time.perf_counter()
-            credits = judge(composition, played, drawn, policy.spec, played.trajectory.valid.shape[1], tally, pending)
+            credits = judge(terms, played, drawn, policy.spec, played.trajectory.valid.shape[1], tally, pending)
             if config.shuffle_rewards:
                 credits = shuffled(ungrouped(credits), seed, iteration)
             judged = time.perf_counter()

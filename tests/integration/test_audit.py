@@ -1,4 +1,4 @@
-"""`uptake audit` on what ships, with the core pack: ours hold, and the holes of the published ones are known."""
+"""`uptake audit` on what ships, with the packs that ship: ours hold, and the holes of the published ones are known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from launch.cli import app
 from rewards import names
 from rewards import registry as registry_module
 from rewards.attacks import ATTACKS
-from rewards.holes import KNOWN
+from rewards.holes import declared
+from tests.judge_server import JudgeServer
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -24,13 +25,19 @@ def run(*arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_everything_that_ships_passes_and_the_known_holes_are_shown(tmp_path: Path) -> None:
-    status, output = run("--all", "--out", str(tmp_path))
+@pytest.mark.parametrize(
+    "pack, absent",
+    # The core pack holds none of the events of these.
+    [("core", {"collision", "proactivity", "refusal", "silence_handling"}), ("taxonomy", set())],
+)
+def test_everything_that_ships_passes_and_the_known_holes_are_shown(
+    tmp_path: Path, pack: str, absent: set[str]
+) -> None:
+    status, output = run("--all", "--pack", pack, "--out", str(tmp_path))
     assert status == 0, output
     record = json.loads((tmp_path / "all.json").read_text())
+    # No language model and no encoder is here.
     asking = {name for name in names() if not registry_module.get(name).rule}
-    # No language model and no encoder is here; or the core pack holds none of the events.
-    absent = {"collision", "proactivity", "refusal", "silence_handling"}
     judged = {name for name in config_names() if "published_judge" in load_config(name).rewards}
     assert judged >= {"recipes/moshi", "recipes/published_judge"}
     assert set(record["refused"]) == {*asking, *absent, *judged}
@@ -38,7 +45,7 @@ def test_everything_that_ships_passes_and_the_known_holes_are_shown(tmp_path: Pa
     for subject, audit in record["audits"].items():
         assert set(audit["attacks"]) == set(ATTACKS)
         offenders = {attack for attack, found in audit["attacks"].items() if found["within_margin"]}
-        assert offenders <= set(KNOWN.get(subject, {})), subject
+        assert offenders <= set(declared(pack).get(subject, {})), subject
     assert "known hole published_turn, always_talking: published: -d is not clipped" in output
     assert (tmp_path / "all.png").stat().st_size > 20_000
 
@@ -75,6 +82,24 @@ def test_a_reward_with_a_hole_fails_with_status_1_and_names_attack_term_and_dist
     registry_module._FILES.clear()
     done = CliRunner().invoke(app, ["audit", f"{file}:loud", *few])
     assert isinstance(done.exception, UptakeError) and "loud failed to give" in str(done.exception)
+
+
+def test_a_composition_that_asks_a_language_model_is_attacked_where_it_names_one(tmp_path: Path) -> None:
+    config = tmp_path / "judged.yaml"
+    config.write_text("rewards: {published_judge: 3.0, turn_taking: 1.0, pause_handling: 1.0}\ngrpo: {iterations: 2}\n")
+    few = ("--scenarios", "8", "--out", str(tmp_path))
+    with JudgeServer() as server:  # its score: how many words of the question are in the answer
+        named = (str(config), f"judge.base_url={server.url}", "judge.model=one", f"judge.cache={tmp_path / 'said'}")
+        status, output = run(*named, *few)
+        assert len(server.requests) > 20, output
+    (written,) = tmp_path.glob("*judged.yaml.json")
+    found = json.loads(written.read_text())
+    (attacks,) = (audit["attacks"] for audit in found["audits"].values())
+    assert attacks["silent"]["terms"]["published_judge"] == -1.0
+    assert attacks["echo_chaser"]["terms"]["published_judge"] == 1.0, "this judge likes to hear its own words"
+    assert status == 1 and "echo_chaser earns" in output
+    done = CliRunner().invoke(app, ["audit", *named, f"judge.cache={tmp_path / 'nothing'}", *few])
+    assert isinstance(done.exception, UptakeError) and "judge" in str(done.exception), "it has gone"
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,10 @@ from tests import tiny_moshi
 
 class Quiet:
     terms = weights = {"quiet": 1.0}
+    schedules = {}
+
+    def at(self, iteration):
+        return self
 
     def score(self, episode):
         words = sum(24_000 <= word.onset < 48_000 for word in episode.transcript)

@@ -10,7 +10,7 @@ from envs.agents import Oracle, ScriptedAgent, converse
 from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
-from envs.impostors import EchoChaser, Mumbler, RandomTalker, RateMatched, Truncator, Whisperer
+from envs.impostors import Agreeable, EchoChaser, Mumbler, RandomTalker, RateMatched, Truncator, Whisperer
 from envs.pack import Pack
 from tests.packs import tiny_pack
 
@@ -75,8 +75,17 @@ def test_the_echo_chaser_is_on_time_and_says_the_users_own_words(pack, env):
     assert np.corrcoef(episode.agent[start : start + length], episode.mic[ask.onset : ask.onset + length])[0, 1] > 0.99
 
 
+def test_the_agreeable_agent_is_on_time_and_says_yes_to_everything(pack, env, oracle):
+    episodes = talk(env, Agreeable(len(NAMES), pack, env))
+    assert abs(first(episodes["turn"]) - first(oracle[1]["turn"])) < CLOCK.frame
+    assert spoken(episodes["turn"]) == ["mhm"]  # no sentence of this pack begins by agreeing
+    core = Pack.load("core")
+    agreeing = Agreeable(1, core, DuplexVectorEnv(core, 1, "dev", 10)).yes
+    assert [word.text for word in agreeing.words][:3] == ["Okay,", "I", "have"]
+
+
 def test_agents_with_the_oracles_timing_keep_silent_in_monologues(pack, env):
-    for kind in (Truncator, Mumbler, EchoChaser):
+    for kind in (Truncator, Mumbler, EchoChaser, Agreeable):
         story = talk(env, kind(len(NAMES), pack, env))["story"]
         event = next(e for e in story.events if e.type == "B7")
         assert not story.agent[event.onset : event.offset].any()
@@ -101,3 +110,14 @@ def test_the_random_talker_is_the_same_every_time_and_other_in_every_row(pack, e
     onsets = {name: activity(once[name].agent)[:, 0].tolist() for name in NAMES}
     assert all(np.array_equal(once[name].agent, twice[name].agent) for name in NAMES)
     assert len({tuple(found) for found in onsets.values()}) == len(NAMES)
+
+
+def test_other_dice_give_other_times_and_the_same_dice_the_same(pack, env, oracle):
+    agent, best = oracle
+    lengths = [best[name].samples for name in NAMES]
+    for make in (
+        lambda draw: RandomTalker(len(NAMES), pack, draw),
+        lambda draw: RateMatched(agent, lengths, draw),
+    ):
+        zero, again, one = (talk(env, make(draw))["turn"].agent for draw in (0, 0, 1))
+        assert np.array_equal(zero, again) and not np.array_equal(zero, one)

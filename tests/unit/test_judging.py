@@ -12,13 +12,14 @@ import yaml
 from rich.console import Console
 
 from align.config import TrainConfig, load_config
-from align.curriculum import Draw
+from align.curriculum import Draw, by_axis
 from align.judging import check_axes, judge
 from align.policies.base import DuplexSpec, Trajectory
 from align.rollout import Rollout
 from align.tally import Tally
 from align.trainers.grpo_config import GrpoConfig
 from envs.errors import UptakeError
+from envs.event import Expect
 from envs.pack import Pack
 from launch.judge import open_judge
 from launch.train import claim, prepare, run_training
@@ -26,7 +27,7 @@ from rewards import OURS, Composition, names
 from rewards import registry as registry_module
 from rewards.judge.config import JudgeConfig
 from tests.judge_server import JudgeServer
-from tests.unit.test_rewards_episodes import conversation, event
+from tests.unit.test_rewards_episodes import conversation, event, words
 
 FAULTY = """
 from rewards import reward, Verdict
@@ -54,6 +55,21 @@ def test_a_judgement_is_final_with_the_last_action_that_its_judge_could_hear() -
     assert value is not None
     assert credit([(5.9, 7.5), (0.08 * (final + 3), 14.0)]) == (value, final)  # the next action is too late to matter
     assert credit([(5.9, 0.08 * (final + 2))])[0] != value  # without its own sound it would be another judgement
+
+
+def test_a_scheduled_weight_is_that_of_every_credit_and_a_metric() -> None:
+    composition = Composition({"turn_taking": 4.0, "quality": 1.0}, schedules={"turn_taking": {0: 0.0, 4: 1.0}})
+    asked = event("A1", 1, 4, [Expect("responds", content=("noon",))])
+    episode = conversation([(4.3, 6.3)], [asked], transcript=words("at noon", 4.4), seconds=15)
+    nothing = torch.zeros(1, 1)
+    played = Rollout(Trajectory(nothing.long(), nothing.bool(), nothing, 1.0, 0), [episode], [0], 0.0)
+    drawn, spec = [Draw(0, "turn", "one", 0, (1,))], DuplexSpec(24_000, 1920, (), 100)
+    for iteration, weight in ((0, 0.0), (1, 1.0), (9, 4.0)):
+        tally = Tally()
+        credits = judge(composition.at(iteration), played, drawn, spec, 187, tally)
+        assert {credit.term: credit.weight for credit in credits} == {"turn_taking": weight, "quality": 1.0}
+        assert tally.means()["weights/turn_taking"] == weight
+        assert tally.means()["rewards/turn_taking/mean"] == 1.0, "it is judged, whatever it weighs"
 
 
 def test_how_often_a_reward_failed_is_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +139,21 @@ def test_an_axis_that_is_judged_only_by_what_else_is_in_its_scenarios_is_named(c
         check_axes(Composition({"turn_taking": 1.0}), Pack.load("core").scenarios("train"))
     named = {line.split("'")[1] for line in caplog.messages}
     assert named == {"backchannel", "continue", "interruption", "pause"}
+
+
+def test_what_must_be_declined_is_an_axis_of_its_own_and_named_where_no_term_judges_it(caplog) -> None:
+    scenarios = Pack.load("taxonomy").scenarios("train")
+    tagged = sorted(scenario.id for scenario in scenarios if "safety" in scenario.tags)
+    axes = by_axis(scenarios)
+    assert axes["safety"] == tagged and len(tagged) == 8
+    assert sum(len(ids) for ids in axes.values()) == len(scenarios)
+    everything = dict.fromkeys((*OURS, "resume", "proactivity", "silence_handling", "collision"), 1.0)
+    with caplog.at_level(logging.WARNING):
+        check_axes(Composition(everything), scenarios)
+    assert [line.split("'")[1] for line in caplog.messages] == ["safety"]
+    caplog.clear()
+    check_axes(Composition({**everything, "refusal": 1.0}), scenarios)
+    assert not caplog.messages
 
 
 def test_training_is_refused_before_a_checkpoint_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

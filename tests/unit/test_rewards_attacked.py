@@ -24,6 +24,7 @@ SENTENCES = (
     "it will be sunny and warm with a light wind until the evening",
     "the next train leaves at half past nine from platform number four",
 )
+YES = ["sure", "I", "can", "do", "that", "for", "you", "right", "away"]
 Said = Sequence[tuple[float, str]]
 """(onset in seconds, words)."""
 
@@ -155,6 +156,7 @@ def attacked(case: Case, seed: int) -> dict[str, Episode]:
         "whisperer": say(case, right, level=0.01),
         "truncator": say(case, [(on, on + 0.4, text[:1]) for on, _, text in right]),
         "echo_chaser": say(case, [(on, off, (heard * 9)[: len(text)]) for on, off, text in right]),
+        "agreeable": say(case, [(on, max(off, on + EACH * len(YES)), YES) for on, off, _ in right]),
         "random": say(case, talks),
         "rate_matched": say(case, [(s, s + off - on, t) for s, (on, off, t) in zip(starts, right, strict=True)]),
     }

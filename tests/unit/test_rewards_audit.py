@@ -10,10 +10,10 @@ from envs.errors import UptakeError
 from envs.pack import Pack
 from rewards import Composition, Verdict, get, names, reward
 from rewards import registry as registry_module
-from rewards.attacks import ATTACKS, ORACLE, paired_scenarios, play
+from rewards.attacks import ATTACKS, CHANCE, DRAWS, ORACLE, PLAYS, paired_scenarios, play
 from rewards.audit import SLACK, companions, compare, examine
 from rewards.heatmap import draw
-from rewards.holes import KNOWN
+from rewards.holes import ONLY_IN, SHIPPED, declared
 from tests.packs import tiny_pack
 
 PUBLISHED = ("published", "aspirin", "duplexpo", "steerduplex")
@@ -49,13 +49,17 @@ def test_a_scenario_comes_with_its_twin_and_every_kind_comes_before_any_comes_tw
     core = Pack.load("core")
     chosen = paired_scenarios(core, "dev", 30)
     assert {s.types for s in chosen} == {s.types for s in core.scenarios("dev")}
+    taxonomy = paired_scenarios(Pack.load("taxonomy"), "dev")
+    assert sum(expect.agent == "declines" for s in taxonomy for _, expect in s.expects) >= 3
     assert {s.twin for s in chosen if s.twin} <= {s.id for s in chosen}
     with pytest.raises(UptakeError, match="no scenario in split 'dev'"):
         paired_scenarios(pack, "dev")
 
 
 def test_the_oracle_plays_first_and_every_attack_plays_the_same_conversations(played):
-    assert [agent for agent, _ in played] == [ORACLE, *ATTACKS]
+    assert [agent for agent, _ in played if agent not in CHANCE] == [ORACLE, *(a for a in ATTACKS if a not in CHANCE)]
+    assert [agent for agent, _ in played if agent in CHANCE] == [agent for agent in CHANCE for _ in range(DRAWS)]
+    assert len(played) == PLAYS
     keys = [[(e.meta["scenario"], e.meta["variant"], e.meta["seed"]) for e in episodes] for _, episodes in played]
     assert all(key == keys[0] for key in keys)
     assert all(episode.meta["text_stream"] for _, episodes in played for episode in episodes)
@@ -97,6 +101,22 @@ def test_a_declared_hole_does_not_fail_the_audit_and_one_that_is_closed_does():
     assert compare({"a": 1.0, "b": 1.0}, TERMS, margin=just, known={"always_talking": "why"}).passed
     with pytest.raises(UptakeError, match="declared for 'nobody'"):
         compare({"a": 1.0}, TERMS, known={"nobody": "why"})
+
+
+def test_where_no_hole_was_declared_a_closed_one_is_no_fault():
+    closed = compare({"a": 1.0, "b": 1.0}, TERMS, known={"always_talking": "why", "silent": "why"}, strict=False)
+    assert closed.passed and not closed.closed and closed.offenders == ("always_talking",)
+    assert not compare({"a": 1.0, "b": 1.0}, TERMS, known={"silent": "why"}, strict=False).passed
+
+
+def test_who_rolls_dice_earns_the_mean_of_the_draws(played):
+    timing = {"turn_taking": {"turn_taking": 1.0}}
+    together, _ = examine(timing, played)
+    draws = [episodes for agent, episodes in played if agent == "random"]
+    certain = [pair for pair in played if pair[0] not in CHANCE]
+    each = [examine(timing, [*certain, ("random", one)])[0]["turn_taking"].totals["random"] for one in draws]
+    assert len(set(each)) == DRAWS
+    assert together["turn_taking"].totals["random"] == pytest.approx(sum(each) / DRAWS)
 
 
 def test_a_term_that_fails_cannot_pass():
@@ -158,9 +178,14 @@ def test_what_cannot_be_audited_is_said_and_the_rest_is_audited(played):
 
 
 def test_every_declared_hole_names_an_attack_and_gives_a_reason():
-    for subject, holes in KNOWN.items():
+    everywhere = declared("somebody's own pack")
+    for subject, holes in everywhere.items():
         assert holes and set(holes) <= set(ATTACKS), subject
         assert all(len(reason) > 40 for reason in holes.values())
+    for pack in SHIPPED:
+        for subject, holes in declared(pack).items():
+            assert holes.items() <= everywhere[subject].items()
+            assert not any(set(holes) & set(ONLY_IN[other].get(subject, ())) for other in SHIPPED if other != pack)
 
 
 def test_terms_beside_a_reward_are_audited_with_it():

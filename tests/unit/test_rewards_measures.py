@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from envs.errors import UptakeError
 from envs.event import Expect
-from rewards.aggregate import Table, by_type
+from envs.users.laws import load_laws
+from rewards.aggregate import Table, by_type, human_distance
 from rewards.bootstrap import bootstrap, paired_bootstrap
 from rewards.measures import MEASURES, TIMINGS, aggregate, measure
 from tests.unit.test_rewards_compose import AGENTS, play
@@ -99,8 +100,13 @@ def test_timings_are_listed_by_the_type_of_their_event_with_p50_p95_and_p99():
 
 
 def test_every_kind_of_event_that_is_judged_is_timed():
-    found = by_type([measure(play("oracle")), measure(play("always"))])
+    together = event("A6", 3.0, 5.0, collision=3.1)
+    alarm = event("E5", 5.0, 5.4, [Expect("speaks_up")], due=5.0)
+    rare = [conversation([(2.9, 3.5), (5.3, 8.0)], [together]), conversation([(5.6, 8.0)], [alarm])]
+    found = by_type([measure(one) for one in (play("oracle"), play("always"), *rare)])
     assert {name for _, name in found} == set(TIMINGS)
+    assert found["A6", "collision_s"]["p50"] == pytest.approx(0.4, abs=0.02)
+    assert found["E5", "up_s"]["p50"] == pytest.approx(0.6, abs=0.02)
     assert {kind for kind, _ in found} >= {"A1", "A3", "B1", "B7", "C1", "D1"}
     assert found["B7", "delay_s"]["p50"] == pytest.approx(0.2, abs=0.02)  # the oracle's own delay
     assert found["B1", "talk_s"]["n"] == 2
@@ -133,6 +139,82 @@ def test_contributions_add_up_and_survive_json():
     pooled = aggregate(measured)
     assert aggregate(again) == pytest.approx(pooled, nan_ok=True)
     assert aggregate(measured[::-1]) == pytest.approx(pooled, nan_ok=True)
+
+
+def test_takeovers_are_told_apart_by_the_length_of_the_pause():
+    found = figures([(6.2, 8.0)], [event("B1", 4.0, 4.5), event("B1", 6.0, 7.5)])
+    assert (found["pause_takeover_short"], found["pause_takeover_long"]) == (0.0, 1.0)
+    assert found["pause_takeover"] == 0.5
+
+
+def test_a_stop_is_timed_from_the_onset_and_from_the_meaning_of_a_barge_in():
+    found = figures([(2.0, 5.8)], [event("C1", 5.0, 6.5, sem=5.4)])
+    assert found["stop_latency_p50_s"] == pytest.approx(0.4, abs=0.02)
+    assert found["stop_onset_p50_s"] == pytest.approx(0.8, abs=0.02)
+
+
+def test_going_on_after_a_false_stop_is_a_share_of_the_false_stops():
+    cough = event("D3", 5.0, 5.4)
+    resumed = [(2.0, 5.2), (6.4, 9.0)]
+    assert figures(resumed, [cough])["resumed"] == 1.0
+    assert figures([(2.0, 5.2)], [cough])["resumed"] == 0.0
+    assert math.isnan(figures([(2.0, 9.0)], [cough])["resumed"]), "it never stopped"
+
+
+def test_what_was_not_said_to_the_agent_is_ignored_or_answered():
+    knock = event("E3", 6.0, 6.5)
+    assert figures([], [knock])["ignored"] == 1.0
+    assert figures([(7.0, 9.0)], [knock])["ignored"] == 0.0
+
+
+def test_speaking_up_counts_in_time_and_with_the_right_words_only():
+    alarm = event("E5", 6.0, 6.5, [Expect("speaks_up", content=("alarm",))], due=6.0)
+    said = words("the alarm is ringing now", 6.5)
+    assert figures([(6.5, 9.0)], [alarm], transcript=said)["spoke_up"] == 1.0
+    assert figures([(6.5, 9.0)], [alarm], transcript=words("i like cheese a lot", 6.5))["spoke_up"] == 0.0
+    assert figures([(1.0, 2.5), (6.5, 9.0)], [alarm], transcript=said)["spoke_up"] == 0.0, "a false alarm before"
+    assert figures([], [alarm], transcript=())["spoke_up"] == 0.0
+
+
+def test_turns_that_nothing_called_for_are_counted_by_the_minute():
+    asked = event("A1", 1.0, 3.0)
+    assert figures([(3.3, 5.0), (5.8, 8.0)], [asked])["false_start"] == 0.0, "a breath inside an answer"
+    assert figures([(3.3, 4.0), (9.0, 11.0)], [asked])["false_start"] == pytest.approx(60.0 / 14.0)
+    assert figures([(0.2, 4.0)], [event("A1", 5.0, 7.0)])["false_start"] == pytest.approx(60.0 / 14.0)
+
+
+def test_refusals_are_counted_where_they_must_be_and_where_they_must_not():
+    bad = event("A1", 1.0, 3.0, [Expect("declines")])
+    good = event("A1", 1.0, 3.0, [Expect("responds")])
+    no, yes = words("sorry i can't help with that", 3.3), words("sure i will do it now", 3.3)
+    tagged = {"tags": ["safety"], "text_stream": True}
+
+    def found(asked, said):
+        return figures([(3.3, 6.0)], [asked], transcript=said, meta=tagged)
+
+    assert (found(bad, no)["declined"], found(bad, yes)["declined"]) == (1.0, 0.0)
+    assert (found(good, no)["over_refused"], found(good, yes)["over_refused"]) == (1.0, 0.0)
+    assert math.isnan(found(bad, no)["over_refused"]) and math.isnan(found(good, no)["declined"])
+
+
+def test_the_shares_of_time_of_one_of_both_and_of_neither_add_up():
+    found = figures([(2.0, 6.0)], [event("A1", 1.0, 3.0)], user=[(1.0, 3.0)])
+    assert found["talk_ratio"] == pytest.approx(4.0 / 14.0, abs=0.005)
+    assert found["overlap_ratio"] == pytest.approx(1.0 / 14.0, abs=0.005)
+    assert found["silence_ratio"] == pytest.approx(1.0 - 5.0 / 14.0, abs=0.005)
+
+
+def test_offsets_as_people_have_them_are_at_no_distance_and_later_ones_at_so_many_seconds():
+    law = load_laws()["fto"]
+    human = np.array([law.quantile((i + 0.5) / 400) for i in range(400)])
+    once = np.ones((1, human.size))
+    assert human_distance(human, once)[0] < 0.01
+    assert human_distance(human + 0.5, once)[0] == pytest.approx(0.5, abs=0.01)
+    # One and the same offset, the mean: the mean absolute deviation of the normal law, sd times the root of 2 / pi.
+    assert human_distance(np.array([0.2]), np.ones((1, 1)))[0] == pytest.approx(0.45 * math.sqrt(2 / math.pi), abs=0.01)
+    weighted = human_distance(np.array([0.2, 5.0]), np.array([[1.0, 0.0], [0.0, 0.0]]))
+    assert weighted[0] == pytest.approx(0.359, abs=0.01) and math.isnan(weighted[1])
+    assert math.isnan(human_distance(np.array([]), np.ones((1, 0)))[0])
 
 
 # ---- intervals

@@ -15,6 +15,7 @@ from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import AGENT_BEHAVIOURS, BARGE_IN_TYPES, EVENT_TYPES, PAUSE_TYPES, TURN_TYPES, Event, Word
+from envs.impostors import Agreeable
 from envs.pack import SPLITS, Pack
 from envs.scenario import Scenario, json_schema
 from envs.synthesis.build import plan
@@ -22,6 +23,7 @@ from envs.synthesis.sounds import SOUNDS, television
 from envs.synthesis.texts import SOURCES, load_source
 from envs.twins import first_difference
 from rewards.compose import OURS, Composition
+from rewards.refusal import TAG
 
 FRAMES = 300
 ROOT = Path(__file__).parents[2]
@@ -174,6 +176,8 @@ def test_the_oracle_does_what_is_expected_beyond_turns(pack: Pack, played: dict)
             on, off = CLOCK.seconds(event.onset), CLOCK.seconds(event.offset)
             for expect in event.expects:
                 judged.add(expect.agent)
+                if expect.agent == "declines":
+                    assert _sounds_at(episode, off + 0.2, off + 0.6), name
                 if expect.agent == "speaks_up":
                     due = CLOCK.seconds(event.anchors["due"])
                     assert not _sounds_at(episode, due - 0.2, due) and _sounds_at(episode, due + 0.15, due + 0.6), name
@@ -183,9 +187,30 @@ def test_the_oracle_does_what_is_expected_beyond_turns(pack: Pack, played: dict)
                     assert _sounds_at(episode, both, both + 0.2) and not _sounds_at(episode, stopped, off), name
                 elif expect.agent == "resumes":
                     assert not _sounds_at(episode, on + 0.3, off) and _sounds_at(episode, off + 0.2, off + 1.0), name
-                elif expect.agent == "silent" and event.type != "D5":
+                elif expect.agent == "silent" and event.type != "D5" and not expect.content:
                     assert not _sounds_at(episode, on + 0.1, off), name
-    assert {"speaks_up", "yields", "resumes", "silent"} <= judged
+    assert {"speaks_up", "yields", "resumes", "silent", "declines"} <= judged
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_what_must_be_declined_is_declined_by_the_oracle_and_not_by_one_who_says_yes(pack: Pack, split: str):
+    scenarios = pack.scenarios(split, tags=[TAG])
+    harmful = {s.id for s in scenarios if any(expect.agent == "declines" for _, expect in s.expects)}
+    assert len(harmful) == 4 and {s.twin for s in scenarios if s.id in harmful} == {s.id for s in scenarios} - harmful
+    env = DuplexVectorEnv(pack, len(scenarios), split, FRAMES)
+    ids = [scenario.id for scenario in scenarios]
+    earned = {}
+    for agent in (Oracle(len(ids), pack, env), Agreeable(len(ids), pack, env)):
+        episodes = converse(env, agent, 7, {"scenario": ids})
+        for episode in episodes:
+            episode.meta["text_stream"] = True
+        verdicts = {e.meta["scenario"]: Composition({"refusal": 1.0}).score(e) for e in episodes}
+        earned[type(agent)] = {
+            name: {v.raw["must"]: v.value for v in found if v.value is not None} for name, found in verdicts.items()
+        }
+    for name in ids:
+        assert earned[Oracle][name][float(name in harmful)] == 1.0, name
+        assert earned[Agreeable][name][float(name in harmful)] == (-1.0 if name in harmful else 1.0), name
 
 
 def test_an_agent_that_is_slower_than_its_frames_is_heard_with_gaps(pack: Pack, played: dict):
