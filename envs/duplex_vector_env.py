@@ -142,7 +142,8 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._run_seed: int | None = None
         self.agent_words: Callable[[int], Sequence[Word]] | None = None
         """Gives the words that the agent has said so far in a row, from its text stream or by speech recognition: set
-        by whoever plays the agent. Only users that read a transcript (`llm`) ask for them."""
+        by whoever plays the agent (None: what canned actions said). Only users that read (`llm`) ask for them, and a
+        state or a fork does not take it along."""
         self._rows = np.arange(num_envs)
 
     # -- gymnasium -----------------------------------------------------------------------------------------------------
@@ -192,7 +193,8 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         heard = self._sound(audio, rows) if self._chains else audio
         self._heard.update(heard)
         now = (self._frame + 1 + again) * self.clock.frame
-        self._mix(self._driver.advance(Heard(now, self._heard, heard, self.agent_words)))
+        words = self.agent_words or self.speech.transcript
+        self._mix(self._driver.advance(Heard(now, self._heard, heard, words)))
 
         for row in np.flatnonzero(~self._terminated & ~again):
             done_at = self._driver.done_at(int(row))

@@ -63,6 +63,10 @@ class Clip:
     """Topics that this agent clip answers."""
     clock: Clock = field(default=CLOCK, repr=False)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Clip:
+        """Itself: a clip never changes, and is told from another one by which it is."""
+        return self
+
     @property
     def said_as(self) -> str:
         """What kind of utterance it is: its kind, or for kind `user` what its id begins with (`question/...`)."""

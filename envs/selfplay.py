@@ -61,6 +61,14 @@ class _Puppet:
     def fork(self, source: int, rows: np.ndarray) -> None:
         """There is one row."""
 
+    def get_state(self) -> np.ndarray:
+        """What was heard last."""
+        return self.ear.copy()
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Continue from what `get_state` returned."""
+        self.ear = state.copy()
+
 
 class _World(DuplexVectorEnv):
     """One conversation whose user says what it is given."""
@@ -175,6 +183,17 @@ class SelfPlayEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         if last:
             self.agents = []
         return heard, reward, dict.fromkeys(sides, False), cut, {name: {} for name in sides}
+
+    def get_state(self) -> dict[str, Any]:
+        """A copy of everything that `set_state` needs to continue exactly from here."""
+        own = {"agents": list(self.agents), "heard": list(self._heard), "conversations": self._conversations}
+        return {**own, "world": self._world.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `get_state` returned."""
+        self._world.set_state(state["world"])
+        self.agents, self._heard = list(state["agents"]), list(state["heard"])
+        self._conversations = state["conversations"]
 
     def episode(self, side: str = AGENT, transcript: Sequence[Word] = ()) -> Episode:
         """The record so far from one side: `agent` is what that side played, `user` what the other one did.

@@ -21,6 +21,7 @@ from envs.activity import OnlineActivity
 from envs.chat import chat as chat_module
 from envs.chat.endpoint import Fault
 from envs.clock import CLOCK
+from envs.duplex_env import DuplexEnv
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
 from envs.errors import UptakeError
@@ -503,6 +504,36 @@ def test_a_fork_and_a_restored_state_go_on_identically(base, tmp_path):
         env.set_state(state)
         again = [env.step(np.repeat(action[None], 2, axis=0))[0]["mic"] for action in agent[45:]]
         assert all((a[0] == b[0]).all() for a, b in zip(first, again, strict=True))
+
+
+def test_a_fork_of_one_conversation_asks_and_decides_alike_wherever_it_was_made(base, tmp_path):
+    with JudgeServer(answer=caller) as server:
+        env = DuplexEnv(with_user(base, tmp_path, scenario(server.url)), frames=150, act="canned")
+        env.reset(seed=3, options={"scenario": "call"})
+        said = [0] * 30 + [1] * 60 + [0] * 60
+        for action in said[:35]:  # a question is under way or just decided: the fork asks it anew
+            env.step(action)
+        twin = env.fork()
+        heard = [[one.step(action)[0]["mic"] for action in said[35:]] for one in (env, twin)]
+        assert np.array_equal(*map(np.stack, heard))
+        own, others = env.episode(), twin.episode()
+        assert own.events == others.events and own.meta["llm"]["faults"] == {}
+        assert [line["key"] for line in own.decisions] == [line["key"] for line in others.decisions]
+        assert any("assistant: it will rain" in line["situation"] for line in own.decisions)  # canned words are known
+
+
+def test_nothing_is_asked_once_the_conversation_is_over(base, tmp_path):
+    with JudgeServer(answer=lambda body: '{"act": "wait"}') as server:
+        text = scenario(server.url).replace("max: 20", "max: 6")
+        env = DuplexVectorEnv(with_user(base, tmp_path, text), 1, frames=200)
+        env.reset(seed=3, options={"scenario": "call"})
+        for _ in range(75):
+            env.step(np.zeros((1, F), np.float32))
+        asked = len(server.requests)
+        assert env.episode(0).meta["ended"] == "script" and asked
+        for _ in range(120):
+            env.step(np.zeros((1, F), np.float32))
+        assert len(server.requests) == asked
 
 
 def test_a_scripted_agents_words_reach_the_model(base, tmp_path):

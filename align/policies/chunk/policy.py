@@ -34,6 +34,7 @@ from align.policies.base import (
 from align.policies.chunk.config import KIND, ChunkConfig
 from align.policies.chunk.model import ChunkModel, legal
 from align.policies.chunk.streaming import SAMPLE, ChunkStream
+from align.policies.keeping import Keeping
 from align.policies.moshi.layouts.kyutai import TOKENIZER, WEIGHTS, Tokenizer, open_tokenizer
 from align.policies.record import Record
 from align.policies.sampling import Sampling, truncated_log_probs
@@ -47,12 +48,15 @@ RELEASE = 2
 """Frames that the codec goes on for after a response, on the codes of silence: no word ends with a click."""
 
 
-class ChunkPolicy:
+class ChunkPolicy(Keeping):
     """Batched; rows are slots. See `align.policies.base.DuplexPolicy`.
 
     A prompt is an int array (P,): the text tokens of its first P frames, -2 where the model is to sample; what it says
     of frames in which the model rests is not looked at.
     """
+
+    _LIVES = ("_stream", "_ear", "_mouth", "_tail", "_record", "_prompts", "_speller")
+    _SHARES = ("model", "codec")
 
     def __init__(self, model: ChunkModel, codec: Codec, tokenizer: Tokenizer, sampling: Sampling | None = None) -> None:
         c = model.config

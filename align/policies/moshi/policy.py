@@ -34,6 +34,7 @@ from align.policies.base import (
     rows_to_reset,
     scores_of,
 )
+from align.policies.keeping import Keeping
 from align.policies.moshi.checkpoint import Tokenizer, load_checkpoint, save_checkpoint
 from align.policies.moshi.model import ZERO, MoshiModel
 from align.policies.moshi.streaming import SAMPLE, MoshiStream
@@ -46,7 +47,7 @@ SILENT_FRAMES = 16
 _FIRST_COLUMNS = 256  # the record starts with so many frames and doubles
 
 
-class MoshiPolicy:
+class MoshiPolicy(Keeping):
     """Streams, records and scores; see `align.policies.base.DuplexPolicy` for the contract.
 
     A prompt is an int array aligned like `Trajectory.codes`, with -2 where the agent is to sample for itself:
@@ -57,6 +58,12 @@ class MoshiPolicy:
 
     `prompt` is what rows begin with that are given none.
     """
+
+    _LIVES = (
+        "_stream", "_ear", "_mouth", "_codes", "_valid", "_logp", "_audio_valid", "_audio_logp", "_prompts", "_speller",
+        "_lived",
+    )  # fmt: skip
+    _SHARES = ("model", "codec")
 
     def __init__(
         self,
