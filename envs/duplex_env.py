@@ -81,7 +81,7 @@ class DuplexEnv(gym.Env):
 
     def unmoved(self) -> dict[str, Any] | None:
         """Options for `reset` of a conversation that ignores the agent; None where there is none."""
-        if "echo" in self.vector.acoustics.sections:
+        if "echo" in self.vector.acoustics.effects:
             return None
         for scenario in self.vector.pack.scenarios(self.vector.split):
             listens = any(item.trigger.agent for item in scenario.script)

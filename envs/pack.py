@@ -234,6 +234,10 @@ class Pack:
                             found.setdefault(f"*/{topic}", expect.content)
         return found
 
+    def speakers(self, split: str) -> set[str]:
+        """The voices of a split's users."""
+        return {clip.voice for clip in self.other_voices(split, "")}
+
     def other_voices(self, split: str, voice: str) -> list[Clip]:
         """The spoken clips of a split's users that are not in this voice, in order of their ids."""
         return [

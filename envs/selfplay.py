@@ -116,14 +116,13 @@ class SelfPlayEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             score: called for each side with its record (`episode`) in the last step; what it returns is its reward.
         """
         found = find_acoustics(acoustics)
-        sections = dict(found.sections)
         if delay_ms:
             if not PACKET_MS <= delay_ms <= 1000:
                 raise UptakeError(f"delay_ms = {delay_ms:g}: must be 0, or from {PACKET_MS:g} to 1000")
-            if "network" in sections:
+            if "network" in found.effects:
                 raise UptakeError(f"delay_ms = {delay_ms:g}: the acoustics have a network; give its delay_ms there")
             quantities = {"delay_ms": delay_ms - PACKET_MS, "buffer_ms": 0.0}
-            sections["network"] = {name: Var("choice", (float(ms),)) for name, ms in quantities.items()}
+            found = found.beside("network", {name: Var("choice", (float(ms),)) for name, ms in quantities.items()})
         self._scenario = Scenario(
             id="selfplay",
             split="train",
@@ -131,7 +130,7 @@ class SelfPlayEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             seed_group="selfplay",
             max_seconds=CLOCK.seconds(CLOCK.sample_of(frames + 2)),  # longer than any conversation here
             room_tone_db=room_tone_db,
-            acoustics=Acoustics(found.preset, sections),
+            acoustics=found,
             source="selfplay",
         )
         self._world = _World(self._scenario, frames)

@@ -91,6 +91,8 @@ def test_an_unknown_config_key_is_answered_with_the_nearest(uptake: Command, wor
         ("grpo.num_generations=1", "grpo.num_generations = 1: must be at least 2"),
         ("policy=nowhere", "no checkpoint 'nowhere'"),
         ("pack=nowhere", "no pack 'nowhere'"),
+        ("acoustics=caffe", "no acoustics 'caffe': neither a preset nor a file; did you mean 'cafe'?"),
+        ("acoustics=mixed", "babble and a second speaker need clips of another voice"),
         ("evaluation.split=dev", "no scenario in the split 'dev'"),
     ],
 )
