@@ -4,9 +4,10 @@
     examine(gymnasium.make("my_package:Mine-v0").unwrapped)      # every clause: `uptake check-env my_package:Mine-v0`
     check_score(pack, my_score)
 
-What the environment needs is in `envs.contract`: `mic` in the observation, and audio, {silent, speak, ...} or codes as
-action. More is checked where it has `episode()` (an `Episode` of the conversation so far), `twins()` (pairs of options
-for `reset`, of conversations that part at one moment) and `unmoved()` (options of one that ignores the agent, or None).
+What the environment needs is in `envs.contract`: `mic` (or codes of an own codec) in the observation, and audio,
+{silent, speak, ...} or codes as action. More is checked where it has `episode()` (an `Episode` of the conversation so
+far), `twins()` (pairs of options for `reset`, of conversations that part at one moment) and `unmoved()` (options of one
+that ignores the agent, or None).
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ def check_sound(config: TrainConfig, pack: Pack) -> None:
         if effects & PEOPLED and len(voices) < 2:
             raise UptakeError(
                 f"acoustics = {config.acoustics!r}: babble and a second speaker need clips of another voice than the "
-                f"user's, and the split {split!r} of pack {config.pack!r} has {len(voices)}; add some, or leave them out"
+                f"user's; the split {split!r} of pack {config.pack!r} has voices: {len(voices)}. Leave them out"
             )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from align.codecs import load_codec, save_codec
-from align.codecs.base import codes_of_silence, rows_kept
+from align.codecs.base import codes_of_silence
 from align.files import one_line, read_json, read_tensors, write_json, write_tensors, write_whole
 from align.policies.base import (
     DuplexSpec,
@@ -39,7 +39,7 @@ from align.policies.moshi.layouts.kyutai import TOKENIZER, WEIGHTS, Tokenizer, o
 from align.policies.record import Record
 from align.policies.sampling import Sampling, truncated_log_probs
 from align.policies.spelling import Speller
-from envs.codec import Codec
+from envs.codec import Codec, rows_kept
 from envs.errors import UptakeError
 
 SETTLED_FRAMES = 8

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from align.codecs.base import codes_of_silence, rows_kept
+from align.codecs.base import codes_of_silence
 from align.codecs.shared_encoder import SharedEncoder
 from align.policies.base import (
     AudioActions,
@@ -40,7 +40,7 @@ from align.policies.moshi.model import ZERO, MoshiModel
 from align.policies.moshi.streaming import SAMPLE, MoshiStream
 from align.policies.sampling import Sampling, truncated_log_probs
 from align.policies.spelling import Speller
-from envs.codec import Codec
+from envs.codec import Codec, rows_kept
 from envs.errors import UptakeError
 
 SILENT_FRAMES = 16
