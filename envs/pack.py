@@ -342,7 +342,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _clip(index: Path, name: str, spec: Any) -> Clip:
-    """One clip of pack.json, its file checked: present, unchanged, mono, right rate and length, finite."""
+    """One clip of pack.json, its file checked: present, unchanged, not empty, right rate and length, finite."""
     try:
         path = index.parent / str(spec["file"])
         sha, samples = str(spec["sha256"]), int(spec["samples"])
@@ -373,6 +373,8 @@ def _clip(index: Path, name: str, spec: Any) -> Clip:
         raise UptakeError(f"{path}: cannot be decoded ({error}); restore or re-encode the file") from error
     if info.samplerate != CLOCK.sample_rate:
         raise UptakeError(f"{path}: sample rate {info.samplerate}, expected {CLOCK.sample_rate}; resample the file")
+    if not info.frames:
+        raise UptakeError(f"{path}: audio of clip {name!r} is empty; render the file again")
     if info.frames != samples:
         raise UptakeError(f"{path}: {info.frames} samples, pack.json says {samples}; rebuild the pack")
     if info.subtype not in _LOSSLESS_INTEGER:

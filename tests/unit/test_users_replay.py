@@ -137,8 +137,16 @@ def test_the_same_recording_sounds_the_same_beside_other_users(call):
         ("file: call.wav, from: 0, to: 0.5", "nobody speaks on channel 0 in this window"),
         ("file: call.wav, words: bad.json", "entry 0 is 'oops'; expected"),
         ("file: call.wav, words: order.json", "entry 1 lasts from 0.5 s to 1 s; sort and correct the times"),
-        ("file: text.wav", "text.wav: cannot be decoded"),
+        ("file: text.wav", r"text.wav: .*\(unreadable\)"),
         ("file: nan.wav", "holds NaN or infinite samples"),
+        ("file: empty.wav", "the window from 0 s to 0 s of 0 s is empty"),
+        ("file: nothing.wav", r"nothing.wav: no bytes \(empty\)"),
+        ("file: half.wav", r"half.wav: breaks off, its header promises \d+ bytes of sound \(damaged\)"),
+        ("file: half.flac", r"half.flac: .* \(damaged\): cannot be replayed"),
+        ("file: units.wav", "holds samples of 6.55e.03 times full scale; export it at a lower level"),
+        ("file: three.wav", "has 3 channels, expected one for each of two speakers"),
+        ("file: same.wav", "both channels are the same"),
+        ("file: slow.wav", r"slow.wav: 7 Hz \(sample_rate\): cannot be replayed"),
         ("file: call.wav, speaker: 1", "unknown key 'speaker' in user.recording"),
     ],
 )
@@ -147,7 +155,25 @@ def test_a_bad_recording_is_refused_when_the_scenario_is_loaded(call, recording,
     (call / "order.json").write_text('[["b", 2, 3], ["a", 0.5, 1]]')
     (call / "text.wav").write_text("not audio")
     soundfile.write(call / "nan.wav", np.full((2400, 2), np.nan), 24000, subtype="FLOAT")
+    talk, rate = soundfile.read(call / "call.wav")
+    soundfile.write(call / "empty.wav", talk[:0], rate)
+    (call / "nothing.wav").write_bytes(b"")
+    soundfile.write(call / "units.wav", talk * 32768, rate, subtype="FLOAT")
+    soundfile.write(call / "three.wav", np.column_stack([talk, talk[:, :1]]), rate)
+    soundfile.write(call / "same.wav", talk[:, [0, 0]], rate)
+    soundfile.write(call / "slow.wav", talk[:700], 7)
+    for name in ("half.wav", "half.flac"):
+        soundfile.write(call / name, talk + np.random.default_rng(0).normal(0, 0.01, talk.shape), rate)
+        whole = (call / name).read_bytes()
+        (call / name).write_bytes(whole[: len(whole) // 2])
     path = call / "replay.yaml"
     path.write_text(scenario(recording))
     with pytest.raises(UptakeError, match=message):
         load_scenarios(path)
+
+
+def test_clipped_samples_of_a_recording_are_counted_in_the_record(call):
+    talk, rate = soundfile.read(call / "call.wav")
+    soundfile.write(call / "loud.wav", np.clip(20 * talk, -1, 1), rate)
+    told = [play(load(call, f"file: {name}")).meta["recording"] for name in ("call.wav", "loud.wav")]
+    assert told[0]["clipped"] == 0 and 0.1 < told[1]["clipped"] < 0.5 and told[1]["file"] == "loud.wav"
