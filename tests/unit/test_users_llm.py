@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import socket
+import threading
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from hypothesis import strategies as st
 from envs import agents
 from envs.activity import OnlineActivity
 from envs.chat import chat as chat_module
-from envs.chat.endpoint import Fault
+from envs.chat.cache import Cache
+from envs.chat.endpoint import Endpoint, Fault
 from envs.clock import CLOCK
 from envs.duplex_env import DuplexEnv
 from envs.duplex_vector_env import DuplexVectorEnv
@@ -145,6 +147,28 @@ def test_a_decision_takes_effect_after_simulated_thinking_however_slow_the_endpo
             pack = with_user(base, place, scenario(server.url, endpoint=f"cache: {place / 'cache'}"))
             heard.append(talk(pack)[0])
     assert np.array_equal(heard[0].mic, heard[1].mic) and heard[0].events == heard[1].events
+
+
+def test_the_thread_that_steps_neither_asks_nor_looks_into_the_cache(base, tmp_path, monkeypatch):
+    threads: dict[str, set[str]] = {"cache": set(), "endpoint": set()}
+    get, complete = Cache.get, Endpoint.complete
+
+    def noted_get(self, key):
+        threads["cache"].add(threading.current_thread().name)
+        return get(self, key)
+
+    def noted_complete(self, *asked):
+        threads["endpoint"].add(threading.current_thread().name)
+        return complete(self, *asked)
+
+    monkeypatch.setattr(Cache, "get", noted_get)
+    monkeypatch.setattr(Endpoint, "complete", noted_complete)
+    with JudgeServer(answer=caller) as server:
+        pack = with_user(base, tmp_path, scenario(server.url))
+        (first,), (again,) = talk(pack), talk(pack)  # the second time every answer is known
+    assert again.meta["llm"]["cached"] == again.meta["llm"]["decisions"] > 3 and np.array_equal(first.mic, again.mic)
+    assert len(threads["cache"] | threads["endpoint"]) == 1
+    assert threading.current_thread().name not in threads["cache"]
 
 
 def test_all_rows_ask_before_any_row_waits(base, tmp_path):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError
+from envs.event import Word
 from envs.pack import Pack
-from envs.scenario import load_scenarios
+from envs.scenario import Scenario, load_scenarios
+from envs.users.replay import SHORT, find_events
 from tests.reactive_pack import reactive_pack
 
 USER = [(1.0, 2.0, "so I went"), (2.6, 4.0, "to the shop"), (5.5, 6.2, "okay"), (9.0, 10.5, "really?")]
@@ -177,3 +182,39 @@ def test_clipped_samples_of_a_recording_are_counted_in_the_record(call):
     soundfile.write(call / "loud.wav", np.clip(20 * talk, -1, 1), rate)
     told = [play(load(call, f"file: {name}")).meta["recording"] for name in ("call.wav", "loud.wav")]
     assert told[0]["clipped"] == 0 and 0.1 < told[1]["clipped"] < 0.5 and told[1]["file"] == "loud.wav"
+
+
+SPANS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 60)), max_size=10)
+
+
+def spans(gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Segments in samples from (silence, length) in tenths of a second, none closer than a unit's gap."""
+    found, at = [], 0
+    for silence, length in gaps:
+        onset = at + 2400 * (silence + 2)
+        at = onset + 2400 * length
+        found.append((onset, at))
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(own=SPANS, other=SPANS)
+def test_whatever_a_recording_holds_each_utterance_is_one_event_and_no_backchannel_takes_a_turn(own, other):
+    units, partner = spans(own), spans(other)
+    events = find_events(units, [Word("", *unit) for unit in units], partner, Scenario("any", "train"))
+    assert len({event.id for event in events}) == len(events)  # nothing happens twice
+    assert [event.onset for event in events] == sorted(event.onset for event in events)
+    talk = [event for event in events if event.type not in ("B1", "B7")]
+    assert all(a.offset <= b.onset for a, b in pairwise(talk))  # one mouth
+    for event in talk:
+        assert any(event.onset == on for on, _ in units) and any(event.offset == off for _, off in units)
+        spoke = any(on < event.onset < off for on, off in partner)
+        if event.type == "D1":  # over the other's speech, short, and never asked to be answered
+            assert spoke and event.offset - event.onset <= SHORT and event.expected("responds") is None
+        else:
+            assert event.type in ("A1", "A3", "C1") and event.offset - event.onset > SHORT
+    for pause in (event for event in events if event.type == "B1"):
+        assert any(turn.onset < pause.onset and pause.offset < turn.offset for turn in talk if turn.type != "D1")
+    for unit in units:  # whoever talks for more than a second has a turn or a barge-in that holds it
+        if unit[1] - unit[0] > SHORT:
+            assert any(event.type != "D1" and event.onset <= unit[0] and unit[1] <= event.offset for event in talk)
