@@ -333,6 +333,8 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
                     "num_envs and frames must be the same"
                 )
             setattr(self, name, state[name].copy())
+        if (self.ear is None) != (state["ear"] is None):
+            raise UptakeError("set_state: one hears sound and the other codes; obs must be the same")
         self._heard.set_state(state["heard"])
         self._driver.set_state(state["driver"])
         self.speech.set_state(state["speech"])

@@ -49,7 +49,7 @@ class Recording:
         """(channels, N) float32 of the window at the clock's rate; raises `UptakeError` naming the file."""
         return _decode(self.file, self.start, self.stop, CLOCK.sample_rate)
 
-    @property
+    @cached_property
     def clipped(self) -> float:
         """Share of the user's samples that are clipped."""
         return float((np.abs(self.user) >= CLIPPED).mean())

@@ -378,6 +378,14 @@ def test_the_same_state_has_the_same_future(pack, act, data):
         assert env.episode(0).transcript == env.episode(1).transcript
 
 
+def test_a_state_of_another_ear_is_refused(pack):
+    sound, codes = DuplexVectorEnv(pack, 1, frames=5), DuplexVectorEnv(pack, 1, frames=5, obs=ToyCodec())
+    for one, other in ((sound, codes), (codes, sound)):
+        one.reset(seed=1)
+        with pytest.raises(UptakeError, match="one hears sound and the other codes"):
+            other.set_state(one.get_state())
+
+
 def test_a_fork_of_one_conversation_goes_its_own_way(pack):
     env = DuplexEnv(pack, frames=90, act="canned")
     env.reset(seed=6, options={"scenario": "barge"})
