@@ -84,7 +84,7 @@ def compare(
         UptakeError: the evaluations are not of the same conversations.
     """
     for other in (after, *scripted):
-        for what in ("split", "variants", "frames", "seed", "pack_hash"):
+        for what in ("split", "variants", "frames", "seed", "pack_hash", "acoustics"):
             if getattr(other, what) != getattr(before, what):
                 raise UptakeError(
                     f"'{before.name}' and '{other.name}' cannot be compared: {what} is {getattr(before, what)} and "
@@ -98,6 +98,7 @@ def compare(
             **run, "pack": before.pack, "pack_hash": before.pack_hash, "split": before.split,
             "scenarios": len(before.scenarios), "variants": before.variants, "episodes": before.episodes,
             "frames": before.frames, "evaluation_seed": before.seed, "resamples": resamples,
+            "acoustics": before.acoustics,
         },
         "rows": [_row(name, found, cases.get(name)) for name, found in compared.items() if name in LABELS],
         "systems": [

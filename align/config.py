@@ -74,6 +74,9 @@ class TrainConfig:
     """The scenarios and their audio: `core`, or the path of a pack folder."""
     users: str = ""
     """Other scenarios for the pack's audio: `reactive`, or the path of a YAML file. Empty: the pack's own."""
+    acoustics: str = "clean"
+    """How conversations sound that do not say it themselves, in training and when they are measured: a preset (`cafe`,
+    `telephone`, ...; `mixed`: another one for every conversation), or a YAML file (docs/acoustics.md)."""
     seed: int = 0
     """Seeds the training: rollouts, batches, sampling."""
     rewards: dict[str, float] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,3 +63,23 @@ class PolicyPartner:
         self._policy.fork(source, rows)
         for row in rows.tolist():
             self._seeds[row], self._pieces[row] = self._seeds[source], self._pieces[source]
+
+    def get_state(self) -> dict[str, Any]:
+        """A copy of everything that `set_state` needs, here or in another partner with the same weights.
+
+        Raises:
+            UptakeError: the policy cannot be copied out.
+        """
+        kept = getattr(self._policy, "get_state", None)
+        if kept is None:
+            raise UptakeError(
+                f"get_state: a {type(self._policy).__name__} that is the user cannot be copied out; use fork(), or "
+                "give it get_state and set_state (align.policies.keeping)"
+            )
+        own = {"seeds": list(self._seeds), "pieces": list(self._pieces), "open": self._open}
+        return {**own, "policy": kept()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `get_state` returned."""
+        self._policy.set_state(state["policy"])  # type: ignore[attr-defined]
+        self._seeds, self._pieces, self._open = list(state["seeds"]), list(state["pieces"]), state["open"]

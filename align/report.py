@@ -107,6 +107,12 @@ def interval(row: Mapping[str, Any]) -> str:
     return f"[{change(row['low'], row['unit'])}, {change(row['high'], row['unit'])}]"
 
 
+def acoustics_of(run: Mapping[str, Any]) -> str:
+    """How conversations sounded, in words; nothing where they were clean (or told nothing, as older runs)."""
+    name = run.get("acoustics", "clean")
+    return "" if name == "clean" else f", acoustics {name}"
+
+
 def _header(result: Mapping[str, Any]) -> str:
     run = result["run"]
     counts = {mark: sum(row["verdict"] == mark for row in result["rows"]) for mark in ("better", "worse", "unchanged")}
@@ -114,7 +120,8 @@ def _header(result: Mapping[str, Any]) -> str:
         f"<header><h1>{escape(run['name'])}: before and after</h1>"
         f"<p>Policy <code>{escape(run['policy'])}</code>, {run['episodes']} conversations from the "
         f"<b>{escape(run['split'])}</b> split of <code>{escape(run['pack'])}</code> "
-        f"({run['scenarios']} scenarios × {run['variants']} variants), the same users and seeds on both sides. "
+        f"({run['scenarios']} scenarios × {run['variants']} variants), the same users and seeds on both sides"
+        f"{escape(acoustics_of(run))}. "
         f"<b>{counts['better']}</b> measures got better, <b>{counts['worse']}</b> worse, "
         f"<b>{counts['unchanged']}</b> did not change measurably: a change counts when its 95 % interval excludes "
         "zero.</p></header>"

@@ -74,28 +74,33 @@ def make_actions(
         return Pcm(num_envs)
     if act == "canned":
         return Canned(num_envs, pack, events)
-    return Tokens(find_codec(act), num_envs)
+    return Tokens(find_codec(act, "act", KINDS), num_envs)
 
 
-def find_codec(codec: str | Codec) -> Codec:
-    """A codec, or what the function at ``package.module:function`` returns, if it fits the clock."""
+def find_codec(codec: str | Codec, what: str, known: Sequence[str] = ()) -> Codec:
+    """A codec, or what the function at ``package.module:function`` returns, if it fits the clock.
+
+    `what` it is given for, and what else is `known` there, is for messages.
+    """
     if isinstance(codec, str):
         module, _, name = codec.partition(":")
         if not name:
-            raise UptakeError(
-                f"act {codec!r} is none of {', '.join(KINDS)} and not package.module:function{nearest(codec, KINDS)}"
-            )
+            none = f" none of {', '.join(known)} and" if known else ""
+            hint = nearest(codec, known) if known else ""
+            raise UptakeError(f"{what} {codec!r} is{none} not package.module:function{hint}")
         try:
             made = getattr(importlib.import_module(module), name)()
         except (ImportError, AttributeError) as error:
-            raise UptakeError(f"act {codec!r}: {error}; give package.module:function of something installed") from error
+            raise UptakeError(
+                f"{what} {codec!r}: {error}; give package.module:function of something installed"
+            ) from error
     else:
         made = codec
     if not isinstance(made, Codec):
-        raise UptakeError(f"act: a {type(made).__name__} is no codec; it needs the methods of envs.codec.Codec")
+        raise UptakeError(f"{what}: a {type(made).__name__} is no codec; it needs the methods of envs.codec.Codec")
     if (made.sample_rate, made.frame) != (CLOCK.sample_rate, CLOCK.frame):
         raise UptakeError(
-            f"act: the codec has frames of {made.frame} samples at {made.sample_rate} Hz, the environment of "
+            f"{what}: the codec has frames of {made.frame} samples at {made.sample_rate} Hz, the environment of "
             f"{CLOCK.frame} at {CLOCK.sample_rate}; give one with the same clock"
         )
     return made

@@ -256,6 +256,10 @@ class Recorded:
     words: tuple[Word, ...] = ()
     """In samples of the audio."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recorded:
+        """Itself: a recording never changes."""
+        return self
+
     @property
     def samples(self) -> int:
         """Length."""

@@ -4,9 +4,10 @@
     examine(gymnasium.make("my_package:Mine-v0").unwrapped)      # every clause: `uptake check-env my_package:Mine-v0`
     check_score(pack, my_score)
 
-What the environment needs is in `envs.contract`: `mic` in the observation, and audio, {silent, speak, ...} or codes as
-action. More is checked where it has `episode()` (an `Episode` of the conversation so far), `twins()` (pairs of options
-for `reset`, of conversations that part at one moment) and `unmoved()` (options of one that ignores the agent, or None).
+What the environment needs is in `envs.contract`: `mic` (or codes of an own codec) in the observation, and audio,
+{silent, speak, ...} or codes as action. More is checked where it has `episode()` (an `Episode` of the conversation so
+far), `twins()` (pairs of options for `reset`, of conversations that part at one moment) and `unmoved()` (options of one
+that ignores the agent, or None).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from envs.acoustics.config import Acoustics
 from envs.agents import AlwaysBackchannel, AlwaysTalking, Metronome, Oracle, ScriptedAgent, Silent, converse
 from envs.contract import QUICK, THOROUGH, Skip, Subject
 from envs.duplex_vector_env import DuplexVectorEnv
@@ -97,7 +99,8 @@ def _ranking(subject: Subject, score: Callable[[Episode], float] | None) -> str:
     twins = subject.env.unwrapped.twins()  # type: ignore[attr-defined]
     chosen = [twins[i] for i in np.unique(np.linspace(0, len(twins) - 1, subject.pairs).astype(int))] if twins else []
     names = [options["scenario"] for pair in chosen for options in pair]
-    means = check_score(vector.pack, score, split=vector.split, scenarios=names, frames=vector.frames)
+    where: dict[str, Any] = {"split": vector.split, "frames": vector.frames, "acoustics": vector.acoustics}
+    means = check_score(vector.pack, score, scenarios=names, **where)
     return ", ".join(f"{name} {mean:+.2f}" for name, mean in sorted(means.items(), key=lambda item: -item[1]))
 
 
@@ -108,10 +111,11 @@ def rank_agents(
     scenarios: Sequence[str] = (),
     frames: int = 150,
     seed: int = 0,
+    acoustics: str | Acoustics | None = None,
 ) -> dict[str, float]:
-    """Mean score of each degenerate agent and of the oracle over the same conversations."""
+    """Mean score of each degenerate agent and of the oracle over the same conversations, in these acoustics."""
     names = list(scenarios) or [scenario.id for scenario in pack.scenarios(split)]
-    env = DuplexVectorEnv(pack, len(names), split, frames)
+    env = DuplexVectorEnv(pack, len(names), split, frames, acoustics=acoustics)
     kinds: tuple[type[ScriptedAgent], ...] = (Silent, AlwaysTalking, AlwaysBackchannel, Metronome)
     agents: list[ScriptedAgent] = [kind(len(names), pack) for kind in kinds]
     agents.append(Oracle(len(names), pack, env))

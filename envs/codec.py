@@ -6,6 +6,9 @@ place. Same state and same input give the same output. Numpy at the boundary, so
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -40,3 +43,40 @@ class Codec(Protocol):
 
     def fork(self, state: Any, source: int, rows: np.ndarray) -> None:
         """Make `rows` continue from where row `source` is."""
+
+
+def _memories(state: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for field in fields(state):
+        value = getattr(state, field.name)
+        if isinstance(value, dict):
+            yield from (((field.name, key), item) for key, item in value.items())
+        elif hasattr(value, "shape"):
+            yield (field.name,), value
+
+
+def rows_taken(codec: Codec, state: Any, rows: np.ndarray) -> Any:
+    """A new state whose row i is the state's row `rows[i]`; a row may be taken more than once."""
+    taken = codec.init_state(len(rows))
+    for name, memory in _memories(state):
+        copy = memory[rows]  # indexing with an array copies
+        if len(name) == 1:
+            setattr(taken, name[0], copy)
+        else:
+            getattr(taken, name[0])[name[1]] = copy
+    return taken
+
+
+@contextlib.contextmanager
+def rows_kept(state: Any, rows: np.ndarray) -> Iterator[None]:
+    """Within this context the codec runs for all rows; afterwards the indices `rows` are as they were before.
+
+    A codec always runs the whole batch. This is how a row sits out a frame.
+    """
+    if not len(rows):
+        yield
+        return
+    kept = {name: memory[rows] for name, memory in _memories(state)}  # indexing with an array copies
+    yield
+    for name, memory in _memories(state):
+        # A memory that did not exist yet was made as zeros in between (see `Codec`).
+        memory[rows] = kept.get(name, 0)

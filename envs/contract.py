@@ -19,6 +19,7 @@ from gymnasium.utils.env_checker import check_env
 
 from envs.activity import OnlineActivity
 from envs.clock import CLOCK
+from envs.ear import Ear
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.leak import probe
@@ -49,27 +50,37 @@ class Subject:
     """How many twins the leak probe plays."""
 
     def __post_init__(self) -> None:
-        mic = self.env.observation_space
-        if not isinstance(mic, gym.spaces.Dict) or "mic" not in mic.spaces:
+        space = self.env.observation_space
+        self.ear: Ear | None = getattr(getattr(self.env.unwrapped, "vector", None), "ear", None)
+        self.sense = "mic" if self.ear is None else "codes"
+        if not isinstance(space, gym.spaces.Dict) or self.sense not in space.spaces:
             raise UptakeError(
-                f"observation space {mic}: has no 'mic'; give a Dict with a frame of audio under that name"
+                f"observation space {space}: has no '{self.sense}'; give a Dict with a frame of audio under that name"
             )
-        if mic["mic"].shape != (F,):
-            raise UptakeError(f"observation 'mic' has shape {mic['mic'].shape}, expected ({F},): a frame of audio")
+        if self.ear is None and space["mic"].shape != (F,):
+            raise UptakeError(f"observation 'mic' has shape {space['mic'].shape}, expected ({F},): a frame of audio")
         self.audio = isinstance(self.env.action_space, gym.spaces.Box)
         self.quiet, self.loud = _voices(self.env)
         self.record: Callable[[], Episode] | None = getattr(self.env.unwrapped, "episode", None)
 
     def play(self, actions: list[Any], options: dict[str, Any] | None = None) -> np.ndarray:
-        """Microphone (n + 1, F) while n actions are played after a reset; fewer where the conversation ends before."""
+        """What is heard, (n + 1, F) or (n + 1, codebooks), while n actions are played after a reset; fewer where the
+        conversation ends before."""
         obs, _ = self.env.reset(seed=self.seed, options=options)
-        heard = [obs["mic"].copy()]
+        heard = [obs[self.sense].copy()]
         for action in actions:
             obs, _, terminated, truncated, _ = self.env.step(action)
-            heard.append(obs["mic"].copy())
+            heard.append(obs[self.sense].copy())
             if terminated or truncated:
                 break
         return np.stack(heard)
+
+    def listener(self) -> Callable[[dict[str, Any]], np.ndarray]:
+        """Turns one observation after the other into sound, (1, F) float32."""
+        if self.ear is None:
+            return lambda obs: obs["mic"][None]
+        codec, state = self.ear.codec, self.ear.codec.init_state(1)
+        return lambda obs: codec.decode(state, obs["codes"][None])
 
 
 def _voices(env: gym.Env[Any, Any]) -> tuple[Any, Any]:
@@ -114,6 +125,8 @@ def same_seed(subject: Subject) -> str:
 
 def sound(subject: Subject) -> str:
     """The microphone is finite, within full scale, and never digital silence."""
+    if subject.ear is not None:
+        raise Skip("what is heard are codes")
     heard = subject.play([subject.quiet] * subject.frames)
     if not np.isfinite(heard).all() or np.abs(heard).max() > 1.0:
         raise UptakeError("the microphone is not finite or exceeds full scale; clip what is mixed")
@@ -125,7 +138,7 @@ def sound(subject: Subject) -> str:
 
 
 def causality(subject: Subject) -> str:
-    """What is said changes nothing that was heard before: to the sample for audio, to the frame for anything else."""
+    """What is said changes nothing that was heard before: to the sample for audio, else to the frame."""
     k, cut = subject.frames // 2, F // 2
     quiet = [subject.quiet] * subject.frames
     other = list(quiet)
@@ -135,9 +148,10 @@ def causality(subject: Subject) -> str:
         other[k], cut = subject.loud, 0
     one, two = subject.play(quiet), subject.play(other)
     changed = np.flatnonzero(one.reshape(-1) != two.reshape(-1))
-    if changed.size and changed[0] < (k + 1) * F + cut + SOONEST:
+    soonest = (k + 1) * one.shape[1] + (cut + SOONEST if subject.ear is None else 0)
+    if changed.size and changed[0] < soonest:
         raise UptakeError("an action changed the microphone before it could be heard; play action k in frame k+1")
-    return "to the sample" if subject.audio else "to the frame"
+    return "to the sample" if subject.audio and subject.ear is None else "to the frame"
 
 
 def silence_identity(subject: Subject) -> str:
@@ -238,10 +252,10 @@ def batch_sizes(subject: Subject) -> str:
         options = {name: value for name, value in spec.kwargs.items() if name != "render_mode"}
         batch = gym.make_vec(spec.id, num_envs=size, **options)
         obs, _ = batch.reset(seed=subject.seed)
-        heard = [obs["mic"][0].copy()]
+        heard = [obs[subject.sense][0].copy()]
         for _ in range(subject.frames):
             obs, *_ = batch.step(np.stack([subject.quiet] * size))
-            heard.append(obs["mic"][0].copy())
+            heard.append(obs[subject.sense][0].copy())
         batch.close()
         if fingerprint(subject, np.stack(heard)) != alone:
             raise UptakeError(f"row 0 of a batch of {size} does not hear what it hears alone; seed rows by themselves")
@@ -294,10 +308,10 @@ def leak(subject: Subject) -> str:
 def _listen(subject: Subject, options: Mapping[str, Any]) -> Episode:
     """One conversation with an agent that answers any silence after speech with three seconds of noise."""
     obs, _ = subject.env.reset(seed=subject.seed, options=dict(options))
-    ear, ended, frames = OnlineActivity(1), False, 0
+    ear, ended, frames, sound_of = OnlineActivity(1), False, 0, subject.listener()
     while not ended and frames < _LONGEST:
         frames += 1
-        ear.update(obs["mic"][None])
+        ear.update(sound_of(obs))
         quiet_for = CLOCK.seconds(int(ear.now[0] - ear.offset[0]))
         talks = ear.offset[0] >= 0 and 0.5 <= quiet_for < 3.5
         obs, _, terminated, truncated, _ = subject.env.step(subject.loud if talks else subject.quiet)

@@ -21,7 +21,8 @@ from envs.pack import Pack
 
 
 class DuplexEnv(gym.Env):
-    """Observation: dict with `mic` (F,) float32; action: as `act` says. See `DuplexVectorEnv` for time and ends."""
+    """Observation: dict with `mic` (F,) float32, or as `obs` says; action: as `act` says. Time and ends are those of
+    `DuplexVectorEnv`."""
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 1.0 / CLOCK.frame_seconds}
 
@@ -36,11 +37,13 @@ class DuplexEnv(gym.Env):
         privileged: bool = False,
         users: str | Path = "",
         render_mode: str | None = None,
+        obs: str | Codec = "pcm",
     ) -> None:
         """As `DuplexVectorEnv`, for one conversation."""
         self.vector = DuplexVectorEnv(
-            pack, 1, split, frames, score, acoustics, act, privileged=privileged, users=users, render_mode=render_mode
-        )
+            pack, 1, split, frames, score, acoustics, act, privileged=privileged, users=users,
+            render_mode=render_mode, obs=obs,
+        )  # fmt: skip
         self.render_mode = render_mode
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space
@@ -53,12 +56,13 @@ class DuplexEnv(gym.Env):
         if options and "reset_mask" in options:
             raise UptakeError("reset: 'reset_mask' belongs to the batched environment; leave it out here")
         obs, info = self.vector.reset(seed=seed, options=options)
-        return {"mic": obs["mic"][0]}, _single(info)
+        return {name: value[0] for name, value in obs.items()}, _single(info)
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Play one frame and hear the next."""
         obs, reward, terminated, truncated, info = self.vector.step(np.asarray(action)[None])
-        return {"mic": obs["mic"][0]}, float(reward[0]), bool(terminated[0]), bool(truncated[0]), _single(info)
+        heard = {name: value[0] for name, value in obs.items()}
+        return heard, float(reward[0]), bool(terminated[0]), bool(truncated[0]), _single(info)
 
     def render(self) -> np.ndarray | None:
         """A picture (height, width, 3) uint8 of the conversation so far; None without a `render_mode`."""
@@ -81,7 +85,7 @@ class DuplexEnv(gym.Env):
 
     def unmoved(self) -> dict[str, Any] | None:
         """Options for `reset` of a conversation that ignores the agent; None where there is none."""
-        if "echo" in self.vector.acoustics.sections:
+        if "echo" in self.vector.acoustics.effects:
             return None
         for scenario in self.vector.pack.scenarios(self.vector.split):
             listens = any(item.trigger.agent for item in scenario.script)
@@ -94,7 +98,7 @@ class DuplexEnv(gym.Env):
         vector = self.vector
         twin = DuplexEnv(
             vector.pack, vector.split, vector.frames, vector.score, vector.acoustics, vector.act, vector.tells,
-            render_mode=self.render_mode,
+            render_mode=self.render_mode, obs=vector.obs,
         )  # fmt: skip
         twin.spec, twin._np_random = self.spec, copy.deepcopy(self._np_random)
         twin.set_state(self.get_state())

@@ -39,10 +39,11 @@ from gymnasium.vector.utils import batch_space
 from envs.acoustics.chain import Chain
 from envs.acoustics.config import Acoustics, find_acoustics
 from envs.acoustics.room_tone import room_tone
-from envs.actions import Pcm, make_actions
+from envs.actions import Pcm, find_codec, make_actions
 from envs.activity import OnlineActivity
 from envs.clock import CLOCK
 from envs.codec import Codec
+from envs.ear import Ear
 from envs.episode import Episode, from_pcm16, to_pcm16
 from envs.errors import UptakeError
 from envs.event import Event, Word
@@ -64,7 +65,8 @@ _COUNTERS = ("_frame", "_end", "_terminated", "_restarts")
 
 
 class DuplexVectorEnv(gym.vector.VectorEnv):
-    """`num_envs` conversations in lockstep. Observation: dict with `mic` (B, F) float32; action: as `act` says."""
+    """`num_envs` conversations in lockstep. Observation: dict with `mic` (B, F) float32, or as `obs` says; action: as
+    `act` says."""
 
     def __init__(
         self,
@@ -79,6 +81,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         privileged: bool = False,
         users: str | Path = "",
         render_mode: str | None = None,
+        obs: str | Codec = "pcm",
     ) -> None:
         """Make the environment.
 
@@ -96,6 +99,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             privileged: tell in ``info["privileged"]["events"]`` everything that is settled, the future included.
             users: other scenarios for the pack's audio, as `Pack.load` takes them.
             render_mode: None, or `rgb_array`: `render` draws every row so far.
+            obs: what is heard: `pcm`, or a codec, of which `codes` (B, codebooks) then stand in the place of `mic`.
         """
         if num_envs < 1 or frames < 1:
             raise UptakeError(f"environment: num_envs={num_envs}, frames={frames}; both must be at least 1")
@@ -113,10 +117,14 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.autoreset_mode = find_mode(autoreset_mode)
-        self.act, self.tells = act, privileged
+        self.act, self.obs, self.tells = act, obs, privileged
         size = self.clock.frame
         self.speech = make_actions(act, num_envs, self.pack, self._settled)
-        self.single_observation_space = gym.spaces.Dict({"mic": gym.spaces.Box(-1.0, 1.0, (size,), np.float32)})
+        self.ear = None if obs == "pcm" else Ear(find_codec(obs, "obs", ("pcm",)), num_envs)
+        mic = gym.spaces.Box(-1.0, 1.0, (size,), np.float32)
+        self.single_observation_space = gym.spaces.Dict(
+            {"mic": mic} if self.ear is None else {"codes": self.ear.single_space}
+        )
         self.single_action_space = self.speech.single_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -142,7 +150,8 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._run_seed: int | None = None
         self.agent_words: Callable[[int], Sequence[Word]] | None = None
         """Gives the words that the agent has said so far in a row, from its text stream or by speech recognition: set
-        by whoever plays the agent. Only users that read a transcript (`llm`) ask for them."""
+        by whoever plays the agent (None: what canned actions said). Only users that read (`llm`) ask for them, and a
+        state or a fork does not take it along."""
         self._rows = np.arange(num_envs)
 
     # -- gymnasium -----------------------------------------------------------------------------------------------------
@@ -192,7 +201,8 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         heard = self._sound(audio, rows) if self._chains else audio
         self._heard.update(heard)
         now = (self._frame + 1 + again) * self.clock.frame
-        self._mix(self._driver.advance(Heard(now, self._heard, heard, self.agent_words)))
+        words = self.agent_words or self.speech.transcript
+        self._mix(self._driver.advance(Heard(now, self._heard, heard, words)))
 
         for row in np.flatnonzero(~self._terminated & ~again):
             done_at = self._driver.done_at(int(row))
@@ -205,6 +215,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             for row in ending:
                 reward[row] = self.score(self.episode(int(row)))
         terminated = self._terminated & ~again
+        self._hear(rows)
         final: dict[str, Any] = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and ending.size:
             final = self._final(ending)
@@ -287,6 +298,8 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._heard.fork(source, index)
         self._driver.fork(source, index.tolist())
         self.speech.fork(source, index.tolist())
+        if self.ear is not None:
+            self.ear.fork(source, index.tolist())
         voice = self._voices[source]
         for row in index.tolist():
             self._voices[row] = voice.fork()
@@ -306,6 +319,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "driver": self._driver.get_state(),
             "speech": self.speech.get_state(),
             "voices": [voice.fork() for voice in self._voices],
+            "ear": None if self.ear is None else self.ear.get_state(),
         }
         chains = {row: chain.fork() for row, chain in self._chains.items()}
         return {**state, **more, "chains": chains, "run_seed": self._run_seed, "sampler": sampler}
@@ -319,9 +333,13 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
                     "num_envs and frames must be the same"
                 )
             setattr(self, name, state[name].copy())
+        if (self.ear is None) != (state["ear"] is None):
+            raise UptakeError("set_state: one hears sound and the other codes; obs must be the same")
         self._heard.set_state(state["heard"])
         self._driver.set_state(state["driver"])
         self.speech.set_state(state["speech"])
+        if self.ear is not None:
+            self.ear.set_state(state["ear"])
         self._voices = [voice.fork() for voice in state["voices"]]
         self._chains = {row: chain.fork() for row, chain in state["chains"].items()}
         self._run_seed = state["run_seed"]
@@ -346,6 +364,9 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._heard.reset(rows)
         self._heard.now[rows] = self.clock.frame  # frame 0: the agent cannot have said anything yet
         self.speech.reset(rows.tolist())
+        if self.ear is not None:
+            self.ear.reset(rows)
+            self._hear(rows)
 
     def _restart(self, rows: np.ndarray) -> None:
         """Let rows begin conversations by themselves."""
@@ -364,9 +385,9 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         ended = np.zeros(self.num_envs, bool)
         ended[rows] = True
         last = np.full(self.num_envs, None, object)
-        mic = self._observe()["mic"]
+        heard = self._observe()
         for row in rows:
-            last[row] = {"mic": mic[row].copy()}
+            last[row] = {name: value[row].copy() for name, value in heard.items()}
         told = self._info() | self._which()
         told |= {f"_{key}": ended.copy() for key in list(told)}
         return {"final_obs": last, "_final_obs": ended, "final_info": told, "_final_info": ended.copy()}
@@ -427,8 +448,17 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             if chain is None or not own:  # in a chain the voice meets the surroundings only frame by frame
                 mix(self._scene[cue.row].reshape(-1)[cue.onset :], pcm)
 
+    def _mic(self) -> np.ndarray:
+        """The current frame of every row, (B, F) float32."""
+        return from_pcm16(self._scene[self._rows, np.maximum(self._frame, 0)])
+
+    def _hear(self, rows: np.ndarray) -> None:
+        """Let the ear of `rows` hear their current frame: once a frame, since a codec goes on with every call."""
+        if self.ear is not None:
+            self.ear.hear(self._mic(), rows)
+
     def _observe(self) -> dict[str, np.ndarray]:
-        return {"mic": from_pcm16(self._scene[self._rows, np.maximum(self._frame, 0)])}
+        return {"mic": self._mic()} if self.ear is None else {"codes": self.ear.codes.copy()}
 
     def _info(self) -> dict[str, Any]:
         ledger = {

@@ -124,7 +124,8 @@ class Episode:
 def read_audio(path: Path, clock: Clock = CLOCK) -> np.ndarray:
     """Read a mono file at the clock's rate as (N,) float32.
 
-    Raises `UptakeError` naming the file for one that is missing, corrupt, of another rate, not mono or not finite.
+    Raises `UptakeError` naming the file for one that is missing, corrupt, of another rate, not mono, not finite or
+    beyond full scale.
     """
     if not path.is_file():
         raise UptakeError(f"{path}: no such audio file; restore it or rebuild what it belongs to")
@@ -138,6 +139,8 @@ def read_audio(path: Path, clock: Clock = CLOCK) -> np.ndarray:
         raise UptakeError(f"{path}: {audio.shape[1]} channels, expected 1; mix the file to mono")
     if not np.isfinite(audio).all():
         raise UptakeError(f"{path}: holds NaN or infinite samples; render the file again")
+    if (peak := float(np.abs(audio).max(initial=0.0))) > 1.0:
+        raise UptakeError(f"{path}: holds samples of {peak:.3g} times full scale; render the file at a lower level")
     return audio[:, 0]
 
 

@@ -63,6 +63,10 @@ class Clip:
     """Topics that this agent clip answers."""
     clock: Clock = field(default=CLOCK, repr=False)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Clip:
+        """Itself: a clip never changes, and is told from another one by which it is."""
+        return self
+
     @property
     def said_as(self) -> str:
         """What kind of utterance it is: its kind, or for kind `user` what its id begins with (`question/...`)."""
@@ -230,6 +234,10 @@ class Pack:
                             found.setdefault(f"*/{topic}", expect.content)
         return found
 
+    def speakers(self, split: str) -> set[str]:
+        """The voices of a split's users."""
+        return {clip.voice for clip in self.other_voices(split, "")}
+
     def other_voices(self, split: str, voice: str) -> list[Clip]:
         """The spoken clips of a split's users that are not in this voice, in order of their ids."""
         return [
@@ -334,7 +342,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _clip(index: Path, name: str, spec: Any) -> Clip:
-    """One clip of pack.json, its file checked: present, unchanged, mono, right rate and length, finite."""
+    """One clip of pack.json, its file checked: present, unchanged, not empty, right rate and length, finite."""
     try:
         path = index.parent / str(spec["file"])
         sha, samples = str(spec["sha256"]), int(spec["samples"])
@@ -365,6 +373,8 @@ def _clip(index: Path, name: str, spec: Any) -> Clip:
         raise UptakeError(f"{path}: cannot be decoded ({error}); restore or re-encode the file") from error
     if info.samplerate != CLOCK.sample_rate:
         raise UptakeError(f"{path}: sample rate {info.samplerate}, expected {CLOCK.sample_rate}; resample the file")
+    if not info.frames:
+        raise UptakeError(f"{path}: audio of clip {name!r} is empty; render the file again")
     if info.frames != samples:
         raise UptakeError(f"{path}: {info.frames} samples, pack.json says {samples}; rebuild the pack")
     if info.subtype not in _LOSSLESS_INTEGER:

@@ -17,16 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from envs.activity import activity
 from envs.clock import CLOCK
+from envs.corpora.audio import CLIPPED, opened
+from envs.corpora.recording import Rejected
 from envs.corpora.utterances import UNIT_GAP_SECONDS, units
 from envs.errors import UptakeError
 from envs.event import Word
 
 MAX_SECONDS = 600.0
 """Of one window: a conversation's microphone is held in memory."""
+LOUDEST = 2.0
+"""Times full scale. Lossy formats overshoot a little, which is clipped and counted; more is another unit."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,11 @@ class Recording:
     def tracks(self) -> np.ndarray:
         """(channels, N) float32 of the window at the clock's rate; raises `UptakeError` naming the file."""
         return _decode(self.file, self.start, self.stop, CLOCK.sample_rate)
+
+    @cached_property
+    def clipped(self) -> float:
+        """Share of the user's samples that are clipped."""
+        return float((np.abs(self.user) >= CLIPPED).mean())
 
     @property
     def user(self) -> np.ndarray:
@@ -74,6 +82,10 @@ class Recording:
         """Decode everything; raises `UptakeError` naming the file for whatever is wrong with it."""
         if not 0 <= self.channel < len(self.tracks):
             raise UptakeError(f"{self.file}: has {len(self.tracks)} channels, so there is no channel {self.channel}")
+        if len(self.tracks) > 2:
+            raise UptakeError(f"{self.file}: has {len(self.tracks)} channels, expected one for each of two speakers")
+        if len(self.tracks) == 2 and self.user.any() and np.array_equal(*self.tracks):
+            raise UptakeError(f"{self.file}: both channels are the same; give each speaker one, or a file with one")
         if not self.units:
             raise UptakeError(f"{self.file}: nobody speaks on channel {self.channel} in this window; check from and to")
 
@@ -83,20 +95,22 @@ def _decode(file: Path, start: float, stop: float | None, rate: int) -> np.ndarr
     if not file.is_file():
         raise UptakeError(f"{file}: no such recording; check the path, which counts from the scenario's folder")
     try:
-        with soundfile.SoundFile(file) as opened:
-            own, length = opened.samplerate, opened.frames / opened.samplerate
+        with opened(file) as recording:
+            own, length = recording.samplerate, recording.frames / recording.samplerate
             end = length if stop is None else min(stop, length)
             if not 0 <= start < end or end - start > MAX_SECONDS:
                 raise UptakeError(
                     f"{file}: the window from {start:g} s to {end:g} s of {length:g} s is empty or longer than "
                     f"{MAX_SECONDS:g} s; set from and to"
                 )
-            opened.seek(round(start * own))
-            audio = opened.read(round((end - start) * own), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise UptakeError(f"{file}: cannot be decoded ({error}); restore or re-encode the file") from error
+            recording.seek(round(start * own))
+            audio = recording.read(round((end - start) * own), dtype="float32", always_2d=True)
+    except Rejected as why:
+        raise UptakeError(f"{why.detail} ({why.reason}): cannot be replayed; restore or re-encode the file") from why
     if not np.isfinite(audio).all():
         raise UptakeError(f"{file}: holds NaN or infinite samples; export it again")
+    if (peak := float(np.abs(audio).max(initial=0.0))) > LOUDEST:
+        raise UptakeError(f"{file}: holds samples of {peak:.3g} times full scale; export it at a lower level")
     if own != rate:
         import soxr  # only where it is needed: most recordings that are replayed often are converted once
 

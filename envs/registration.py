@@ -16,6 +16,10 @@ IDS: Mapping[str, Mapping[str, Any]] = {
     "Uptake/DuplexTokens-v0": {
         "act": "align.codecs.pocket:shipped"
     },  # the action is codes; give your own codec as `act`
+    "Uptake/DuplexCodes-v0": {
+        "act": "align.codecs.pocket:shipped",
+        "obs": "align.codecs.pocket:shipped",
+    },  # codes in both directions
 }
 """Id -> what its constructor is given. Every argument of `DuplexVectorEnv` can be given to `gymnasium.make`, too."""
 

@@ -61,6 +61,14 @@ class _Puppet:
     def fork(self, source: int, rows: np.ndarray) -> None:
         """There is one row."""
 
+    def get_state(self) -> np.ndarray:
+        """What was heard last."""
+        return self.ear.copy()
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Continue from what `get_state` returned."""
+        self.ear = state.copy()
+
 
 class _World(DuplexVectorEnv):
     """One conversation whose user says what it is given."""
@@ -108,14 +116,13 @@ class SelfPlayEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             score: called for each side with its record (`episode`) in the last step; what it returns is its reward.
         """
         found = find_acoustics(acoustics)
-        sections = dict(found.sections)
         if delay_ms:
             if not PACKET_MS <= delay_ms <= 1000:
                 raise UptakeError(f"delay_ms = {delay_ms:g}: must be 0, or from {PACKET_MS:g} to 1000")
-            if "network" in sections:
+            if "network" in found.effects:
                 raise UptakeError(f"delay_ms = {delay_ms:g}: the acoustics have a network; give its delay_ms there")
             quantities = {"delay_ms": delay_ms - PACKET_MS, "buffer_ms": 0.0}
-            sections["network"] = {name: Var("choice", (float(ms),)) for name, ms in quantities.items()}
+            found = found.beside("network", {name: Var("choice", (float(ms),)) for name, ms in quantities.items()})
         self._scenario = Scenario(
             id="selfplay",
             split="train",
@@ -123,7 +130,7 @@ class SelfPlayEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             seed_group="selfplay",
             max_seconds=CLOCK.seconds(CLOCK.sample_of(frames + 2)),  # longer than any conversation here
             room_tone_db=room_tone_db,
-            acoustics=Acoustics(found.preset, sections),
+            acoustics=found,
             source="selfplay",
         )
         self._world = _World(self._scenario, frames)
@@ -175,6 +182,17 @@ class SelfPlayEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         if last:
             self.agents = []
         return heard, reward, dict.fromkeys(sides, False), cut, {name: {} for name in sides}
+
+    def get_state(self) -> dict[str, Any]:
+        """A copy of everything that `set_state` needs to continue exactly from here."""
+        own = {"agents": list(self.agents), "heard": list(self._heard), "conversations": self._conversations}
+        return {**own, "world": self._world.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `get_state` returned."""
+        self._world.set_state(state["world"])
+        self.agents, self._heard = list(state["agents"]), list(state["heard"])
+        self._conversations = state["conversations"]
 
     def episode(self, side: str = AGENT, transcript: Sequence[Word] = ()) -> Episode:
         """The record so far from one side: `agent` is what that side played, `user` what the other one did.

@@ -6,10 +6,14 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from envs.clock import CLOCK
+from envs.corpora.audio import CLIPPED
+from envs.corpora.extraction import CLIPPED_SHARE
 from envs.coverage import markdown
 from envs.errors import UptakeError, nearest
 from envs.pack import SPLITS, Pack
@@ -21,11 +25,19 @@ from launch.terminal import counting, make_console
 
 
 def run_check(path: str, console: Console | None = None) -> None:
-    """Load a pack, decode every clip, and print what is in it. Raises `UptakeError` naming the first broken file."""
+    """Load a pack, decode every clip, and print what is in it, and which clips are clipped.
+
+    Raises:
+        UptakeError: naming the first file that is broken, or that is silent where words are said.
+    """
     console = console or make_console()
     pack = Pack.load(path)
+    clipped = []
     for clip in pack.clips():
-        clip.pcm  # noqa: B018  decoding is the check
+        if clip.words and not clip.pcm.any():
+            raise UptakeError(f"{clip.path}: clip {clip.id!r} is digital silence; render the file again")
+        if (np.abs(clip.audio) >= CLIPPED).mean() > CLIPPED_SHARE:
+            clipped.append(clip.id)
     table = Table(title=f"{pack.name} {pack.version}, {pack.hash[:16]}", title_justify="left")
     for name in ("split", "scenarios", "user clips", "voices", "minutes"):
         table.add_column(name, justify="left" if name == "split" else "right")
@@ -39,6 +51,10 @@ def run_check(path: str, console: Console | None = None) -> None:
     size = sum(file.stat().st_size for file in pack.folder.rglob("*") if file.is_file())
     agents = len(pack.clips()) - len([clip for clip in pack.clips() if clip.kind == "user"])
     console.print(f"{len(pack.clips())} clips ({agents} of scripted agents), {size / 2**20:.1f} MiB: no fault")
+    if clipped:
+        names = ", ".join(clipped[:5]) + (", ..." if len(clipped) > 5 else "")
+        told = f"{len(clipped)} clipped in more than {CLIPPED_SHARE:.1%} of their samples: {names}"
+        console.print(f"[yellow]{escape(told)}[/]; render them at a lower level", soft_wrap=True)
 
 
 def run_scenario_check(file: Path, pack: str, console: Console | None = None) -> None:

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from align.comparison import CONSTANT
-from align.report import MARKS, change, interval, number
+from align.report import MARKS, acoustics_of, change, interval, number
 
 WIDE = 170
 """Columns that a comparison with the scripted agents beside it needs."""
@@ -40,6 +41,7 @@ def comparison_tables(result: Mapping[str, Any], width: int) -> list[Table]:
         for system in systems
     }
     title = f"{run['episodes']} conversations of the {run['split']} split, same users and seeds on both sides"
+    title += escape(acoustics_of(run))
     if width >= WIDE or not scripted:
         return [_table(title, labels, columns | scripted)]
     return [_table(title, labels, columns), _table("scripted agents in the same conversations", labels, scripted)]

@@ -40,6 +40,8 @@ from align.ranks import stop_ranks
 from align.report import save_conversation, write_report
 from align.rollout import check_context
 from align.trainers import grpo, learner, ppo
+from envs.acoustics.conditions import PEOPLED
+from envs.acoustics.config import find_acoustics
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError, nearest
 from envs.pack import Pack
@@ -168,6 +170,7 @@ def prepare(config: TrainConfig) -> Job:
         schedules=config.schedules,
     )
     pack = Pack.load(config.pack, config.users)
+    check_sound(config, pack)
     check_axes(composition, pack.scenarios("train"))
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
@@ -178,6 +181,18 @@ def prepare(config: TrainConfig) -> Job:
     check_context(policy.spec, config.algorithm.frames + context, what)
     check_context(policy.spec, config.evaluation.frames, "evaluation.frames")
     return Job(config, pack, scenarios, policy, composition)
+
+
+def check_sound(config: TrainConfig, pack: Pack) -> None:
+    """Raise UptakeError where the acoustics cannot be had: a mix would say so only when it first draws them."""
+    effects = find_acoustics(config.acoustics).effects
+    for split in ("train", config.evaluation.split):
+        voices = pack.speakers(split)
+        if effects & PEOPLED and len(voices) < 2:
+            raise UptakeError(
+                f"acoustics = {config.acoustics!r}: babble and a second speaker need clips of another voice than the "
+                f"user's; the split {split!r} of pack {config.pack!r} has voices: {len(voices)}. Leave them out"
+            )
 
 
 def plan_comment(job: Job) -> str:
@@ -197,7 +212,8 @@ def plan_comment(job: Job) -> str:
 
 def make_env(job: Job, rows: int) -> DuplexVectorEnv:
     """The world that a run trains in, `rows` conversations at a time."""
-    return DuplexVectorEnv(job.pack, rows, split="train", frames=job.config.algorithm.frames)
+    config = job.config
+    return DuplexVectorEnv(job.pack, rows, split="train", frames=config.algorithm.frames, acoustics=config.acoustics)
 
 
 def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:
@@ -245,7 +261,19 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False)
                 "as it was, or start another run with name=NAME"
             )
         # A trainer compares its own section.
-        for name in ("policy", "prompt", "pack", "seed", "rewards", "schedules", "activity", "embedding", "evaluation"):
+        for name in (
+            "policy",
+            "prompt",
+            "pack",
+            "users",
+            "acoustics",
+            "seed",
+            "rewards",
+            "schedules",
+            "activity",
+            "embedding",
+            "evaluation",
+        ):
             if getattr(old, name) != getattr(config, name):
                 raise UptakeError(
                     f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
@@ -287,6 +315,7 @@ def measure(job: Job, name: str, folder: Path | None, console: Console) -> Evalu
             seed=settings.seed,
             frames=settings.frames,
             batch=settings.batch,
+            acoustics=job.config.acoustics,
             activity=job.config.activity,
             keep=keep,
             on_done=advance,

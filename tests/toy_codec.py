@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from envs.clock import CLOCK
 
 F = CLOCK.frame
+
+
+@dataclass
+class Memory:
+    """Levels of the newest frames, (B,)."""
+
+    heard: np.ndarray
+    said: np.ndarray
 
 
 class ToyCodec:
@@ -15,23 +25,22 @@ class ToyCodec:
     sample_rate, frame, codebooks, card = CLOCK.sample_rate, F, 2, 16
 
     def init_state(self, batch):
-        return {"heard": np.zeros(batch, np.int64), "said": np.zeros(batch, np.int64)}
+        return Memory(np.zeros(batch, np.int64), np.zeros(batch, np.int64))
 
     def encode(self, state, pcm):
         level = np.minimum(np.abs(pcm).max(axis=1) * 16, 15).astype(np.int64)
-        codes = np.stack([level, state["heard"]], axis=1)
-        state["heard"] = level
+        codes = np.stack([level, state.heard], axis=1)
+        state.heard = level
         return codes
 
     def decode(self, state, codes):
-        sound = np.repeat(((codes[:, :1] + state["said"][:, None]) / 64).astype(np.float32), F, axis=1)
-        state["said"] = codes[:, 0].copy()
+        sound = np.repeat(((codes[:, :1] + state.said[:, None]) / 64).astype(np.float32), F, axis=1)
+        state.said = codes[:, 0].copy()
         return sound
 
     def reset(self, state, rows):
-        for memory in state.values():
-            memory[rows] = 0
+        state.heard[rows] = state.said[rows] = 0
 
     def fork(self, state, source, rows):
-        for memory in state.values():
+        for memory in (state.heard, state.said):
             memory[rows] = memory[source]

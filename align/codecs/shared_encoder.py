@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from align.codecs.base import rows_kept, rows_taken
-from envs.codec import Codec
+from envs.codec import Codec, rows_kept, rows_taken
 
 
 class SharedEncoder:

@@ -47,6 +47,7 @@ def check_policy(
     check_reset_row_is_a_fresh_episode(policy, frames)
     check_inactive_row_is_frozen(policy, frames)
     check_fork_continues_identically(policy, frames)
+    check_restored_state_continues_identically(policy, frames)
     check_row_does_not_depend_on_its_batch(policy, frames)
     if not policy.spec.trainable:
         return
@@ -214,6 +215,28 @@ def check_fork_continues_identically(policy: DuplexPolicy, frames: int = 24) -> 
     if not policy.spec.trainable:
         return  # nothing that it does is left to chance
     assert not torch.equal(codes[2], codes[0]), "a fork with another seed does exactly what its source does"
+
+
+def check_restored_state_continues_identically(policy: DuplexPolicy, frames: int = 24) -> None:
+    """A policy that is set back to where it stood does again what it did.
+
+    One without `get_state` and `set_state` (`align.policies.keeping`) passes: it need not have them.
+    """
+    if not hasattr(policy, "get_state"):
+        return
+    user, half = noise_user(policy, 3, frames), frames // 2
+    _open(policy, [1, 2, 3])
+    play(policy, user[:half])
+    state = policy.get_state()
+    first, codes = play(policy, user[half:]), policy.trajectory().codes
+    for seeds in ([7, 8, 9], [1]):  # meanwhile it lives another life, perhaps with another number of rows
+        _open(policy, seeds)
+        play(policy, user[:3, : len(seeds)])
+        policy.set_state(state)  # type: ignore[attr-defined]
+        again = play(policy, user[half:])
+        for row in range(3):
+            _same(again, first, row, row, "a restored state goes on differently")
+        assert torch.equal(policy.trajectory().codes, codes), "a restored state has another past"
 
 
 def check_row_does_not_depend_on_its_batch(policy: DuplexPolicy, frames: int = 24) -> None:

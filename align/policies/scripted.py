@@ -16,13 +16,16 @@ import torch
 from torch import nn
 
 from align.policies.base import DuplexSpec, Scores, Step, Trajectory, row_indices, rows_to_reset
+from align.policies.keeping import Keeping
 from align.policies.record import Record
 from envs.agents import ScriptedAgent
 from envs.clock import CLOCK
 
 
-class ScriptedPolicy:
+class ScriptedPolicy(Keeping):
     """Batched; rows are slots. See `align.policies.base.DuplexPolicy`. It takes no prompt."""
+
+    _LIVES = ("_agents", "_told", "_record")
 
     def __init__(self, make: Callable[[], ScriptedAgent]) -> None:
         """`make` gives an agent of one row, for instance ``lambda: EnergyVad(1, pack, ms=700)``."""
@@ -58,7 +61,7 @@ class ScriptedPolicy:
         """Make `rows` continue from where row `source` is; nothing is left to chance, so seeds change nothing."""
         index = row_indices(rows, len(self._agents))
         for row in index:
-            self._agents[row] = _forked(self._agents[source])
+            self._agents[row] = copy.deepcopy(self._agents[source])
         self._told[index] = self._told[source]
         self._record.fork(source, index)
 
@@ -87,10 +90,3 @@ class ScriptedPolicy:
     def export(self, path: str | Path, format: str = "kyutai") -> None:
         """A fixed baseline has nothing to write."""
         raise TypeError("a scripted agent has no weights to export; it is found by its name")
-
-
-def _forked(agent: ScriptedAgent) -> ScriptedAgent:
-    """A copy that goes on by itself; clips are shared, as they never change."""
-    shared = [clip for name in ("clips", "backchannels") for clip in getattr(agent, name)]
-    said = [sound for sound, _, _ in agent.said(0)]
-    return copy.deepcopy(agent, {id(thing): thing for thing in (*shared, *said)})

@@ -26,6 +26,8 @@ SECTIONS = {
     "underrun": Underrun,
 }
 """Effects by the name that they have in a scenario."""
+PEOPLED = frozenset({"babble", "speaker"})
+"""Those in which other voices are heard."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Conditions:
     @property
     def peopled(self) -> bool:
         """Other voices are heard."""
-        return self.babble is not None or self.speaker is not None
+        return any(getattr(self, name) for name in PEOPLED)
 
     def to_json(self) -> dict[str, Any]:
         """What is on, as plain data."""

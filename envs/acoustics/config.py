@@ -6,8 +6,12 @@
       babble: {talkers: 3, snr_db: [10, 20]}       # ... this section replaces the preset's
       echo: {return_loss_db: 10, delay_ms: $delay, cancel_db: {dist: uniform, a: 10, b: 25}}
 
+    acoustics:
+      mix: {clean: 2, cafe: 1, street.yaml: 1}     # one of these for every conversation, drawn by weight
+
 A quantity is a number, `[a, b]` (uniform), a distribution as under `vars`, or a `$variable`. Each is drawn from its own
-child of one of the conversation's streams (`noise`, `room`, `channel`), so that turning one effect on shifts no other.
+child of one of the conversation's streams (`noise`, `room`, `channel`), so that turning one effect on shifts no other,
+and a conversation that draws `cafe` from a mix sounds as it does in `cafe`.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from envs import located_yaml
 from envs.acoustics.conditions import SECTIONS, Conditions
@@ -47,9 +53,26 @@ class Acoustics:
     preset: str = ""
     sections: Mapping[str, Mapping[str, Quantity]] = field(default_factory=dict)
     """Effect to its quantities; one that is not here is off. A lone quantity (`gain_db`) stands under its own name."""
+    mix: tuple[tuple[float, Acoustics], ...] = ()
+    """Weights and what they weigh: one of them is drawn, and `sections` are empty."""
+
+    @property
+    def effects(self) -> frozenset[str]:
+        """What may be on in a conversation."""
+        return frozenset(self.sections).union(*(one.effects for _, one in self.mix))
+
+    def beside(self, section: str, quantities: Mapping[str, Quantity]) -> Acoustics:
+        """These acoustics with a section more."""
+        if self.mix:
+            return replace(self, mix=tuple((weight, one.beside(section, quantities)) for weight, one in self.mix))
+        return replace(self, sections={**self.sections, section: quantities})
 
     def draw(self, seeds: Seeds, values: Mapping[str, float]) -> Conditions:
         """Draw every quantity; `values` are the scenario's variables."""
+        if self.mix:
+            weights = np.array([weight for weight, _ in self.mix])
+            drawn_of = seeds.rng("channel", "acoustics", "mix").choice(len(weights), p=weights / weights.sum())
+            return self.mix[int(drawn_of)][1].draw(seeds, values)
 
         def draw(section: str, name: str, quantity: Quantity) -> Any:
             if isinstance(quantity, Var):
@@ -67,7 +90,10 @@ class Acoustics:
 def presets() -> Mapping[str, Acoustics]:
     """The presets that ship with the package, by name."""
     (document,) = located_yaml.read(PRESETS.read_text(encoding="utf-8"), str(PRESETS))
-    return {name: replace(_parse(document, spec, (name,), {}), preset=name) for name, spec in document.data.items()}
+    found: dict[str, Acoustics] = {}
+    for name, spec in document.data.items():  # a mix stands below what it mixes
+        found[name] = replace(_parse(document, spec, (name,), {}, found), preset=name)
+    return found
 
 
 def find_acoustics(what: str | Path | Mapping[str, Any] | Acoustics | None) -> Acoustics:
@@ -86,6 +112,11 @@ def find_acoustics(what: str | Path | Mapping[str, Any] | Acoustics | None) -> A
         return presets()[str(what)]
     else:
         document = _read_file(Path(what))
+    return _default(document)
+
+
+def _default(document: Document) -> Acoustics:
+    """What a document says that stands for itself."""
     if isinstance(document.data, Mapping) and "room_tone_db" in document.data:
         raise document.error("room_tone_db belongs to a scenario; remove it here", ("room_tone_db",))
     return _parse(document, document.data, (), {})
@@ -117,10 +148,30 @@ def parse_acoustics(
     return _parse(document, spec, where, variables), tone
 
 
-def _parse(document: Document, spec: Any, where: located_yaml.Path, variables: Mapping[str, Var]) -> Acoustics:
+Known = Mapping[str, Acoustics]
+"""Presets by name."""
+
+
+def _parse(
+    document: Document,
+    spec: Any,
+    where: located_yaml.Path,
+    variables: Mapping[str, Var],
+    known: Known | None = None,
+) -> Acoustics:
     schema = json_schema()
     located_yaml.check_part(document, spec, schema["$defs"]["acoustics"], schema, where)
-    base = presets()[spec["preset"]] if "preset" in spec else Acoustics()
+    known = presets() if known is None else known
+    base = known[spec["preset"]] if "preset" in spec else Acoustics()
+    others = sorted(set(spec) - {"mix", "preset", "room_tone_db"})
+    if "mix" in spec:
+        if others or "preset" in spec:
+            raise document.error(f"mix: stands alone, beside no {[*others, 'preset'][0]}", (*where, "mix"))
+        return _mix(document, spec["mix"], (*where, "mix"), known)
+    if base.mix:
+        if others:
+            raise document.error(f"{others[0]}: {base.preset} is a mix; mix files of your own", (*where, others[0]))
+        return base
     sections = dict(base.sections)
     for name, given in spec.items():
         if name in _SCALARS:
@@ -132,6 +183,28 @@ def _parse(document: Document, spec: Any, where: located_yaml.Path, variables: M
             }
     _check_together(document, sections, where, variables)
     return Acoustics(base.preset, sections)
+
+
+def _mix(document: Document, weights: Mapping[str, float], where: located_yaml.Path, known: Known) -> Acoustics:
+    """What one of is drawn: presets, and files whose place counts from the document's."""
+    found = []
+    for name, weight in weights.items():
+        file = Path(document.source).parent / name
+        if name in known:
+            one = known[name]
+        elif file.is_file():
+            other = _read_file(file)
+            if isinstance(other.data, Mapping) and "mix" in other.data:  # perhaps of itself
+                raise document.error(f"mix: {name!r} is a mix itself; name what it mixes", (*where, name))
+            one = _default(other)
+        else:
+            raise document.error(f"mix: {name!r} is neither a preset nor a file{nearest(name, known)}", (*where, name))
+        if one.mix:
+            raise document.error(f"mix: {name!r} is a mix itself; name what it mixes", (*where, name))
+        found.append((float(weight), one))
+    if not sum(weight for weight, _ in found):
+        raise document.error("mix: no weight is above 0; give one", where)
+    return Acoustics(mix=tuple(found))
 
 
 def _quantity(

@@ -172,7 +172,7 @@ class LlmDriver:
             before = state.heard[:-1] if state.heard and state.heard[-1][0] == ear.onset else state.heard
             if state.heard[-1:] != ((ear.onset, ear.offset),):
                 state.heard = (*before, (ear.onset, ear.offset))
-        if state.left >= 0 or state.asked is not None:
+        if state.left >= 0 or state.asked is not None or ear.now >= self._plan(row).longest:
             return
         found = self._moment(row, ear)
         if found is None:

@@ -57,6 +57,12 @@ class Partner(Protocol):
     def fork(self, source: int, rows: np.ndarray) -> None:
         """Let `rows` continue from where row `source` stands."""
 
+    def get_state(self) -> Any:
+        """A copy of everything that `set_state` needs, here or in another partner of the same name and batch."""
+
+    def set_state(self, state: Any) -> None:
+        """Continue from what `get_state` returned."""
+
 
 _loaders: list[Callable[[str, int], Partner]] = []
 
@@ -188,9 +194,8 @@ class PolicyDriver:
     def reset(self, row: int, plan: PartnerPlan) -> list[Cue]:
         """Begin a conversation; nothing is said in frames 0 and 1, which no action can reach."""
         name = plan.user.policy
-        if name not in self._partners:
-            self._partners[name] = self._load(name, len(self.plans))
-        frames, known = CLOCK.frames_covering(plan.longest), self._partners[name].context
+        partner = self._partner(name)
+        frames, known = CLOCK.frames_covering(plan.longest), partner.context
         if frames > known:
             raise plan.scenario.error(
                 f"duration_s.max: the user {name!r} looks back {known} frames "
@@ -198,8 +203,14 @@ class PolicyDriver:
             )
         self.plans[row], self._tones[row] = plan, plan.tone()
         self._sides[row] = Side((_SILENT, _SILENT))
-        self._partners[name].reset(np.array([row]), [int(plan.seeds.rng("user", "policy").integers(2**62))])
+        partner.reset(np.array([row]), [int(plan.seeds.rng("user", "policy").integers(2**62))])
         return []
+
+    def _partner(self, name: str) -> Partner:
+        """The partner of a name, loaded when it is first asked for."""
+        if name not in self._partners:
+            self._partners[name] = self._load(name, len(self.plans))
+        return self._partners[name]
 
     def release(self, row: int) -> None:
         """Another driver has taken over this row."""
@@ -294,19 +305,26 @@ class PolicyDriver:
             self._sides[row] = replace(self._sides[source])
         self._partners[plan.user.policy].fork(source, index)
 
-    def get_state(self) -> Any:
-        """Not to be had: a policy can be forked and cannot be copied out.
+    def get_state(self) -> dict[str, Any]:
+        """A copy of everything that `set_state` needs.
 
         Raises:
-            UptakeError: a row has such a user.
+            UptakeError: a policy that is the user of a row cannot be copied out.
         """
-        if any(plan is not None for plan in self.plans):
-            raise UptakeError("get_state: a policy that is the user keeps its state to itself; use fork()")
-        return None
+        names = {plan.user.policy for plan in self.plans if plan is not None}
+        return {
+            "plans": list(self.plans),
+            "tones": list(self._tones),
+            "sides": [replace(side) for side in self._sides],
+            "partners": {name: self._partners[name].get_state() for name in sorted(names)},
+        }
 
-    def set_state(self, state: Any) -> None:
-        """Nothing was kept."""
-        self.plans = [None] * len(self.plans)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `get_state` returned."""
+        self.plans, self._tones = list(state["plans"]), list(state["tones"])
+        self._sides = [replace(side) for side in state["sides"]]
+        for name, kept in state["partners"].items():
+            self._partner(name).set_state(kept)
 
     def _plan(self, row: int) -> PartnerPlan:
         plan = self.plans[row]

@@ -78,6 +78,8 @@ class Plan:
     voice: str = ""
     conditions: Conditions = field(default_factory=Conditions)
     """How it sounds."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What else the record is to say about it."""
 
 
 class Drawn(TypedDict):

@@ -58,7 +58,9 @@ def bind_replay(
         jitter=0,
         ends=len(pcm),
     )
-    return Plan(**drawn, lines=(line,), voice=scenario.user.file.stem)
+    user = scenario.user
+    told = {"file": user.file.name, "channel": user.channel, "from": user.start, "clipped": round(user.clipped, 6)}
+    return Plan(**drawn, lines=(line,), voice=user.file.stem, notes={"recording": told})
 
 
 def find_events(

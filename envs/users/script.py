@@ -154,6 +154,10 @@ class ScriptDriver:
                 found += [shifted(event, start, since if event.id == line.id else -1) for event in line.events]
         return sorted(found, key=lambda event: (event.onset, event.id))
 
+    def notes(self, row: int) -> dict[str, Any]:
+        """What else the record says about the conversation."""
+        return self._plan(row).notes
+
     def skipped(self, row: int) -> list[dict[str, str]]:
         """Items that never happened because the agent never did what they wait for: id and type."""
         lines, starts = self._plan(row).lines, self._progress[row].starts

@@ -21,7 +21,7 @@ class CodecTokens(DuplexWrapper):
         """`codec` has the methods of `envs.codec.Codec`, or is ``package.module:function`` that gives one."""
         super().__init__(env, codec=codec)
         self._needs_audio()
-        self.codec = find_codec(codec)
+        self.codec = find_codec(codec, "codec")
         self._mouth = Tokens(self.codec, 1)
         self._ear = self.codec.init_state(1)
         self.action_space = self._mouth.single_space

@@ -91,6 +91,8 @@ def test_an_unknown_config_key_is_answered_with_the_nearest(uptake: Command, wor
         ("grpo.num_generations=1", "grpo.num_generations = 1: must be at least 2"),
         ("policy=nowhere", "no checkpoint 'nowhere'"),
         ("pack=nowhere", "no pack 'nowhere'"),
+        ("acoustics=caffe", "no acoustics 'caffe': neither a preset nor a file; did you mean 'cafe'?"),
+        ("acoustics=mixed", "babble and a second speaker need clips of another voice"),
         ("evaluation.split=dev", "no scenario in the split 'dev'"),
     ],
 )
@@ -197,6 +199,25 @@ def test_a_clip_with_nan_is_named(uptake: Command, world: list[str], pack: Path)
     line = uptake.refused(*world)
     assert str(file) in line
     assert "NaN" in line
+
+
+def test_clips_that_cannot_be_speech_are_found_by_the_check_of_a_pack(
+    uptake: Command, pack: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def check(audio: np.ndarray, channels: int = 1) -> str:
+        file = replace_clip(pack, "agent-mhm", audio, 24_000, "PCM_16")
+        assert file.name == "agent-mhm-replaced.wav"
+        return uptake.refused("pack", "check", str(pack))
+
+    spec = json.loads((pack / "pack.json").read_text())["clips"]["agent-mhm"]
+    tone = np.sin(np.arange(spec["samples"]) * 0.05)
+    assert "clip 'agent-mhm' is digital silence" in check(0 * tone)
+    assert "2 channels, expected 1; mix the file to mono" in check(np.column_stack([tone, tone]))
+    replace_clip(pack, "agent-mhm", np.clip(3 * tone, -1, 1), 24_000, "PCM_16")
+    uptake.monkeypatch.setattr("sys.argv", ["uptake", "pack", "check", str(pack)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "1 clipped in more than 0.1% of their samples: agent-mhm" in capsys.readouterr().out
 
 
 def test_a_mistake_in_a_scenario_is_named_with_its_line(uptake: Command, world: list[str], pack: Path) -> None:

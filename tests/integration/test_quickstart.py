@@ -89,6 +89,21 @@ def test_a_run_is_never_overwritten(world: list[str], finished: tuple[Path, str]
     assert (finished[0] / "eval.json").read_bytes() == before
 
 
+def test_a_run_can_be_in_other_acoustics_from_first_to_last(world: list[str], tmp_path: Path) -> None:
+    phone = tmp_path / "phone.yaml"
+    phone.write_text("mix: {telephone: 1, bad_network: 1}\n")
+    done = uptake("train", "quickstart", *world, "name=phone", "grpo.iterations=1", f"acoustics={phone}")
+    run = Path(next(word.partition("=")[2] for word in world if word.startswith("runs="))) / "phone"
+    for kept in (run / "episodes").rglob("meta.json"):
+        heard = json.loads(kept.read_text())["meta"]["acoustics"]
+        assert heard["preset"] in ("telephone", "bad_network") and heard["uplink_samples"] > 0
+    assert {part.name for part in (run / "episodes").iterdir()} == {"training", "before", "after"}
+    assert json.loads((run / "eval.json").read_text())["run"]["acoustics"] == str(phone)
+    assert f"acoustics {phone}" in (run / "report.html").read_text() and "acoustics" in done.stdout
+    other = ["train", "quickstart", *world, "name=phone", "grpo.iterations=2", "acoustics=clean", "--resume"]
+    assert f"was started with acoustics = {phone}, now it is clean" in uptake(*other, expect=2).stderr
+
+
 def test_the_report_can_be_made_again(finished: tuple[Path, str]) -> None:
     (finished[0] / "report.html").unlink()
     assert uptake("view", str(finished[0])).stdout.strip() == str(finished[0] / "report.html")

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import MimiConfig, MimiModel
 
-from align.codecs.base import rows_kept
 from align.codecs.mimi import MimiCodec
-from envs.codec import Codec
+from envs.codec import Codec, rows_kept
 from envs.errors import UptakeError
 
 SMALL: dict[str, Any] = {

@@ -292,6 +292,55 @@ def test_acoustics_that_are_neither_a_preset_nor_a_mapping_are_named():
             parse_scenarios(MINIMAL.split("acoustics:")[0] + f"acoustics: {wrong}\n", "f.yaml")
 
 
+def drawn(acoustics, variant: int) -> dict:
+    return find_acoustics(acoustics).draw(Seeds(1, "x", variant), {}).to_json()
+
+
+def test_a_mix_draws_by_weight_and_what_it_draws_sounds_as_it_does_alone(tmp_path):
+    street = tmp_path / "street.yaml"
+    street.write_text("noise: {snr_db: [0, 10]}\n")
+    (tmp_path / "own.yaml").write_text("mix:\n  cafe: 3\n  street.yaml: 1\n  car: 0\n")
+    found = [drawn(tmp_path / "own.yaml", variant) for variant in range(400)]
+    cafes = [variant for variant, one in enumerate(found) if one.get("preset") == "cafe"]
+    assert 270 < len(cafes) < 330
+    for variant, one in enumerate(found):
+        assert one == drawn("cafe" if variant in cafes else street, variant)
+    shipped = {drawn("mixed", variant).get("preset") for variant in range(200)}
+    assert shipped == set(presets()) - {"mixed"}  # clean among them
+    assert find_acoustics("mixed").effects >= {"echo", "babble", "network"} and not find_acoustics("clean").effects
+
+
+def test_a_scenario_may_draw_from_a_mix_and_the_record_says_what_came(pack, tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text(MINIMAL.split("acoustics:")[0] + "acoustics: {mix: {telephone: 1, bad_network: 1}}\n")
+    env = DuplexVectorEnv(pack.with_users(path), 12, frames=2)
+    env.reset(seed=1, options={"scenario": "a", "variant": list(range(12))})
+    told = {env.episode(row).meta["acoustics"]["preset"] for row in range(12)}
+    assert told == {"telephone", "bad_network"}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("mix: {caffe: 1}", r"m\.yaml:1: mix: 'caffe' is neither a preset nor a file; did you mean 'cafe'"),
+        ("mix: {cafe: 0}", r"m\.yaml:1: mix: no weight is above 0"),
+        ("mix: {}", r"m\.yaml:1: mix: no weight is above 0"),
+        ("mix: {cafe: -1}", r"m\.yaml:1: mix.cafe is -1; it must be at least 0"),
+        ("mix: {mixed: 1}", r"m\.yaml:1: mix: 'mixed' is a mix itself"),
+        ("mix: {m.yaml: 1}", r"m\.yaml:1: mix: 'm.yaml' is a mix itself"),
+        ("mix: {cafe: 1}\ngain_db: 3", r"m\.yaml:1: mix: stands alone, beside no gain_db"),
+        ("mix: {cafe: 1}\npreset: car", r"m\.yaml:1: mix: stands alone, beside no preset"),
+        ("preset: mixed\ngain_db: 3", r"m\.yaml:2: gain_db: mixed is a mix; mix files of your own"),
+        ("mix: {tone.yaml: 1}", r"tone\.yaml:1: room_tone_db belongs to a scenario"),
+    ],
+)
+def test_a_mix_that_makes_no_sense_is_named_with_its_line(tmp_path, text, message):
+    (tmp_path / "tone.yaml").write_text("room_tone_db: -60\n")
+    (tmp_path / "m.yaml").write_text(text + "\n")
+    with pytest.raises(UptakeError, match=message):
+        find_acoustics(tmp_path / "m.yaml")
+
+
 @pytest.mark.parametrize(
     "what, message",
     [

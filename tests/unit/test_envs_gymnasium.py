@@ -51,9 +51,12 @@ def test_gymnasiums_checker_has_nothing_to_say_about_a_registered_id(name):
         check_env(env)
     vector = gym.make_vec(name, num_envs=2)
     obs, _ = vector.reset(seed=1)
-    assert obs["mic"].shape == (2, F) and vector.metadata["autoreset_mode"] is AutoresetMode.DISABLED
+    ((sense, heard),) = obs.items()
+    codes = IDS[name].get("obs") is not None
+    assert heard.shape == ((2, 8) if codes else (2, F)) and sense == ("codes" if codes else "mic")
+    assert vector.metadata["autoreset_mode"] is AutoresetMode.DISABLED
     single, _ = env.reset(seed=1)
-    assert np.array_equal(single["mic"], obs["mic"][0])
+    assert np.array_equal(single[sense], heard[0])
 
 
 def test_importing_envs_registers_every_id_and_loads_no_torch():
@@ -220,6 +223,57 @@ def test_the_codec_that_ships_speaks_and_forks_exactly(pack):
     assert np.array_equal(env.episode(0).agent, env.episode(1).agent) and np.abs(env.episode(0).agent).max() > 0.05
 
 
+def codes_of(env: DuplexVectorEnv, row: int) -> np.ndarray:
+    """(frames, codebooks) of a row's record, through a stream of its own."""
+    codec, mic = env.ear.codec, env.episode(row).mic.reshape(-1, 1, F)
+    state = codec.init_state(1)
+    return np.concatenate([codec.encode(state, frame) for frame in mic])
+
+
+@pytest.mark.parametrize("codec", ["align.codecs.pocket:shipped", ToyCodec()])
+def test_codes_are_heard_row_by_row_as_a_stream_of_its_own_gives_them(pack, codec):
+    env = DuplexVectorEnv(pack, 3, frames=40, obs=codec)
+    assert env.single_observation_space["codes"].shape == (env.ear.codec.codebooks,)
+    heard = [env.reset(seed=1, options={"scenario": ["turn", "story", "pause"]})[0]["codes"]]
+    for _ in range(12):
+        heard.append(env.step(quiet(env))[0]["codes"])
+    again, _ = env.reset(options={"scenario": "barge", "reset_mask": np.array([False, True, False])})
+    assert np.array_equal(again["codes"][[0, 2]], heard[-1][[0, 2]])  # the others hear nothing twice
+    assert np.array_equal(again["codes"][1], codes_of(env, 1)[0])
+    env.fork(2, [1])
+    for _ in range(12):
+        heard.append(env.step(quiet(env))[0]["codes"])
+    for row, own in ((0, 0), (1, 2), (2, 2)):
+        assert np.array_equal(np.stack(heard)[13:, row], codes_of(env, own)[13:])
+    assert np.array_equal(np.stack(heard)[:, 0], codes_of(env, 0)) and len(np.unique(np.stack(heard)[:, 0])) > 1
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_codes_begin_afresh_with_every_conversation_that_begins_by_itself(pack, mode):
+    codec = ToyCodec()
+    env = DuplexVectorEnv(pack, 2, frames=9, obs=codec, autoreset_mode=mode)
+    plain = DuplexVectorEnv(pack, 2, frames=9, autoreset_mode=mode)
+    streams, ends = [codec.init_state(1) for _ in range(2)], 0
+
+    def check(row: int, codes: dict, mic: dict) -> None:
+        assert np.array_equal(codes["codes"], codec.encode(streams[row], mic["mic"][None])[0])
+
+    def at(obs: dict, row: int) -> dict:
+        return {name: value[row] for name, value in obs.items()}
+
+    codes, mic = env.reset(seed=1)[0], plain.reset(seed=1)[0]
+    for _ in range(40):
+        for row in range(2):
+            check(row, at(codes, row), at(mic, row))
+        (codes, *_, told), (mic, *_, info) = env.step(quiet(env)), plain.step(quiet(env))
+        for row in range(2):
+            if mode == "SameStep" and "final_obs" in info and info["_final_obs"][row]:
+                check(row, told["final_obs"][row], info["final_obs"][row])
+            if info["frame"][row] == 0:
+                streams[row], ends = codec.init_state(1), ends + 1
+    assert ends > 4
+
+
 @pytest.mark.parametrize(
     "act, action, message",
     [
@@ -254,6 +308,14 @@ def test_samples_beyond_full_scale_are_clipped_and_counted(pack):
 
 
 @pytest.mark.parametrize(
+    "obs, message", [("pmc", "obs 'pmc' is none of pcm and"), (object(), "obs: a object is no codec")]
+)
+def test_observations_that_cannot_be_are_named(pack, obs, message):
+    with pytest.raises(UptakeError, match=message):
+        DuplexVectorEnv(pack, 1, obs=obs)
+
+
+@pytest.mark.parametrize(
     "act, message",
     [
         ("cannd", "did you mean 'canned'"),
@@ -276,12 +338,13 @@ def test_actions_that_cannot_be_are_named(pack, act, message):
 @pytest.mark.parametrize("act", ["pcm", "canned", "codec"])
 def test_the_same_state_has_the_same_future(pack, act, data):
     """Whatever was done before, a state that is set again, elsewhere or here, and a fork go on alike."""
+    hears, sense = (ToyCodec(), "codes") if data.draw(st.booleans()) else ("pcm", "mic")
     kind = ToyCodec() if act == "codec" else act
     acoustics = data.draw(st.sampled_from([None, {"echo": {"delay_ms": 30}, "network": {"loss": 0.1}}]))
     mode = data.draw(st.sampled_from(["Disabled", "NextStep", "SameStep"]))
 
     def make() -> DuplexVectorEnv:
-        return DuplexVectorEnv(pack, 3, frames=70, act=kind, acoustics=acoustics, autoreset_mode=mode)
+        return DuplexVectorEnv(pack, 3, frames=70, act=kind, acoustics=acoustics, autoreset_mode=mode, obs=hears)
 
     env = make()
     env.action_space.seed(data.draw(st.integers(0, 99)))
@@ -301,7 +364,7 @@ def test_the_same_state_has_the_same_future(pack, act, data):
     env.set_state(state)
     for found in (future(env), future(elsewhere)):
         for one, two in zip(first, found, strict=True):
-            assert np.array_equal(one[0]["mic"], two[0]["mic"]) and one[4]["ended"].tolist() == two[4]["ended"].tolist()
+            assert np.array_equal(one[0][sense], two[0][sense]) and one[4]["ended"].tolist() == two[4]["ended"].tolist()
             assert all(np.array_equal(one[i], two[i]) for i in (1, 2, 3))
     if mode == "Disabled":
         env.set_state(state)
@@ -309,9 +372,18 @@ def test_the_same_state_has_the_same_future(pack, act, data):
         for action in talk[before:]:
             action = np.stack([action[1]] * 3)
             obs, *_ = env.step(action)
-            assert np.array_equal(obs["mic"][0], obs["mic"][1]) and np.array_equal(obs["mic"][2], obs["mic"][1])
+            heard = obs[sense]
+            assert np.array_equal(heard[0], heard[1]) and np.array_equal(heard[2], heard[1])
         assert np.array_equal(env.episode(0).agent, env.episode(2).agent)
         assert env.episode(0).transcript == env.episode(1).transcript
+
+
+def test_a_state_of_another_ear_is_refused(pack):
+    sound, codes = DuplexVectorEnv(pack, 1, frames=5), DuplexVectorEnv(pack, 1, frames=5, obs=ToyCodec())
+    for one, other in ((sound, codes), (codes, sound)):
+        one.reset(seed=1)
+        with pytest.raises(UptakeError, match="one hears sound and the other codes"):
+            other.set_state(one.get_state())
 
 
 def test_a_fork_of_one_conversation_goes_its_own_way(pack):

@@ -215,6 +215,14 @@ def _scenario(folder, text):
             lambda f: _rewrite(f, "ask", np.full(100, np.nan), file="ask.wav", subtype="FLOAT"),
             "ask.wav: holds NaN.*render",
         ),
+        (
+            lambda f: _rewrite(f, "agent-mhm", np.zeros(0), file="mhm.wav"),
+            "mhm.wav: .* 'agent-mhm' is empty",
+        ),
+        (
+            lambda f: _rewrite(f, "agent-mhm", np.full(100, 1.7), file="mhm.wav", subtype="FLOAT"),
+            "mhm.wav: holds samples of 1.7 times full scale; render the file at a lower level",
+        ),
         (lambda f: _reindex(f, "ask", samples=5, words=[], pauses=[]), "pack.json says 5"),
         (lambda f: _reindex(f, "ask", words=[["a", 9, 3]]), "'ask': words has \\[9, 3\\]"),
         (lambda f: _reindex(f, "ask", words=[["a"]]), "'ask': field .* malformed"),

@@ -9,6 +9,7 @@ from align.evaluation import load_partner, play
 from align.partner import PolicyPartner
 from envs import agents
 from envs.clock import CLOCK
+from envs.duplex_env import DuplexEnv
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError
 from envs.pack import Pack
@@ -35,6 +36,26 @@ def test_a_policys_rows_sound_alike_from_one_seed_and_reset_alone():
     assert np.array_equal(env.episode(0).user, kept.user)  # its neighbour began afresh meanwhile, and changed nothing
     assert np.array_equal(env.episode(0).user, env.episode(1).user)
     assert not np.array_equal(env.episode(0).user, env.episode(2).user)
+
+
+def test_a_conversation_with_a_policy_is_copied_mid_way_and_set_back():
+    env = DuplexEnv("core", "test", frames=45, users="selfplay")
+    env.reset(seed=2, options={"scenario": "selfplay/test"})
+    noise = np.random.default_rng(0).normal(0, 0.05, (45, F)).astype(np.float32)
+    for action in noise[:20]:
+        env.step(action)
+    twin, state = env.fork(), env.get_state()
+    first = np.stack([env.step(action)[0]["mic"] for action in noise[20:]])
+    assert np.array_equal(first, np.stack([twin.step(action)[0]["mic"] for action in noise[20:]]))
+    env.set_state(state)
+    assert np.array_equal(first, np.stack([env.step(action)[0]["mic"] for action in noise[20:]]))
+    assert env.episode().events == twin.episode().events
+
+
+def test_a_policy_without_a_state_to_copy_is_named_with_what_to_do():
+    partner = PolicyPartner(ToyPolicy(), 1)
+    with pytest.raises(UptakeError, match=r"a ToyPolicy that is the user cannot be copied out; use fork\(\)"):
+        partner.get_state()
 
 
 def test_two_policies_talk_and_both_sides_are_recorded():

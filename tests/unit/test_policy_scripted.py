@@ -88,7 +88,7 @@ def test_a_replay_that_cannot_be_is_one_clear_line(tmp_path):
         ("nowhere.wav", "no such recording"),
         ("two.wav", "2 channels; say which"),
         ("two.wav#2", "no channel 2"),
-        ("text.wav", "cannot be decoded"),
+        ("text.wav", "unreadable"),
     ):
         with pytest.raises(UptakeError, match=message) as error:
             find_scripted(f"replay:{tmp_path / name}")

@@ -93,6 +93,26 @@ def test_acoustics_lie_between_the_sides_as_they_do_for_every_user():
     assert heard_itself.max() > 0.01
 
 
+def test_two_sides_that_are_set_back_go_on_the_same():
+    env = SelfPlayEnv(frames=30, delay_ms=60, acoustics="speakerphone")
+    said = [tone(31, [(0.5, 1.2)], 0.1), tone(31, [(1.0, 2.2)], 0.13)]
+    env.reset(seed=3)
+    states, heard = {}, {}
+    for turn in ("first", "again"):
+        for k in range(0 if turn == "first" else 12, 30):
+            if k == 12 and turn == "first":
+                states = env.get_state()
+            heard[turn, k] = env.step({USER: said[0][k + 1], AGENT: said[1][k + 1]})[0]
+        mics = {side: env.episode(side).mic for side in (USER, AGENT)}
+        heard[turn, "mics"] = mics
+        assert env.agents == []
+        env.set_state(states)
+        assert env.agents == [USER, AGENT]
+    for k in range(12, 30):
+        assert all(np.array_equal(heard["first", k][side], heard["again", k][side]) for side in (USER, AGENT))
+    assert all(np.array_equal(heard["first", "mics"][side], heard["again", "mics"][side]) for side in (USER, AGENT))
+
+
 def test_either_side_has_a_record_and_the_rewards_judge_it():
     env = SelfPlayEnv(frames=120)
     user, agent = tone(121, [(0.5, 2.0), (6.0, 6.5)], 0.1), tone(121, [(2.3, 5.0), (5.6, 7.4)], 0.13)
@@ -171,6 +191,12 @@ class Parrot:
     def fork(self, source, rows) -> None:
         self.count[rows] = self.count[source]
 
+    def get_state(self):
+        return self.count.copy(), list(self.seeds)
+
+    def set_state(self, state) -> None:
+        self.count, self.seeds = state[0].copy(), list(state[1])
+
 
 @pytest.fixture
 def pack(tmp_path, monkeypatch) -> Pack:
@@ -221,8 +247,24 @@ def test_rows_with_a_policy_and_rows_without_live_side_by_side_and_reset_alone(p
     for action in agent[20:]:
         env.step(action)
     assert np.array_equal(env.episode(0).user, env.episode(1).user) and env.episode(1).meta["driver"] == "policy"
-    with pytest.raises(UptakeError, match="use fork"):
-        env.get_state()
+
+
+def test_a_state_with_a_policy_in_it_has_the_same_future_here_and_elsewhere(pack):
+    env, other = DuplexVectorEnv(pack, 2, frames=60), DuplexVectorEnv(pack, 2, frames=60)
+    env.reset(seed=1, options={"scenario": ["mirror", "script"]})
+    agent = np.repeat(tone(61, [(0.5, 1.5), (2.2, 4.0)])[:, None], 2, axis=1)
+    for action in agent[1:25]:
+        env.step(action)
+    state = env.get_state()
+    first = np.stack([env.step(action)[0]["mic"] for action in agent[25:]])
+    events = env.episode(0).events
+    other.reset(seed=8, options={"scenario": ["script", "mirror"]})
+    for world in (env, other):
+        world.set_state(state)
+        again = np.stack([world.step(action)[0]["mic"] for action in agent[25:]])
+        assert np.array_equal(first, again) and world.episode(0).events == events
+        assert world.episode(0).meta["driver"] == "policy" and world.episode(1).meta["driver"] == "script"
+    assert pack.made[0].count[0] == pack.made[1].count[0] == 61
 
 
 def test_a_conversation_that_is_longer_than_the_users_memory_is_refused(pack, monkeypatch):

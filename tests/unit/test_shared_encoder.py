@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align.codecs.base import rows_kept
 from align.codecs.mimi import MimiCodec
 from align.codecs.shared_encoder import SharedEncoder
+from envs.codec import rows_kept
 from tests.random_mimi import random_mimi
 from tests.tiny_moshi import FRAME, BlurCodec
 

@@ -22,6 +22,7 @@ from envs.synthesis.build import plan
 from envs.synthesis.sounds import SOUNDS, television
 from envs.synthesis.texts import SOURCES, load_source
 from envs.twins import first_difference
+from envs.users.drivers import bind
 from rewards.compose import OURS, Composition
 from rewards.refusal import TAG
 
@@ -74,6 +75,13 @@ def test_every_event_has_a_scenario_with_a_twin_in_every_split(core: Pack, pack:
 def test_the_taxonomy_pack_alone_covers_every_event(pack: Pack):
     assert all(found.paired(split) for found in coverage([pack]) for split in SPLITS)
     assert all(scenario.twin for scenario in pack.scenarios())
+
+
+def test_every_variant_of_a_scenario_is_another_conversation(pack: Pack):
+    for scenario in pack.scenarios("train"):
+        plans = [bind(pack, scenario, 1, variant) for variant in range(4)]
+        times = {tuple((line.at, line.gap, line.hold, line.over) for line in plan.lines) for plan in plans}
+        assert len(times) == 4, scenario.id
 
 
 def test_the_table_in_the_documentation_is_what_the_command_prints(core: Pack, pack: Pack):

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import socket
+import threading
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from hypothesis import strategies as st
 from envs import agents
 from envs.activity import OnlineActivity
 from envs.chat import chat as chat_module
-from envs.chat.endpoint import Fault
+from envs.chat.cache import Cache
+from envs.chat.endpoint import Endpoint, Fault
 from envs.clock import CLOCK
+from envs.duplex_env import DuplexEnv
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
 from envs.errors import UptakeError
@@ -144,6 +147,28 @@ def test_a_decision_takes_effect_after_simulated_thinking_however_slow_the_endpo
             pack = with_user(base, place, scenario(server.url, endpoint=f"cache: {place / 'cache'}"))
             heard.append(talk(pack)[0])
     assert np.array_equal(heard[0].mic, heard[1].mic) and heard[0].events == heard[1].events
+
+
+def test_the_thread_that_steps_neither_asks_nor_looks_into_the_cache(base, tmp_path, monkeypatch):
+    threads: dict[str, set[str]] = {"cache": set(), "endpoint": set()}
+    get, complete = Cache.get, Endpoint.complete
+
+    def noted_get(self, key):
+        threads["cache"].add(threading.current_thread().name)
+        return get(self, key)
+
+    def noted_complete(self, *asked):
+        threads["endpoint"].add(threading.current_thread().name)
+        return complete(self, *asked)
+
+    monkeypatch.setattr(Cache, "get", noted_get)
+    monkeypatch.setattr(Endpoint, "complete", noted_complete)
+    with JudgeServer(answer=caller) as server:
+        pack = with_user(base, tmp_path, scenario(server.url))
+        (first,), (again,) = talk(pack), talk(pack)  # the second time every answer is known
+    assert again.meta["llm"]["cached"] == again.meta["llm"]["decisions"] > 3 and np.array_equal(first.mic, again.mic)
+    assert len(threads["cache"] | threads["endpoint"]) == 1
+    assert threading.current_thread().name not in threads["cache"]
 
 
 def test_all_rows_ask_before_any_row_waits(base, tmp_path):
@@ -503,6 +528,36 @@ def test_a_fork_and_a_restored_state_go_on_identically(base, tmp_path):
         env.set_state(state)
         again = [env.step(np.repeat(action[None], 2, axis=0))[0]["mic"] for action in agent[45:]]
         assert all((a[0] == b[0]).all() for a, b in zip(first, again, strict=True))
+
+
+def test_a_fork_of_one_conversation_asks_and_decides_alike_wherever_it_was_made(base, tmp_path):
+    with JudgeServer(answer=caller) as server:
+        env = DuplexEnv(with_user(base, tmp_path, scenario(server.url)), frames=150, act="canned")
+        env.reset(seed=3, options={"scenario": "call"})
+        said = [0] * 30 + [1] * 60 + [0] * 60
+        for action in said[:35]:  # a question is under way or just decided: the fork asks it anew
+            env.step(action)
+        twin = env.fork()
+        heard = [[one.step(action)[0]["mic"] for action in said[35:]] for one in (env, twin)]
+        assert np.array_equal(*map(np.stack, heard))
+        own, others = env.episode(), twin.episode()
+        assert own.events == others.events and own.meta["llm"]["faults"] == {}
+        assert [line["key"] for line in own.decisions] == [line["key"] for line in others.decisions]
+        assert any("assistant: it will rain" in line["situation"] for line in own.decisions)  # canned words are known
+
+
+def test_nothing_is_asked_once_the_conversation_is_over(base, tmp_path):
+    with JudgeServer(answer=lambda body: '{"act": "wait"}') as server:
+        text = scenario(server.url).replace("max: 20", "max: 6")
+        env = DuplexVectorEnv(with_user(base, tmp_path, text), 1, frames=200)
+        env.reset(seed=3, options={"scenario": "call"})
+        for _ in range(75):
+            env.step(np.zeros((1, F), np.float32))
+        asked = len(server.requests)
+        assert env.episode(0).meta["ended"] == "script" and asked
+        for _ in range(120):
+            env.step(np.zeros((1, F), np.float32))
+        assert len(server.requests) == asked
 
 
 def test_a_scripted_agents_words_reach_the_model(base, tmp_path):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError
+from envs.event import Word
 from envs.pack import Pack
-from envs.scenario import load_scenarios
+from envs.scenario import Scenario, load_scenarios
+from envs.users.replay import SHORT, find_events
 from tests.reactive_pack import reactive_pack
 
 USER = [(1.0, 2.0, "so I went"), (2.6, 4.0, "to the shop"), (5.5, 6.2, "okay"), (9.0, 10.5, "really?")]
@@ -137,8 +142,16 @@ def test_the_same_recording_sounds_the_same_beside_other_users(call):
         ("file: call.wav, from: 0, to: 0.5", "nobody speaks on channel 0 in this window"),
         ("file: call.wav, words: bad.json", "entry 0 is 'oops'; expected"),
         ("file: call.wav, words: order.json", "entry 1 lasts from 0.5 s to 1 s; sort and correct the times"),
-        ("file: text.wav", "text.wav: cannot be decoded"),
+        ("file: text.wav", r"text.wav: .*\(unreadable\)"),
         ("file: nan.wav", "holds NaN or infinite samples"),
+        ("file: empty.wav", "the window from 0 s to 0 s of 0 s is empty"),
+        ("file: nothing.wav", r"nothing.wav: no bytes \(empty\)"),
+        ("file: half.wav", r"half.wav: breaks off, its header promises \d+ bytes of sound \(damaged\)"),
+        ("file: half.flac", r"half.flac: .* \(damaged\): cannot be replayed"),
+        ("file: units.wav", "holds samples of 6.55e.03 times full scale; export it at a lower level"),
+        ("file: three.wav", "has 3 channels, expected one for each of two speakers"),
+        ("file: same.wav", "both channels are the same"),
+        ("file: slow.wav", r"slow.wav: 7 Hz \(sample_rate\): cannot be replayed"),
         ("file: call.wav, speaker: 1", "unknown key 'speaker' in user.recording"),
     ],
 )
@@ -147,7 +160,61 @@ def test_a_bad_recording_is_refused_when_the_scenario_is_loaded(call, recording,
     (call / "order.json").write_text('[["b", 2, 3], ["a", 0.5, 1]]')
     (call / "text.wav").write_text("not audio")
     soundfile.write(call / "nan.wav", np.full((2400, 2), np.nan), 24000, subtype="FLOAT")
+    talk, rate = soundfile.read(call / "call.wav")
+    soundfile.write(call / "empty.wav", talk[:0], rate)
+    (call / "nothing.wav").write_bytes(b"")
+    soundfile.write(call / "units.wav", talk * 32768, rate, subtype="FLOAT")
+    soundfile.write(call / "three.wav", np.column_stack([talk, talk[:, :1]]), rate)
+    soundfile.write(call / "same.wav", talk[:, [0, 0]], rate)
+    soundfile.write(call / "slow.wav", talk[:700], 7)
+    for name in ("half.wav", "half.flac"):
+        soundfile.write(call / name, talk + np.random.default_rng(0).normal(0, 0.01, talk.shape), rate)
+        whole = (call / name).read_bytes()
+        (call / name).write_bytes(whole[: len(whole) // 2])
     path = call / "replay.yaml"
     path.write_text(scenario(recording))
     with pytest.raises(UptakeError, match=message):
         load_scenarios(path)
+
+
+def test_clipped_samples_of_a_recording_are_counted_in_the_record(call):
+    talk, rate = soundfile.read(call / "call.wav")
+    soundfile.write(call / "loud.wav", np.clip(20 * talk, -1, 1), rate)
+    told = [play(load(call, f"file: {name}")).meta["recording"] for name in ("call.wav", "loud.wav")]
+    assert told[0]["clipped"] == 0 and 0.1 < told[1]["clipped"] < 0.5 and told[1]["file"] == "loud.wav"
+
+
+SPANS = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 60)), max_size=10)
+
+
+def spans(gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Segments in samples from (silence, length) in tenths of a second, none closer than a unit's gap."""
+    found, at = [], 0
+    for silence, length in gaps:
+        onset = at + 2400 * (silence + 2)
+        at = onset + 2400 * length
+        found.append((onset, at))
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(own=SPANS, other=SPANS)
+def test_whatever_a_recording_holds_each_utterance_is_one_event_and_no_backchannel_takes_a_turn(own, other):
+    units, partner = spans(own), spans(other)
+    events = find_events(units, [Word("", *unit) for unit in units], partner, Scenario("any", "train"))
+    assert len({event.id for event in events}) == len(events)  # nothing happens twice
+    assert [event.onset for event in events] == sorted(event.onset for event in events)
+    talk = [event for event in events if event.type not in ("B1", "B7")]
+    assert all(a.offset <= b.onset for a, b in pairwise(talk))  # one mouth
+    for event in talk:
+        assert any(event.onset == on for on, _ in units) and any(event.offset == off for _, off in units)
+        spoke = any(on < event.onset < off for on, off in partner)
+        if event.type == "D1":  # over the other's speech, short, and never asked to be answered
+            assert spoke and event.offset - event.onset <= SHORT and event.expected("responds") is None
+        else:
+            assert event.type in ("A1", "A3", "C1") and event.offset - event.onset > SHORT
+    for pause in (event for event in events if event.type == "B1"):
+        assert any(turn.onset < pause.onset and pause.offset < turn.offset for turn in talk if turn.type != "D1")
+    for unit in units:  # whoever talks for more than a second has a turn or a barge-in that holds it
+        if unit[1] - unit[0] > SHORT:
+            assert any(event.type != "D1" and event.onset <= unit[0] and unit[1] <= event.offset for event in talk)

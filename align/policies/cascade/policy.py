@@ -45,6 +45,7 @@ from align.policies.base import (
 )
 from align.policies.cascade.config import KIND, CascadeConfig, LlmConfig, from_values, read_yaml, to_values
 from align.policies.cascade.head import MEASURES, TurnHead
+from align.policies.keeping import Keeping
 from align.policies.mouth import Mouth
 from align.policies.record import Record
 from align.policies.sampling import Sampling, draw, truncated_log_probs, uniforms
@@ -63,8 +64,10 @@ LONGEST = 1000
 """Hops (10 s) that a measure counts to."""
 
 
-class CascadePolicy:
+class CascadePolicy(Keeping):
     """Batched; rows are slots. See `align.policies.base.DuplexPolicy`. It takes no prompt."""
+
+    _LIVES = ("_ear", "_mouths", "_record", "_seeds", "_answered", "_turns")
 
     def __init__(
         self,

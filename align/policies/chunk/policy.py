@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from align.codecs import load_codec, save_codec
-from align.codecs.base import codes_of_silence, rows_kept
+from align.codecs.base import codes_of_silence
 from align.files import one_line, read_json, read_tensors, write_json, write_tensors, write_whole
 from align.policies.base import (
     DuplexSpec,
@@ -35,11 +35,12 @@ from align.policies.base import (
 from align.policies.chunk.config import KIND, ChunkConfig
 from align.policies.chunk.model import ChunkModel, legal
 from align.policies.chunk.streaming import SAMPLE, ChunkStream
+from align.policies.keeping import Keeping
 from align.policies.moshi.layouts.kyutai import TOKENIZER, WEIGHTS, Tokenizer, open_tokenizer
 from align.policies.record import Record
 from align.policies.sampling import Sampling, truncated_log_probs
 from align.policies.spelling import Speller
-from envs.codec import Codec
+from envs.codec import Codec, rows_kept
 from envs.errors import UptakeError
 
 SETTLED_FRAMES = 8
@@ -48,12 +49,15 @@ RELEASE = 2
 """Frames that the codec goes on for after a response, on the codes of silence: no word ends with a click."""
 
 
-class ChunkPolicy:
+class ChunkPolicy(Keeping):
     """Batched; rows are slots. See `align.policies.base.DuplexPolicy`.
 
     A prompt is an int array (P,): the text tokens of its first P frames, -2 where the model is to sample; what it says
     of frames in which the model rests is not looked at.
     """
+
+    _LIVES = ("_stream", "_ear", "_mouth", "_tail", "_record", "_prompts", "_speller")
+    _SHARES = ("model", "codec")
 
     def __init__(self, model: ChunkModel, codec: Codec, tokenizer: Tokenizer, sampling: Sampling | None = None) -> None:
         c = model.config

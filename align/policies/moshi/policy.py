@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from align.codecs.base import codes_of_silence, rows_kept
+from align.codecs.base import codes_of_silence
 from align.codecs.shared_encoder import SharedEncoder
 from align.policies.base import (
     AudioActions,
@@ -35,20 +35,21 @@ from align.policies.base import (
     scores_of,
 )
 from align.policies.graphs import Graphs
+from align.policies.keeping import Keeping
 from align.policies.moshi.checkpoint import Tokenizer, load_checkpoint, save_checkpoint
 from align.policies.moshi.frame import SAMPLE
 from align.policies.moshi.model import ZERO, MoshiModel
 from align.policies.moshi.streaming import MoshiStream
 from align.policies.sampling import Sampling, truncated_log_probs
 from align.policies.spelling import Speller
-from envs.codec import Codec
+from envs.codec import Codec, rows_kept
 from envs.errors import UptakeError
 
 SILENT_FRAMES = 16
 _FIRST_COLUMNS = 256  # the record starts with so many frames and doubles
 
 
-class MoshiPolicy:
+class MoshiPolicy(Keeping):
     """Streams, records and scores; see `align.policies.base.DuplexPolicy` for the contract.
 
     A prompt is an int array aligned like `Trajectory.codes`, with -2 where the agent is to sample for itself:
@@ -59,6 +60,12 @@ class MoshiPolicy:
 
     `prompt` is what rows begin with that are given none.
     """
+
+    _LIVES = (
+        "_stream", "_ear", "_mouth", "_codes", "_valid", "_logp", "_audio_valid", "_audio_logp", "_prompts", "_speller",
+        "_lived",
+    )  # fmt: skip
+    _SHARES = ("model", "codec")
 
     def __init__(
         self,
