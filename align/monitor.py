@@ -68,14 +68,7 @@ class Monitor:
         if self._wandb_mode != "disabled":
             import wandb
 
-            self._wandb = wandb.init(
-                project=self._project,
-                name=self._folder.name,
-                dir=str(self._folder),
-                mode=self._wandb_mode,  # type: ignore[arg-type]
-                config=self._config,
-                settings=wandb.Settings(silent=True),  # it would write across the progress bar
-            )
+            self._wandb = self._wandb_run(wandb)
         if self._with_tensorboard:
             self._tensorboard = _summary_writer(self._folder / "tensorboard", self._first)
         console = Console(file=sys.stdout)
@@ -100,6 +93,24 @@ class Monitor:
             self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if kind is None else 1)
+
+    def _wandb_run(self, wandb: Any) -> Any:
+        known = _wandb_id(self._folder)
+        try:
+            return wandb.init(
+                project=self._project,
+                name=self._folder.name,
+                id=known,
+                resume="allow" if known else None,
+                dir=str(self._folder),
+                mode=self._wandb_mode,
+                config=self._config,
+                settings=wandb.Settings(silent=True),  # it would write across the progress bar
+            )
+        except wandb.errors.Error as error:
+            raise UptakeError(
+                f"wandb.mode = {self._wandb_mode}: {error}; mend that, or go on with --resume wandb.mode=offline"
+            ) from error
 
     def phase(self, text: str) -> None:
         """What is being done right now."""
@@ -167,7 +178,8 @@ class Monitor:
             }
             self._wandb.log(shown, step=iteration)
         if self._tensorboard is not None:
-            self._tensorboard.add_audio("episode/agent", episode.agent[None], iteration, rate)
+            for side in ("user", "agent"):  # it plays one channel only
+                self._tensorboard.add_audio(f"episode/{side}", getattr(episode, side)[None], iteration, rate)
             self._tensorboard.add_image("episode/timeline", picture, iteration, dataformats="HWC")
 
     def _say(self, line: str) -> None:
@@ -217,6 +229,12 @@ class _Lines(Progress):
         yield self.make_tasks_table(self.tasks)
         if self.detail:
             yield self.detail
+
+
+def _wandb_id(folder: Path) -> str | None:
+    """What wandb calls the run of this folder, so that a resumed one goes on there; None if it has not met it."""
+    met = sorted(path.name for path in folder.glob("wandb/*run-*-*"))
+    return met[-1].rpartition("-")[2] if met else None
 
 
 def _summary_writer(folder: Path, first: int) -> Any:
