@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from envs.errors import UptakeError
-from envs.files import whole
+from envs.files import named, whole
 
 if TYPE_CHECKING:
     from envs.episode import Episode
@@ -136,7 +136,8 @@ class Monitor:
         self._iteration = iteration + 1
         if not self._active:
             return
-        with open(self._folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        path = self._folder / "metrics.jsonl"
+        with named(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": iteration, **metrics}, sort_keys=True) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint survives a power cut, so must the lines before it

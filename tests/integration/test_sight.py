@@ -18,7 +18,7 @@ from align.trainers import grpo
 from align.trainers.grpo import GrpoConfig
 from envs.episode import Episode
 from envs.errors import UptakeError
-from tests.offline_wandb import history, records
+from tests.offline_wandb import finished, history
 from tests.toy_duplex import FRAMES, SCENARIOS, ToyEnv, ToyJudge, ToyPolicy
 
 CONFIG = GrpoConfig(
@@ -73,7 +73,7 @@ def test_an_offline_run_of_wandb_holds_every_figure_and_the_sound_and_picture_of
         assert shown["episode/audio"]["caption"] == " ".join(word.text for word in episode.transcript)
     config = {
         item.key: json.loads(item.value_json)
-        for record in records(log)
+        for record in finished(log)
         if record.WhichOneof("record_type") == "run"
         for item in record.run.config.update
     }
@@ -86,7 +86,7 @@ def test_a_resumed_run_is_the_same_run_to_wandb(tmp_path: Path) -> None:
     logs = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"), key=lambda log: min(history(log)))
     assert [sorted(history(log)) for log in logs] == [[0], [1, 2]]
     (name,) = {log.name for log in logs}
-    ids = [r.run.run_id for log in logs for r in records(log) if r.WhichOneof("record_type") == "run"]
+    ids = [r.run.run_id for log in logs for r in finished(log) if r.WhichOneof("record_type") == "run"]
     assert set(ids) == {name.removeprefix("run-").removesuffix(".wandb")}
 
 
