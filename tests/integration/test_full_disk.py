@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from align import checkpoints
 from align.monitor import Monitor
 from align.policies.moshi.policy import MoshiPolicy
 from align.trainers.run import Run
-from launch import cli, train
+from launch import train
+from tests.forked import command
 from tests.integration.test_quickstart import SMALL, figures
 from tests.packs import write_tiny_pack
 from tests.small_disk import SmallDisk, small_disk
@@ -66,30 +65,6 @@ PLACES: list[tuple[str, Any, str, Callable[..., bool], int, str]] = [
     ("policy", MoshiPolicy, "export", lambda *rest: True, ITERATIONS, "policy/.*: no space left"),
     ("report", train, "write_report", lambda *rest: True, ITERATIONS, "report.html: no space left"),
 ]  # fmt: skip
-
-
-def command(arguments: list[str], errors: Path, prepare: Callable[[], None] = lambda: None) -> tuple[int, list[str]]:
-    """`uptake ...` in a child of this process, so that its start costs nothing; exit status and lines of stderr."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            with errors.open("wb") as file, open(os.devnull, "wb") as nothing:
-                os.dup2(file.fileno(), 2)
-                os.dup2(nothing.fileno(), 1)
-                sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115
-                prepare()
-                sys.argv = ["uptake", *arguments]
-                try:
-                    cli.main()
-                    status = 0
-                except SystemExit as done:
-                    status = int(done.code or 0)
-                sys.stderr.flush()
-        finally:
-            os._exit(status)
-    _, result = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(result), errors.read_text().splitlines()
 
 
 def test_a_run_whose_disk_is_full_at_every_thing_it_writes_ends_bit_for_bit_as_in_peace(
