@@ -45,6 +45,11 @@ class DepthScores(NamedTuple):
 class Embedding(nn.Embedding):
     """An embedding in which :data:`ZERO` is the zero vector."""
 
+    def reset_parameters(self) -> None:
+        # Without memory there is nothing to fill, and torch would import its compiler, for seconds, to do it.
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, codes: Tensor) -> Tensor:
         # Looking first saves a pass over (B, T, D) on a CPU; on an accelerator it would be a synchronisation.
         if codes.device.type == "cpu" and codes.numel() and codes.min() >= 0:
