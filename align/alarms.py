@@ -129,6 +129,8 @@ class Alarms:
         if reward is None:
             return
         self.rewards = [*self.rewards, reward][-_WINDOW:]
+        if len(self.rewards) < _WINDOW:  # a lucky first iteration is no best to measure the others by
+            return
         mean = sum(self.rewards) / len(self.rewards)
         if self.best is None or mean > self.best:
             self.best, self.worse = mean, 0

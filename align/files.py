@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,11 +69,19 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path` that then takes its place in one step."""
+    """Let `write` fill a file beside `path` that then takes its place in one step.
+
+    Raises:
+        OSError: the disk is full.
+        UptakeError: it cannot be written for another reason.
+    """
     try:
         with whole(path) as partial:
             write(partial)
     except (OSError, SafetensorError) as error:
+        full = os.strerror(errno.ENOSPC)  # safetensors keeps the text and loses the number
+        if full in str(error):
+            raise OSError(errno.ENOSPC, full, str(path)) from error
         raise UptakeError(f"{path}: cannot be written ({one_line(error)})") from error
 
 

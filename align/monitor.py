@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from envs.errors import UptakeError
-from envs.files import whole
+from envs.files import named, whole
 
 if TYPE_CHECKING:
     from envs.episode import Episode
@@ -68,14 +68,7 @@ class Monitor:
         if self._wandb_mode != "disabled":
             import wandb
 
-            self._wandb = wandb.init(
-                project=self._project,
-                name=self._folder.name,
-                dir=str(self._folder),
-                mode=self._wandb_mode,  # type: ignore[arg-type]
-                config=self._config,
-                settings=wandb.Settings(silent=True),  # it would write across the progress bar
-            )
+            self._wandb = self._wandb_run(wandb)
         if self._with_tensorboard:
             self._tensorboard = _summary_writer(self._folder / "tensorboard", self._first)
         console = Console(file=sys.stdout)
@@ -101,6 +94,24 @@ class Monitor:
         if self._wandb is not None:
             self._wandb.finish(exit_code=0 if kind is None else 1)
 
+    def _wandb_run(self, wandb: Any) -> Any:
+        known = _wandb_id(self._folder)
+        try:
+            return wandb.init(
+                project=self._project,
+                name=self._folder.name,
+                id=known,
+                resume="allow" if known else None,
+                dir=str(self._folder),
+                mode=self._wandb_mode,
+                config=self._config,
+                settings=wandb.Settings(silent=True),  # it would write across the progress bar
+            )
+        except wandb.errors.Error as error:
+            raise UptakeError(
+                f"wandb.mode = {self._wandb_mode}: {error}; mend that, or go on with --resume wandb.mode=offline"
+            ) from error
+
     def phase(self, text: str) -> None:
         """What is being done right now."""
         self._on_phase(f"iteration {self._iteration}: {text}")
@@ -125,7 +136,8 @@ class Monitor:
         self._iteration = iteration + 1
         if not self._active:
             return
-        with open(self._folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        path = self._folder / "metrics.jsonl"
+        with named(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": iteration, **metrics}, sort_keys=True) + "\n")
             file.flush()
             os.fsync(file.fileno())  # a checkpoint survives a power cut, so must the lines before it
@@ -167,7 +179,8 @@ class Monitor:
             }
             self._wandb.log(shown, step=iteration)
         if self._tensorboard is not None:
-            self._tensorboard.add_audio("episode/agent", episode.agent[None], iteration, rate)
+            for side in ("user", "agent"):  # it plays one channel only
+                self._tensorboard.add_audio(f"episode/{side}", getattr(episode, side)[None], iteration, rate)
             self._tensorboard.add_image("episode/timeline", picture, iteration, dataformats="HWC")
 
     def _say(self, line: str) -> None:
@@ -223,6 +236,12 @@ class _Lines(Progress):
         yield self.make_tasks_table(self.tasks)
         if self.detail:
             yield self.detail
+
+
+def _wandb_id(folder: Path) -> str | None:
+    """What wandb calls the run of this folder, so that a resumed one goes on there; None if it has not met it."""
+    met = sorted(path.name for path in folder.glob("wandb/*run-*-*"))
+    return met[-1].rpartition("-")[2] if met else None
 
 
 def _summary_writer(folder: Path, first: int) -> Any:

@@ -326,7 +326,8 @@ def save_conversation(episode: Episode, verdicts: Sequence[Verdict], folder: Pat
     """Write a conversation where the report finds it: the record and what the rewards said (`verdicts.jsonl`)."""
     episode.save(folder)
     lines = "".join(json.dumps(verdict.to_json()) + "\n" for verdict in verdicts)
-    (folder / "verdicts.jsonl").write_text(lines, encoding="utf-8")
+    with whole(folder / "verdicts.jsonl") as partial:
+        partial.write_text(lines, encoding="utf-8")
 
 
 def _read_conversation(folder: Path) -> tuple[Episode, list[Verdict]]:

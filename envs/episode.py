@@ -14,6 +14,7 @@ import soundfile
 from envs.clock import CLOCK, Clock
 from envs.errors import UptakeError
 from envs.event import Event, Word
+from envs.files import named
 
 TRACKS = ("mic", "user", "agent")
 _FULL_SCALE = 32768.0
@@ -83,6 +84,11 @@ class Episode:
         `meta.json` is written last: a folder without it is one whose writing was interrupted.
         """
         folder = Path(folder)
+        with named(folder):
+            self._write(folder)
+        return folder
+
+    def _write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "meta.json").unlink(missing_ok=True)
         for name in TRACKS:
@@ -95,7 +101,6 @@ class Episode:
             _write_lines(folder / "decisions.jsonl", list(self.decisions))
         meta = {"v": 1, "sample_rate": self.clock.sample_rate, "frame": self.clock.frame, "meta": self.meta}
         (folder / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
-        return folder
 
     @classmethod
     def load(cls, folder: str | Path) -> Episode:

@@ -180,17 +180,6 @@ def test_ctrl_c_while_wandb_is_finishing_still_ends_the_command(tmp_path, monkey
     assert checkpoints.load_latest(tmp_path / "checkpoints").iteration == 1
 
 
-def test_metrics_go_to_a_wandb_folder_inside_the_run_when_offline(tmp_path, monkeypatch):
-    from align.trainers import grpo
-
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    config = replace(CONFIG, iterations=1)
-    grpo.train(config, ToyPolicy(3), ToyEnv, SCENARIOS, ToyJudge(), tmp_path, seed=3, wandb_mode="offline")
-    (run,) = (tmp_path / "wandb").glob("offline-run-*")
-    (log,) = run.glob("*.wandb")
-    assert log.stat().st_size
-
-
 def test_a_ctrl_c_that_a_launcher_passes_on_is_not_a_second_one():
     from align.signals import Interrupt
 

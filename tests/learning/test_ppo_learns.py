@@ -10,13 +10,13 @@ from align.trainers.ppo_config import PpoConfig
 from tests.toy_duplex import FRAMES, toy_run
 
 CONFIG = {
-    "iterations": 20,
+    "iterations": 14,
     "frames": FRAMES,
     "train_batch_size": 96,
     "num_mini_batches": 3,
     "num_ppo_epochs": 2,
     "per_device_train_batch_size": 96,
-    "learning_rate": 2e-2,
+    "learning_rate": 3e-2,
     "vf_coef": 0.5,
     "cliprange_value": None,
     "kl_coef": 0.0,

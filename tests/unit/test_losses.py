@@ -235,6 +235,45 @@ def test_cispo_has_the_gradient_of_reinforce_weighed_by_the_clipped_ratio():
     assert torch.allclose(logp.grad, -(weight * x["advantages"] * x["mask"]), atol=1e-15)
 
 
+@pytest.mark.parametrize("level", ratios.LEVELS)
+def test_the_gradient_of_cispo_is_that_of_finite_differences_with_the_weight_held(level):
+    x, clip, step = several(7), Clip(math.inf, 0.1), 1e-6
+    old, mask = ratios.actions(x["old_logp"], x["mask"], level)
+    held = ratios.ratio(ratios.actions(x["logp"], x["mask"], level)[0], old, mask, level).clamp(clip.low, clip.high)
+    credit = x["advantages"] if mask.dim() == 2 else x["advantages"].unsqueeze(1)
+
+    def reinforce(logp: Tensor) -> Tensor:
+        return -(held * credit * ratios.actions(logp, x["mask"], level)[0]).masked_fill(~mask, 0.0).sum()
+
+    logp = x["logp"].clone().requires_grad_()
+    new = ratios.actions(logp, x["mask"], level)[0]
+    losses.cispo_loss(new, old, x["advantages"], mask, clip, level).sum().backward()
+    assert held.max() == clip.high  # some of it is clipped, and has its gradient all the same
+    for place in [(0, 0, 0), (1, 2, 3), (4, 1, T - 1), (5, 0, 6)]:
+        change = torch.zeros_like(x["logp"])
+        change[place] = step
+        difference = (reinforce(x["logp"] + change) - reinforce(x["logp"] - change)) / (2 * step)
+        assert abs(logp.grad[place] - difference) < 1e-8
+
+
+def test_the_gradient_of_the_speak_objective_is_that_of_finite_differences():
+    """The ratio of speaking or not and the exact KL, as functions of the logits; inside the clip."""
+    g = torch.Generator().manual_seed(12)
+    logits, start = (torch.randn(2, 3, V, generator=g, dtype=torch.float64) for _ in range(2))
+    tokens, mask = torch.tensor([[0, 3, 5], [2, 0, -1]]), torch.tensor([[True, True, False], [True, True, True]])
+    advantages = torch.randn(2, 3, generator=g, dtype=torch.float64)
+    old = losses.speak_logp(logits.log_softmax(-1), tokens, {0, 2}) + 0.01
+
+    def loss(logits: Tensor) -> Tensor:
+        log_probs = logits.log_softmax(-1)
+        per_frame = losses.policy_loss(
+            losses.speak_logp(log_probs, tokens, {0, 2}), old, advantages, mask, Clip(0.5)
+        ) + 0.2 * losses.exact_kl(log_probs, start.log_softmax(-1), mask)
+        return losses.reduce_loss(per_frame, mask, loss_type="dapo", total_frames=5, total_rows=2)
+
+    assert torch.autograd.gradcheck(loss, (logits.requires_grad_(),))
+
+
 def test_on_policy_k2_has_the_gradient_of_the_kl_k1_none_and_k3_only_with_the_ratio():
     g = torch.Generator().manual_seed(11)
     start = torch.randn(V, generator=g, dtype=torch.float64).log_softmax(-1)
@@ -271,17 +310,33 @@ def test_garbage_in_masked_frames_changes_neither_loss_nor_gradient(garbage):
     assert torch.equal(gradient, gradient_garbage)
 
 
+@pytest.mark.parametrize("level", ratios.LEVELS)
 @pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
-def test_micro_batches_and_ranks_of_uneven_masks_add_up_to_the_global_batch(loss_type):
-    x = batch(1)
-    per_frame = losses.policy_loss(x["logp"], x["old_logp"], x["advantages"], x["mask"], Clip())
-    totals = {"total_frames": float(x["mask"].sum()), "total_rows": float(B), "loss_type": loss_type}
-    whole = losses.reduce_loss(per_frame, x["mask"], **totals)
-    parts = [[0], [1, 2], [3, 4, 5]]  # three ranks with one, two and three conversations
-    ranks = [losses.reduce_loss(per_frame[rows], x["mask"][rows], world=3, **totals) for rows in parts]
-    assert abs(sum(ranks) / 3 - whole) < 1e-14
-    micro_batches = [losses.reduce_loss(per_frame[rows], x["mask"][rows], **totals) for rows in parts]
-    assert abs(sum(micro_batches) - whole) < 1e-14
+def test_micro_batches_and_ranks_of_uneven_masks_add_up_to_the_loss_and_gradient_of_the_global_batch(loss_type, level):
+    x = several(1)
+    objective = losses.cispo_loss if loss_type == "cispo" else losses.policy_loss
+    tokens = ratios.actions(x["logp"], x["mask"], level)[1]
+    totals = {"total_frames": float(tokens.sum()), "total_rows": float(B), "loss_type": loss_type}
+
+    def part(rows: list[int], world: int = 1) -> tuple[Tensor, Tensor]:
+        logp = x["logp"].clone().requires_grad_()
+        new, mask = ratios.actions(logp[rows], x["mask"][rows], level)
+        old = ratios.actions(x["old_logp"][rows], x["mask"][rows], level)[0]
+        per_action = objective(new, old, x["advantages"][rows], mask, Clip(), level)
+        per_action = per_action + 0.1 * ratios.actions(
+            losses.sampled_kl(logp[rows], x["old_logp"][rows], x["mask"][rows]), x["mask"][rows], level
+        )[0]  # fmt: skip
+        loss = losses.reduce_loss(per_action, mask, world=world, **totals)
+        loss.backward()
+        return loss.detach(), logp.grad
+
+    whole, gradient = part(list(range(B)))
+    parts = [[0], [1, 2], [3, 4, 5]]  # with one, two and three conversations
+    assert gradient.abs().max() > 1e-3
+    for world in (1, 3):  # micro-batches are summed, ranks are averaged
+        found = [part(rows, world) for rows in parts]
+        assert abs(sum(loss for loss, _ in found) / world - whole) < 1e-14
+        assert (sum(grad for _, grad in found) / world - gradient).abs().max() < 1e-14
 
 
 def test_the_mean_of_local_means_is_another_loss_when_masks_are_uneven():

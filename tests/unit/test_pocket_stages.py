@@ -124,3 +124,21 @@ def test_a_stage_learns_what_it_is_shown(tmp_path, stage: str) -> None:
 def test_no_conversations_is_one_line(tmp_path) -> None:
     with pytest.raises(UptakeError, match="no composed conversations"):
         load_examples(tmp_path)
+
+
+def test_the_gradient_of_each_loss_is_its_weights_times_what_is_too_likely() -> None:
+    """d/dlogits of a weighted mean cross-entropy: weight / sum of weights x (softmax - one hot)."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 9, 8, generator=generator, requires_grad=True)
+    text = torch.tensor([[PAD] * 5 + [5, 6, PAD, 7], [5, PAD, PAD, PAD, PAD, PAD, 6, 5, 4]])
+    weight = torch.where(text == PAD, 0.3, 1.0)
+    weight[0, 5], weight[0, 6], weight[0, 8], weight[1, 0], weight[1, 6:] = 4.0, 4.0, 4.0, 4.0, 4.0  # after a silence
+    text_loss(logits, text, 0.3, 4.0).backward()
+    wrong = logits.detach().softmax(-1) - torch.nn.functional.one_hot(text, 8)
+    assert torch.allclose(logits.grad, wrong * (weight / weight.sum())[..., None], atol=1e-6)
+    codes = torch.randn(5, 8, 4, generator=generator, requires_grad=True)
+    targets, mask = torch.randint(4, (5, 8), generator=generator), torch.rand(5, 8, generator=generator) < 0.6
+    audio_loss(codes, targets, mask, 2.0).backward()
+    weight = mask * torch.tensor([2.0] + [1.0] * 7)
+    wrong = codes.detach().softmax(-1) - torch.nn.functional.one_hot(targets, 4)
+    assert torch.allclose(codes.grad, wrong * (weight / weight.sum())[..., None], atol=1e-6)

@@ -45,6 +45,11 @@ class DepthScores(NamedTuple):
 class Embedding(nn.Embedding):
     """An embedding in which :data:`ZERO` is the zero vector."""
 
+    def reset_parameters(self) -> None:
+        # Without memory there is nothing to fill, and torch would import its compiler, for seconds, to do it.
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, codes: Tensor) -> Tensor:
         if _seen_whole(codes):
             return super().forward(codes)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from sentencepiece import SentencePieceProcessor as Tokenizer
 from torch import Tensor
 
-from align.codecs.mimi import MimiCodec
 from align.files import one_line, read_shapes
 from align.policies.moshi.config import MoshiConfig, gated_width, hidden_scale, nominal_width
 from align.policies.moshi.layouts import kyutai
@@ -29,6 +28,9 @@ from align.quiet import quiet
 from align.rotary import to_halves, to_neighbours
 from envs.codec import Codec
 from envs.errors import UptakeError
+
+if TYPE_CHECKING:
+    from align.codecs.mimi import MimiCodec
 
 ARCHITECTURE = "MoshiForConditionalGeneration"
 
@@ -41,6 +43,8 @@ def is_transformers(values: dict[str, Any]) -> bool:
 def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, Tokenizer]:
     """Model (fp32, on the CPU), codec and tokenizer; with `codec` given, the folder's own is not used."""
     from transformers.models.moshi.modeling_moshi import MoshiForConditionalGeneration
+
+    from align.codecs.mimi import MimiCodec  # transformers takes seconds to import
 
     path = folder / kyutai.CONFIG
     files = sorted(folder.glob("*.safetensors"))
@@ -75,6 +79,8 @@ def save(folder: Path, model: MoshiModel, codec: Codec, tokenizer: Tokenizer, dt
     """
     from transformers import EncodecFeatureExtractor, GenerationConfig
     from transformers.models.moshi.modeling_moshi import MoshiForConditionalGeneration
+
+    from align.codecs.mimi import MimiCodec
 
     if not isinstance(codec, MimiCodec):
         raise UptakeError(
