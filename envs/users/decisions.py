@@ -8,7 +8,7 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -126,12 +126,17 @@ class Decisions:
         except (TimeoutError, CancelledError):
             return Decided(fault="late", detail=f"no decision within {longest:g} s")
 
-    def forget_faults(self) -> None:
-        """A question that had no answer may be asked again in another conversation; of the others, keep a while."""
+    def forget(self, waiting: Iterable[Question]) -> None:
+        """Ask again in another conversation what had no answer; of the others, keep a while.
+
+        What is still `waiting` to be taken stands: when a fault arrives must not decide what becomes of the question.
+        """
         done = {key: future for key, future in self._under_way.items() if future.done()}
         failed = [key for key, future in done.items() if future.cancelled() or future.result().fault]
-        for key in [*failed, *list(done)[:-_KEPT]]:
-            self._under_way.pop(key, None)
+        old = [*failed, *list(done)[:-_KEPT]]
+        if old:
+            for key in set(old) - {question.key for question in waiting}:
+                del self._under_way[key]
 
 
 def _as_json(endpoint: UserEndpoint) -> str:

@@ -120,7 +120,7 @@ class Source(Protocol):
 
     def take(self, question: Question) -> Decided: ...
 
-    def forget_faults(self) -> None: ...
+    def forget(self, waiting: Iterable[Question]) -> None: ...
 
 
 class LlmDriver:
@@ -160,7 +160,7 @@ class LlmDriver:
             if state.armed is not None and state.left < 0 and ear.now >= state.free:
                 self._act(row, ear, state.armed)
             cues += self._speak(row, ear.now)
-        self._source.forget_faults()
+        self._source.forget(state.asked.question for state in self._states if state.asked is not None)
         return cues
 
     # -- asking --------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from envs.errors import UptakeError
 from envs.event import Word
 from envs.pack import Pack
 from envs.scenario import parse_scenarios
-from envs.users.decisions import Decided, open_engine
+from envs.users.decisions import Decided, Decisions, open_engine
 from envs.users.drivers import bind
 from envs.users.llm import LlmDriver, State
 from envs.users.llm_prompt import ACTS, instructions, read
@@ -316,6 +316,19 @@ def test_an_endpoint_that_is_down_is_a_fault_and_one_that_comes_back_is_asked_ag
     assert episode.meta["llm"]["faults"] == {"server_error": 1} and episode.decisions[1]["decision"]["act"] == "wait"
 
 
+def test_a_fault_stands_for_the_question_that_waits_for_it_however_soon_it_comes(base, tmp_path, monkeypatch):
+    ask = Decisions.ask
+
+    def ask_and_wait(self, question):
+        ask(self, question)
+        self._under_way[question.key].result(30)
+
+    monkeypatch.setattr(Decisions, "ask", ask_and_wait)
+    with JudgeServer(fault=lambda number: "error" if number == 0 else "", answer=caller) as server:
+        (episode,) = talk(with_user(base, tmp_path, scenario(server.url)), on=[])
+    assert episode.meta["llm"]["faults"] == {"server_error": 1}
+
+
 @pytest.mark.parametrize(
     ("limit", "why"), [("turns: 1", "turns"), ("requests: 3", "requests"), ("tokens: 1200", "tokens")]
 )
@@ -436,7 +449,7 @@ class Whim:
         except Fault as fault:
             return Decided(fault=fault.kind, detail=str(fault))
 
-    def forget_faults(self) -> None:
+    def forget(self, waiting: Any) -> None:
         pass
 
 
