@@ -32,6 +32,7 @@ def text_column(words: Sequence[Word], tokenizer: Any, config: ChunkConfig, fram
     column = np.full(frames, -1, np.int64)
     column[c.chunk - 1 :: c.chunk] = c.silent
     decides = np.arange(frames) % c.chunk == c.chunk - 1
+    writes = np.flatnonzero(~decides)
     free = 0  # calls before this one belong to an earlier response
     for response in _responses(words, CLOCK.nearest_sample(gap_s)):
         first, last = CLOCK.frame_of(response[0].onset), max(CLOCK.frames_covering(word.offset) for word in response)
@@ -39,7 +40,7 @@ def text_column(words: Sequence[Word], tokenizer: Any, config: ChunkConfig, fram
         said = [word for word in response if CLOCK.frame_of(word.onset) >= begin]  # others came before any decision
         if begin >= frames or not said:
             continue
-        places = [t for t in range(begin, frames) if not decides[t]]
+        places = writes[np.searchsorted(writes, begin) :]
         pieces = _pieces(said, tokenizer, places)
         over = max(last, max(pieces, default=-1) + 1)
         inside = np.arange(begin, min(over, frames))
@@ -80,12 +81,12 @@ def _responses(words: Sequence[Word], gap: int) -> list[list[Word]]:
     return found
 
 
-def _pieces(words: Sequence[Word], tokenizer: Any, places: Sequence[int]) -> dict[int, int]:
+def _pieces(words: Sequence[Word], tokenizer: Any, places: np.ndarray) -> dict[int, int]:
     """Call -> piece, of a response that may write in the calls `places`. What the next word overtakes is dropped."""
     starts = np.searchsorted(places, [CLOCK.frame_of(word.onset) for word in words])
     out = {}
     for i, word in enumerate(words):
         end = starts[i + 1] if i + 1 < len(words) else len(places)
         for place, piece in zip(places[starts[i] : end], tokenizer.encode(word.text), strict=False):
-            out[place] = int(piece)
+            out[int(place)] = int(piece)
     return out
