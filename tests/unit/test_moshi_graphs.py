@@ -60,7 +60,7 @@ def test_a_replayed_conversation_is_the_conversation_whatever_its_rows_do(seed, 
 
 
 def test_what_attention_sees_grows_in_strides_and_moves_with_the_cache(monkeypatch):
-    monkeypatch.setattr(frame, "_FIRST_SLOTS", 8)
+    monkeypatch.setattr(frame, "_SLOTS", 8)
     monkeypatch.setattr(streaming, "_GRAIN", 4)
     of = model(context=20)
     replayed, tapes = taped(of)

@@ -20,7 +20,9 @@ from align.policies.sampling import Sampling, draw, truncate
 SAMPLE = -2
 """In forced tokens: sample here (upstream's ``ungenerated_token_id``)."""
 
-_FIRST_SLOTS = 128  # the key-value cache starts with so many frames and doubles until it has `context`
+_SLOTS = 64
+"""The key-value cache grows by so many frames (5 s), up to `context`: twice as many as before would be gigabytes that
+most conversations never fill."""
 
 
 class Sight(NamedTuple):
@@ -42,7 +44,7 @@ class Rows:
         own, heard = 1 + c.dep_q, c.n_q - c.dep_q
         self.initial = model.initial_codes()  # (K,)
         self.inputs = self.initial.repeat(batch, 1)  # (B, K): what enters next, user codes of delay 0 aside
-        slots = min(c.context, _FIRST_SLOTS)
+        slots = min(c.context, _SLOTS)
         shape = (c.num_layers, 2, batch, c.num_heads, slots, c.dim // c.num_heads)
         self.cache = torch.zeros(shape, device=device, dtype=dtype)  # keys are stored rotated
         depth = (c.depformer_num_layers, 2, batch, c.depformer_num_heads, c.dep_q)
@@ -87,9 +89,8 @@ class Rows:
         have = self.cache.shape[4]
         if slots <= have:
             return False
-        while have < slots:
-            have = min(2 * have, context)
-        shape = (*self.cache.shape[:4], have - self.cache.shape[4], self.cache.shape[5])
+        wanted = min(-(-slots // _SLOTS) * _SLOTS, context)
+        shape = (*self.cache.shape[:4], wanted - have, self.cache.shape[5])
         with torch.inference_mode(False):  # `fork` writes to it outside of inference mode
             self.cache = torch.cat((self.cache, self.cache.new_zeros(shape)), dim=4)
         return True
