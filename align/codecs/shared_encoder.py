@@ -19,7 +19,9 @@ class SharedEncoder:
         self.codec = codec
         self.stream = np.zeros(batch, np.int64)
         """(B,) which stream of `state` each row listens to."""
-        self.state = codec.init_state(min(batch, 1))
+        self._held = min(batch, 1)
+        """Streams in `state`; a fork can leave some of them without a row."""
+        self.state = codec.init_state(self._held)
 
     @property
     def streams(self) -> int:
@@ -35,7 +37,7 @@ class SharedEncoder:
         # One row more than is kept, whatever it holds, becomes the fresh stream.
         self.state = rows_taken(self.codec, self.state, np.append(old, 0))
         self.codec.reset(self.state, np.array([len(old)]))
-        self.stream[kept], self.stream[rows] = place, len(old)
+        self.stream[kept], self.stream[rows], self._held = place, len(old), len(old) + 1
 
     def fork(self, source: int, rows: np.ndarray) -> None:
         """Make the indices `rows` go on from where row `source` is."""
@@ -54,8 +56,8 @@ class SharedEncoder:
             first.setdefault(key, row)
         heads = list(first.values())  # (S,) a row for each stream from now on
         before = self.stream[heads]
-        if len(heads) != self.streams or not np.array_equal(before, np.arange(len(heads))):
-            self.state = rows_taken(self.codec, self.state, before)
+        if len(heads) != self._held or not np.array_equal(before, np.arange(len(heads))):
+            self.state, self._held = rows_taken(self.codec, self.state, before), len(heads)
             place = {key: stream for stream, key in enumerate(first)}
             self.stream = np.array([place[key] for key in keys], np.int64).reshape(batch)
         with rows_kept(self.state, np.flatnonzero(~active[heads])):

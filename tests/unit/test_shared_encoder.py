@@ -66,6 +66,16 @@ def test_a_user_is_encoded_once_until_the_conversations_part():
     assert codec.encoded[-1] == 1
 
 
+def test_a_fork_that_leaves_a_stream_without_a_row_goes_on():
+    codec, on = BlurCodec(), np.ones(B, bool)
+    shared, alone = SharedEncoder(codec, B), codec.init_state(B)
+    shared.reset(np.arange(B))
+    for sounds in ([0, 0, 1, 2], [0, 0, 1, 0]):
+        assert np.array_equal(shared.encode(SOUNDS[sounds], on), codec.encode(alone, SOUNDS[sounds]))
+        shared.fork(0, np.array([3]))
+        codec.fork(alone, 0, np.array([3]))
+
+
 @pytest.fixture(scope="module")
 def mimi() -> MimiCodec:
     return random_mimi(32)
