@@ -19,9 +19,8 @@ the sound begins the user may still go on and the answer can be withdrawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +55,7 @@ from envs.pack import BUILTIN, Clip, Pack, open_pack
 
 if TYPE_CHECKING:
     from align.policies.cascade.answers import Answers
+    from align.policies.cascade.replies import Replies
 
 WAIT, ACT = 0, 1
 IDLE, OWES, PREPARES, TALKS = range(4)
@@ -67,7 +67,8 @@ LONGEST = 1000
 class CascadePolicy(Keeping):
     """Batched; rows are slots. See `align.policies.base.DuplexPolicy`. It takes no prompt."""
 
-    _LIVES = ("_ear", "_mouths", "_record", "_seeds", "_answered", "_turns")
+    _LIVES = ("_ear", "_talks", "_mouths", "_record", "_seeds", "_answered", "_turns")
+    _SHARES = ("model", "_replies")
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class CascadePolicy(Keeping):
         self.pack, self.config = pack, config
         self.model = head or TurnHead(config.answer_after_s, config.stop_after_s)
         self.sampling = sampling or Sampling(text_temperature=1.0)
-        self._asking = None if config.llm is None else _asking(config.llm, self.answers)
+        self._replies = None if config.llm is None else _replies(config.llm, self.answers)
         self.spec = DuplexSpec(
             sample_rate=CLOCK.sample_rate,
             frame=CLOCK.frame,
@@ -143,7 +144,7 @@ class CascadePolicy(Keeping):
 
     def _open(self, batch: int) -> None:
         self._ear = _ear(self.config.ear, batch)
-        self._talks = self._asking(batch) if self._asking else None
+        self._talks = None if self._replies is None else _talks(self._replies, batch)
         self._mouths = [Mouth() for _ in range(batch)]
         self._record = Record(batch, len(self.spec.streams))
         self._seeds = np.zeros(batch, np.uint64)
@@ -328,12 +329,18 @@ def _something_to_decide(codes: Any) -> Any:
     return ((state == OWES) & (silence > 0)) | (((state == TALKS) | (state == PREPARES)) & (speech > 0))
 
 
-def _asking(config: LlmConfig, clips: Sequence[Clip]) -> Callable[[int], Answers]:
-    """Makes the conversations of a batch, all with one language model."""
-    from align.policies.cascade.answers import Answers
+def _replies(config: LlmConfig, clips: Sequence[Clip]) -> Replies:
+    """Who answers all conversations."""
     from align.policies.cascade.replies import Replies  # and a client of HTTP: who asks nobody does not pay for it
 
-    return partial(Answers, replies=Replies(config, clips))
+    return Replies(config, clips)
+
+
+def _talks(replies: Replies, batch: int) -> Answers:
+    """The conversations of a batch."""
+    from align.policies.cascade.answers import Answers
+
+    return Answers(batch, replies)
 
 
 def _ear(name: str, batch: int) -> Any:
