@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 
 from align import checkpoints, losses
 from envs.duplex_vector_env import DuplexVectorEnv
-from tests.forked import command, start
+from tests.child import command, start
 from tests.integration.test_quickstart import SMALL, figures
 from tests.judge_server import JudgeServer
 from tests.packs import write_tiny_pack
@@ -136,12 +135,12 @@ def test_a_rank_that_hangs_ends_the_run_in_one_line_that_says_who_and_where_and_
     errors = [tmp_path / f"errors-{number}" for number in (0, 1)]
     ranks = [start(arguments, errors[number], rank(number)) for number in (0, 1)]
     try:
-        _, status = os.waitpid(ranks[0], 0)
+        status = ranks[0].wait()
     finally:
-        os.kill(ranks[1], signal.SIGKILL)
-        os.waitpid(ranks[1], 0)
+        ranks[1].kill()
+        ranks[1].wait()
     lines = errors[0].read_text().splitlines()
-    assert (os.waitstatus_to_exitcode(status), len(lines)) == (2, 1), lines
+    assert (status, len(lines)) == (2, 1), lines
     assert re.search(r"rank 1 has been at iteration 1: conversing \d+/40 for \d+ s, and rank 0 .* waited", lines[0])
     assert "--resume" in lines[0]
     assert checkpoints.newest_whole(tmp_path / "hung" / "checkpoints").name == "iteration-000001"

@@ -14,7 +14,7 @@ from align.monitor import Monitor
 from align.policies.moshi.policy import MoshiPolicy
 from align.trainers.run import Run
 from launch import train
-from tests.forked import command
+from tests.child import command
 from tests.integration.test_quickstart import SMALL, figures
 from tests.packs import write_tiny_pack
 from tests.small_disk import SmallDisk, small_disk
