@@ -111,7 +111,7 @@ held += engine._masters() if config.zero_stage else []  # otherwise the weights 
 model = MoshiModel(tiny_moshi.config())
 choose_trained(model, config)
 held = sum(t.numel() * t.element_size() for t in held)
-print(json.dumps([held, plan.memory(model, config, engine.world, 0)["optimiser"]]))
+print(json.dumps([held, plan.memory(model, policy.spec, config, engine.world, 0)["optimiser"]]))
 """
 
 
