@@ -3,7 +3,8 @@
 Two families. The first has the oracle's timing and says nothing worth hearing: `Mumbler`, `Whisperer`, `Truncator`,
 `EchoChaser`, `Agreeable`. They know when a turn ends, give way to a barge-in and keep silent in a pause, but give no
 backchannels: a short sound at the right moment would be one. The second has the oracle's voice and no idea of time:
-`RandomTalker`, `RateMatched`. Silence, endless talk, endless backchannels and the metronome are in `envs.agents`.
+`RandomTalker`, `RateMatched`, and `Stopwatch`, which hears when the user begins and nothing else. Silence, endless
+talk, endless backchannels and the metronome are in `envs.agents`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs.activity import OnlineActivity
 from envs.agents import Oracle, ScriptedAgent, Sound
 from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
@@ -147,6 +149,40 @@ class RandomTalker(ScriptedAgent):
             stop = onset + min(clip.samples, max(CLOCK.frame, self._draw(row, self.TALK)))
             self.say(row, clip, onset, stop)
             self._next[row] = stop + self._draw(row, self.SILENCE)
+
+
+class Stopwatch(ScriptedAgent):
+    """Says "mm-hmm" so many seconds after the user's first sound, and listens to nothing else.
+
+    Where all stories have their opportunities at the same places, it passes for the best of listeners.
+    """
+
+    def __init__(self, num_envs: int, pack: Pack, beats: Sequence[float]) -> None:
+        """`beats` are seconds, ascending."""
+        super().__init__(num_envs, pack)
+        self._need(self.backchannels, "agent_backchannel")
+        self.beats = [CLOCK.nearest_sample(beat) for beat in beats]
+        self._ear = OnlineActivity(num_envs)
+        self._begun = np.full(num_envs, -1, np.int64)  # (B,) the user's first sound; -1: none yet
+
+    def restart(self, row: int) -> None:
+        """Stop the watch and wait for a first sound."""
+        self._ear.reset(np.arange(self.num_envs) == row)
+        self._begun[row] = -1
+
+    def hear(self, mic: np.ndarray) -> None:
+        """Start the watch of a row (B, F) in which somebody begins."""
+        self._ear.update(mic)
+        begins = (self._begun < 0) & (self._ear.onset >= 0)
+        self._begun[begins] = self._ear.onset[begins]
+
+    def decide(self, row: int, now: int) -> None:
+        """Say what is due in this frame."""
+        given = len(self._said[row])
+        if self._begun[row] >= 0 and given < len(self.beats):
+            due = int(self._begun[row]) + self.beats[given]
+            if due < now + CLOCK.frame:
+                self.say(row, self.backchannels[given % len(self.backchannels)], max(due, now))
 
 
 class RateMatched(ScriptedAgent):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,8 @@ from envs.synthesis.texts import SPLITS, Utterance, agent_utterances, load_sourc
 
 _STEP = 8
 """Clips keep 13 of 16 bits: the rest lies 15 dB below the room tone and is half the size of the pack."""
-_FEW = ("story", "stop", "side_talk")
-"""Kinds of which there are few texts: each is said in three voices."""
+_FEW, _ENOUGH = ("stop", "side_talk"), 6
+"""Kinds of which a split may have few texts: each is said in three voices where there are fewer than six."""
 _QUIET = 10 ** (-38 / 20)
 
 
@@ -58,9 +59,11 @@ def plan(source: Mapping[str, Any], repeats: int = 1, extra_voices: Sequence[str
     for number, utterance in enumerate(agent_utterances(source)):
         jobs.append(Job(f"agent/{utterance.topic}/{number:02d}", utterance, source["voices"]["agent"][0]))
     for split in SPLITS:
-        voices = source["voices"][split]
-        for number, utterance in enumerate(user_utterances(source, split)):
-            count = (repeats if split == "train" else 1) * (3 if utterance.kind in _FEW else 1)
+        voices, said = source["voices"][split], user_utterances(source, split)
+        texts = Counter(utterance.kind for utterance in said)
+        for number, utterance in enumerate(said):
+            few = utterance.kind in _FEW and texts[utterance.kind] < _ENOUGH
+            count = (repeats if split == "train" else 1) * (3 if few else 1)
             step = 7 if len(voices) % 7 else 1  # no common divisor: every turn is another voice
             chosen = [voices[(number + turn * step) % len(voices)] for turn in range(min(count, len(voices)))]
             if split == "train" and extra_voices:

@@ -138,6 +138,7 @@ def attacked(case: Case, seed: int) -> dict[str, Episode]:
     """What the oracle and every attack say in a conversation."""
     right = [(on, on + EACH * len(text.split()), text.split()) for on, text in case.right]
     heard = [w.text for e in case.events for w in e.words]
+    first = min(e.onset for e in case.events) / 24000
     rng, both = np.random.default_rng(seed), " ".join(SENTENCES)
     starts = np.sort(rng.uniform(0.0, case.seconds - 5.0, len(right)))
     talks, at = [], 0.0
@@ -157,6 +158,7 @@ def attacked(case: Case, seed: int) -> dict[str, Episode]:
         "truncator": say(case, [(on, on + 0.4, text[:1]) for on, _, text in right]),
         "echo_chaser": say(case, [(on, off, (heard * 9)[: len(text)]) for on, off, text in right]),
         "agreeable": say(case, [(on, max(off, on + EACH * len(YES)), YES) for on, off, _ in right]),
+        "stopwatch": say(case, [(first + beat, first + beat + 0.4, ["mhm"]) for beat in (1.0, 4.5)]),
         "random": say(case, talks),
         "rate_matched": say(case, [(s, s + off - on, t) for s, (on, off, t) in zip(starts, right, strict=True)]),
     }
