@@ -5,11 +5,8 @@ from __future__ import annotations
 from envs.event import Event
 from rewards.registry import reward
 from rewards.verdict import Verdict
-from rewards.view import EpisodeView
+from rewards.view import GAP_SECONDS, EpisodeView
 
-GAP_SECONDS = 0.5
-"""A shorter silence is no stop: clause ends of a fluent speaker reach 0.45 s (measured on the core pack's answers; at
-the 0.32 s that activity bridges, even the oracle seemed to stop at four in ten backchannels)."""
 STOP_SECONDS = 1.0
 """From here on it is as bad as can be: the window of a short "yeah" holds no much longer silence."""
 AFTER_SECONDS = 1.0

@@ -55,7 +55,7 @@ def target(view: EpisodeView, event: Event) -> int:
 
 
 def _onset(view: EpisodeView, window: tuple[int, int]) -> Utterance | None:
-    return next((said for said in view.utterances if window[0] <= said.onset < window[1]), None)
+    return next((said for said in view.bursts if window[0] <= said.onset < window[1]), None)
 
 
 @reward("duplexpo_onset", axis="turn", events=["A1", "A3"], horizon_s=OBSERVABLE_SECONDS + TAIL_SECONDS)
@@ -122,7 +122,7 @@ def duplexpo_stop(view: EpisodeView, event: Event) -> Verdict:
     Degenerate policies: silent None, always talking -1, one that stops at every sound 0 (the maximum).
     Raw: `stop_s` (from the onset).
     """
-    talking = view.utterance_at(event.onset)
+    talking = view.burst_at(event.onset)
     window = critical_window(view, event.onset, event.onset, event)
     if talking is None:
         return Verdict(None, window)
@@ -185,7 +185,9 @@ def _floor(view: EpisodeView, event: Event) -> Found:
     window = critical_window(view, aim if turn else event.onset, aim, event)
     if view.end < aim + (view.samples(TAIL_SECONDS) if turn else 0):
         return None, window
-    found = {"false_alarm": any(u.onset < event.offset and u.offset > event.onset for u in view.turns)}
+    found = {
+        "false_alarm": any(u.onset < event.offset and u.offset > event.onset for u in view.bursts if u.takes_floor)
+    }
     return ({"missed": _onset(view, window) is None} if turn else {}) | found, window
 
 
@@ -198,7 +200,7 @@ def _listening(view: EpisodeView, event: Event) -> Found:
         return None, window
     spans = [critical_window(view, at, at + length, event) for at in wanted]
     missed = any(not any(on < stop and off > start for on, off in view.agent_activity) for start, stop in spans)
-    inside = [u for u in view.utterances if u.onset < event.offset and u.offset > event.onset]
+    inside = [u for u in view.bursts if u.onset < event.offset and u.offset > event.onset]
     return {
         "missed": missed,
         "false_alarm": any(u.takes_floor and u.onset < event.onset for u in inside),
@@ -208,7 +210,7 @@ def _listening(view: EpisodeView, event: Event) -> Found:
 
 def _stopping(view: EpisodeView, event: Event) -> Found:
     """Indicators of a barge-in."""
-    talking = view.utterance_at(event.onset)
+    talking = view.burst_at(event.onset)
     window = critical_window(view, event.onset, event.offset, event)
     close = event.offset + view.samples(TAIL_SECONDS)
     if talking is None or view.end < close:

@@ -7,7 +7,7 @@ from rewards.continue_ import LASTING_TYPES
 from rewards.registry import reward
 from rewards.timing import RESPONSE_SECONDS
 from rewards.verdict import Verdict
-from rewards.view import BREATH_SECONDS, EpisodeView, is_user_turn
+from rewards.view import GAP_SECONDS, EpisodeView, is_user_turn
 
 AFTER_SECONDS = 2.0
 """An answer to a sound comes within so long after it (tau-voice)."""
@@ -46,9 +46,9 @@ def ignore(view: EpisodeView, event: Event) -> Verdict:
     running = view.utterance_at(event.onset)
     start = event.onset
     if running is not None and event.type in LASTING_TYPES:
-        start = running.offset + view.samples(BREATH_SECONDS) + 1
+        start = running.offset + view.samples(GAP_SECONDS) + 1
     free = _unclaimed(view, start, close)
-    heard = [u for u in view.utterances if any(on <= u.onset < off for on, off in free) and not view.goes_on(u)]
+    heard = [u for u in view.utterances if any(on <= u.onset < off for on, off in free)]
     turns = [said for said in heard if said.takes_floor]
     raw = {
         "talk_s": max((said.seconds for said in heard), default=0.0),

@@ -18,7 +18,7 @@ from envs.event import BARGE_IN_TYPES, PAUSE_TYPES, TURN_TYPES, Event, Word
 from rewards.aggregate import QUANTILES, Measurement, aggregate, paired_score
 from rewards.backchannel import listening
 from rewards.collision import collision
-from rewards.continue_ import GAP_SECONDS, heard_until
+from rewards.continue_ import heard_until
 from rewards.detector import ENERGY, Activity, DetectorConfig
 from rewards.ignore import ignore
 from rewards.interruption import QUIET_SECONDS, STOP_ZERO_SECONDS, stop_latency
@@ -33,7 +33,7 @@ from rewards.resume import resume
 from rewards.text import duplicates
 from rewards.timing import EARLY_SECONDS, RESPONSE_SECONDS, cut_in, find_response
 from rewards.verdict import Verdict
-from rewards.view import TURN_SECONDS, EpisodeView, is_user_turn
+from rewards.view import GAP_SECONDS, TURN_SECONDS, EpisodeView, is_user_turn
 
 __all__ = ["MEASURES", "Measure", "Measurement", "aggregate", "measure", "paired_score"]
 

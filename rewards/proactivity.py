@@ -68,11 +68,10 @@ def proactivity(view: EpisodeView, event: Event) -> Verdict:
     begins = due - view.samples(early + EARLY_SECONDS)
     turns = [e.offset for e in view.events if e.source == "user" and is_user_turn(e) and e.offset <= due]
     watch = max(turns) + view.samples(RESPONSE_SECONDS) if turns else 0
-    fresh = [said for said in view.utterances if not view.goes_on(said)]
-    alarms = sum(watch <= said.onset < begins for said in fresh)
+    alarms = sum(watch <= said.onset < begins for said in view.utterances)
     running = any(said.onset < begins and said.offset > due for said in view.utterances)
     ends = due + view.samples(2.0 * zero - full)
-    told = None if running else next((u for u in fresh if begins <= u.onset < ends), None)
+    told = None if running else next((u for u in view.utterances if begins <= u.onset < ends), None)
     raw = {"false_alarms": float(alarms)}
     value, last = -1.0, due
     if told is not None:
@@ -91,7 +90,7 @@ def _uncalled(view: EpisodeView, event: Event) -> Verdict:
     close = event.offset + view.samples(BANDS["E5"][1])
     answers = [e.offset + view.samples(RESPONSE_SECONDS) for e in view.events if e.source == "user" and is_user_turn(e)]
     start = max([event.onset, *(at for at in answers if at < close)])
-    alarms = sum(start <= said.onset < close and not view.goes_on(said) for said in view.utterances)
+    alarms = sum(start <= said.onset < close for said in view.utterances)
     window = view.credit(min(event.onset, view.end), min(event.offset, view.end))
     return Verdict(None if view.end < close else max(-1.0, 1.0 - alarms), window, {"false_alarms": float(alarms)})
 

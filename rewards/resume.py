@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from envs.event import Event
-from rewards.continue_ import GAP_SECONDS
 from rewards.registry import reward
 from rewards.text import babbles, contains_any, normalise
 from rewards.timing import late_score, limits
@@ -51,8 +50,6 @@ def resume(view: EpisodeView, event: Event) -> Verdict:
     if talking is None or view.end < due or talking.offset >= event.offset + view.samples(1.0):
         return Verdict(None, window)
     after = [said for said in view.utterances if said.onset >= talking.offset]
-    if after and after[0].onset - talking.offset <= view.samples(GAP_SECONDS):
-        return Verdict(None, window)  # a breath, no stop
     limit = view.next_user_turn(event.offset)
     if limit < due and not any(said.takes_floor and said.onset < limit for said in after):
         return Verdict(None, window)  # the user has gone on: there is nothing to resume

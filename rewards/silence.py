@@ -73,7 +73,7 @@ def silence_handling(view: EpisodeView, event: Event) -> Verdict:
 
 def _after(view: EpisodeView, start: int, stop: int) -> list[Utterance]:
     """What the agent begins to say in [start, stop), not what merely goes on after a breath."""
-    return [said for said in view.utterances if start <= said.onset < stop and not view.goes_on(said)]
+    return [said for said in view.utterances if start <= said.onset < stop]
 
 
 def _still_talking(view: EpisodeView, start: int) -> bool:

@@ -58,7 +58,7 @@ def steerduplex_continuation(view: EpisodeView, event: Event) -> Verdict:
     Raw: `duration_s`, `reward`.
     """
     window = (min(event.onset, view.end), view.end)
-    talking = view.utterance_at(event.onset)
+    talking = view.burst_at(event.onset)
     if talking is None:
         return Verdict(None, window)
     duration = view.seconds(max(0, talking.offset - event.offset))
@@ -78,7 +78,7 @@ def steerduplex_yield(view: EpisodeView, event: Event) -> Verdict:
     Degenerate policies: silent 0, always talking 0; one that stops at every sound nearly 1.
     Raw: `was_speaking` 0 or 1, `stop_s` (absent when it was not), `reward`.
     """
-    talking = view.utterance_at(event.onset)
+    talking = view.burst_at(event.onset)
     window = (min(event.onset, view.end), view.end)
     raw = {"was_speaking": float(talking is not None)}
     if view.end < event.onset + view.samples(YIELD_SECONDS):
@@ -101,9 +101,9 @@ def steerduplex_recovery(view: EpisodeView, event: Event) -> Verdict:
     Degenerate policies: silent 0, always talking 0; a metronome that happens to pause pays itself; a mumbler 1.
     Raw: `yielded` 0 or 1, `response_s` (absent for none), `reward`.
     """
-    talking = view.utterance_at(event.onset)
+    talking = view.burst_at(event.onset)
     window = (min(event.onset, view.end), view.end)
-    yielded = talking is not None and view.utterance_at(event.offset) is None
+    yielded = talking is not None and view.burst_at(event.offset) is None
     raw = {"yielded": float(yielded)}
     if view.end < event.offset + view.samples(YIELD_SECONDS):
         return Verdict(None, window, raw)

@@ -11,7 +11,7 @@ import numpy as np
 
 from envs.clock import Clock
 from envs.episode import Episode
-from envs.event import Event, Word
+from envs.event import BARGE_IN_TYPES, TURN_TYPES, Event, Word
 from rewards.detector import Activity
 from rewards.meaning import Meaning
 
@@ -21,18 +21,22 @@ TURN_WORDS = 2
 """More words than this take the floor too, however fast they are spoken."""
 TEXT_LEAD_SECONDS = 0.4
 """A word of the text stream may lead the sound that speaks it by this much (emission lag and decoder delay)."""
-BREATH_SECONDS = 0.5
-"""A shorter silence of the agent's is no end: clause ends of a fluent speaker reach 0.45 s."""
+GAP_SECONDS = 0.5
+"""A silence of the agent's up to this long is a breath, neither a stop nor an end: clause ends of a fluent speaker
+reach 0.45 s (measured on the core pack's answers; at the 0.32 s that activity bridges, even the oracle seemed to stop
+at four in ten backchannels)."""
 CREDIT_LEAD_SECONDS = 1.0
 CREDIT_TAIL_SECONDS = 2.0
 """Credit reaches from this long before a decision to this long after it (DuplexPO, arXiv 2607.07148)."""
 
+_ANSWERED = TURN_TYPES | BARGE_IN_TYPES | {"A6", "B7"}
+"""After the end of these the agent may speak at once. A barge-in that is given up (C8) hands nothing over."""
 _KNOWN_LATER = ("ended", "frames", "running", "skipped", "unfinished")
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One stretch of agent speech, and the words of the agent's text stream that it speaks."""
+    """Agent speech from an onset to an offset, and the words of the agent's text stream that it speaks."""
 
     onset: int
     offset: int
@@ -45,7 +49,8 @@ class Utterance:
         """Longer than 1.0 s or more than two words: a turn. Everything else is a backchannel.
 
         The one rule for pauses, ends of turns, backchannels and barge-ins alike: what is free as a backchannel in a
-        pause can not earn anything as an answer, so no constant behaviour is right on both sides of a twin.
+        pause can not earn anything as an answer. It is asked of an utterance as a whole, breaths and all, so that a
+        turn which is chopped into short bursts is a turn.
         """
         return self.seconds > TURN_SECONDS or (self.words is not None and len(self.words) > TURN_WORDS)
 
@@ -173,8 +178,11 @@ class EpisodeView:
         return self._meaning.nearest(text, references)
 
     @cached_property
-    def utterances(self) -> tuple[Utterance, ...]:
-        """Agent speech in order, each with its words. A word belongs to the first stretch that can speak it."""
+    def bursts(self) -> tuple[Utterance, ...]:
+        """Agent speech as the detector gives it, in order. A word belongs to the first stretch that can speak it.
+
+        For rewards that keep a definition of their own; ours ask for `utterances`.
+        """
         lead = self.samples(TEXT_LEAD_SECONDS)
         segments = [(int(on), int(off)) for on, off in self.agent_activity]
         spoken: list[list[Word]] = [[] for _ in segments]
@@ -188,19 +196,38 @@ class EpisodeView:
             for (on, off), words in zip(segments, spoken, strict=True)
         )
 
-    @property
+    @cached_property
+    def utterances(self) -> tuple[Utterance, ...]:
+        """What the agent says in one go, in order: bursts with no silence over 0.5 s between them, joined.
+
+        The unit that takes the floor, stops and answers, for every reward of ours. A silence in which a turn of the
+        user's ends divides however short it is: what comes after it may be the answer, and what was before it is not.
+        """
+        gap = self.samples(GAP_SECONDS)
+        ends = [e.offset for e in self.events if e.source == "user" and e.type in _ANSWERED]
+        joined: list[Utterance] = []
+        for burst in self.bursts:
+            said = joined[-1] if joined else None
+            breath = said is not None and burst.onset - said.offset <= gap
+            if said is None or not breath or any(said.offset <= end <= burst.onset for end in ends):
+                joined.append(burst)
+                continue
+            words = None if said.words is None else said.words + (burst.words or ())
+            joined[-1] = Utterance(said.onset, burst.offset, self.seconds(burst.offset - said.onset), words)
+        return tuple(joined)
+
+    @cached_property
     def turns(self) -> tuple[Utterance, ...]:
         """Utterances that take the floor."""
         return tuple(utterance for utterance in self.utterances if utterance.takes_floor)
 
     def utterance_at(self, sample: int) -> Utterance | None:
-        """The utterance that sounds at a sample, or None."""
-        return next((u for u in self.utterances if u.onset <= sample < u.offset), None)
+        """The utterance that a sample lies in, in its sound or in a breath of it, or None."""
+        return _at(self.utterances, sample)
 
-    def goes_on(self, said: Utterance) -> bool:
-        """Whether the agent had been speaking within 0.5 s before an utterance, so that it begins nothing new."""
-        gap = self.samples(BREATH_SECONDS)
-        return any(said.onset - gap <= off < said.onset for _, off in self.agent_activity)
+    def burst_at(self, sample: int) -> Utterance | None:
+        """The burst that sounds at a sample, or None."""
+        return _at(self.bursts, sample)
 
     def next_user_turn(self, after: int) -> int:
         """Onset of the first user turn, monologue or barge-in at or after a sample; `end` when none has begun."""
@@ -223,6 +250,10 @@ class EpisodeView:
         start = max(0, first - self.samples(CREDIT_LEAD_SECONDS))
         stop = min(self.end, last + self.samples(CREDIT_TAIL_SECONDS))
         return min(start, stop), stop
+
+
+def _at(speech: Sequence[Utterance], sample: int) -> Utterance | None:
+    return next((said for said in speech if said.onset <= sample < said.offset), None)
 
 
 def is_user_turn(event: Event) -> bool:

@@ -12,9 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rewards.compat.evaluator import Evaluator
 from rewards.compat.heard import Heard, Span, overlap, sounding_at
-from rewards.continue_ import GAP_SECONDS
 from rewards.measures import Measure
-from rewards.view import is_user_turn
+from rewards.view import GAP_SECONDS, is_user_turn
 
 HARD_EARLY, SWEET_LOW, SWEET_HIGH, HARD_LATE = -0.5, 0.5, 2.0, 5.0
 """Seconds: the score of a latency rises from 0 to 1 between the first two and falls to 0 between the last two."""

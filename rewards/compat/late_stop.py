@@ -14,8 +14,8 @@ from envs.event import BARGE_IN_TYPES
 from rewards.compat.controls import anywhere
 from rewards.compat.evaluator import Evaluator
 from rewards.compat.heard import Heard, Span, sounding_at
-from rewards.continue_ import GAP_SECONDS
 from rewards.measures import Measure
+from rewards.view import GAP_SECONDS
 
 ALLOWED_SECONDS = 0.16 + 0.24
 FAILED_SECONDS = 1.5

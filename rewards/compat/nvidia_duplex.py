@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from rewards.compat.controls import anywhere
 from rewards.compat.evaluator import Evaluator
 from rewards.compat.heard import Heard, Span, sounding_at
-from rewards.continue_ import GAP_SECONDS
 from rewards.measures import Measure
 from rewards.timing import EARLY_SECONDS
+from rewards.view import GAP_SECONDS
 
 LATENCY_SECONDS = 1.5
 BUFFER_SECONDS = 0.5

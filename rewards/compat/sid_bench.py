@@ -15,8 +15,8 @@ from envs.event import BARGE_IN_TYPES
 from rewards.compat.controls import anywhere
 from rewards.compat.evaluator import Evaluator
 from rewards.compat.heard import Heard, sounding_at
-from rewards.continue_ import GAP_SECONDS
 from rewards.measures import Measure
+from rewards.view import GAP_SECONDS
 
 TOLERANCE_SECONDS = 0.05
 NON_BREAKING = ("D1", "D3", "D4", "D5")

@@ -19,8 +19,8 @@ import numpy as np
 from rewards.compat.controls import anywhere
 from rewards.compat.evaluator import Estimates, Evaluator
 from rewards.compat.heard import Heard, Span, Spoken
-from rewards.continue_ import GAP_SECONDS
 from rewards.measures import Measure
+from rewards.view import GAP_SECONDS
 
 TICK_SECONDS = 0.2
 FINE_SECONDS = 0.01

@@ -25,12 +25,12 @@ def dialogue(view: EpisodeView, event: Event) -> tuple[tuple[Turn, ...], str]:
     limit = view.next_user_turn(event.offset)
     said: list[tuple[int, str, str]] = []
     response: list[str] = []
-    for utterance in view.utterances:
-        words = utterance.words or ()
-        answers = utterance.onset >= event.onset and any(start <= word.onset < limit for word in words)
+    for burst in view.bursts:
+        words = burst.words or ()
+        answers = burst.onset >= event.onset and any(start <= word.onset < limit for word in words)
         response += [word.text for word in words if word.onset < limit and (answers or word.onset >= start)]
-        if utterance.onset < event.onset:
-            said.append((utterance.onset, "MODEL", " ".join(word.text for word in words if word.onset < start)))
+        if burst.onset < event.onset:
+            said.append((burst.onset, "MODEL", " ".join(word.text for word in words if word.onset < start)))
     # A monologue is one turn, though it is two events: one for its backchannels and one for its end.
     turns = {e.onset: e for e in view.events if e.source == "user" and is_user_turn(e) and e.onset <= event.onset}
     said += [(onset, "USER", turn.text or " ".join(word.text for word in turn.words)) for onset, turn in turns.items()]

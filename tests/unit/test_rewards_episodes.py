@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from envs.episode import Episode
 from envs.event import Event, Expect, Word
 from rewards import EpisodeView, get, names
 from rewards.registry import EPISODE, whole
+from rewards.view import GAP_SECONDS
 
 RATE = CLOCK.sample_rate
 Spans = Sequence[tuple[float, float]]
@@ -233,3 +235,38 @@ def test_whole_conversations_are_judged_in_range_and_up_to_their_end(agent, user
         assert verdict.value is None or -1 <= verdict.value <= 1
         assert (verdict.window, verdict.closes) == ((0, episode.samples), episode.samples)
         assert term.judge(episode, whole(episode)) == verdict
+
+
+def test_bursts_with_mere_breaths_between_them_are_one_utterance_and_take_the_floor_together():
+    episode = conversation([(1.0, 1.4), (1.85, 2.25), (2.9, 3.3)], [])
+    view = EpisodeView(episode, episode.samples)
+    assert [(u.onset, u.offset) for u in view.utterances] == [(at(1.0), at(2.25)), (at(2.9), at(3.3))]
+    assert [u.takes_floor for u in view.utterances] == [True, False], "0.65 s apart: a backchannel by itself"
+    assert [u.takes_floor for u in view.bursts] == [False, False, False]
+    assert view.utterance_at(at(1.6)) is view.utterances[0] and view.burst_at(at(1.6)) is None
+
+
+def test_words_of_bursts_are_counted_together():
+    episode = conversation([(1.0, 1.3), (1.7, 2.0)], [], transcript=words("yes I know that", 1.0, 0.25))
+    (said,) = EpisodeView(episode, episode.samples).utterances
+    assert [word.text for word in said.words or ()] == ["yes", "I", "know", "that"]
+    assert said.seconds == pytest.approx(1.0) and said.takes_floor
+
+
+@pytest.mark.parametrize("kind, utterances", [("A1", 2), ("C1", 2), ("D3", 1), ("C8", 1)])
+def test_the_end_of_a_users_turn_divides_what_was_said_before_it_from_the_answer(kind, utterances):
+    episode = conversation([(2.6, 2.9), (3.3, 5.0)], [event(kind, 1.0, 3.1)])
+    assert len(EpisodeView(episode, episode.samples).utterances) == utterances
+
+
+@given(agent=spans, kind=st.sampled_from(MANY))
+def test_utterances_are_the_bursts_that_stand_more_than_a_breath_apart(agent, kind):
+    episode = conversation(agent, [kind])
+    view = EpisodeView(episode, episode.samples)
+    starts, ends = ({getattr(u, edge) for u in view.utterances} for edge in ("onset", "offset"))
+    assert starts <= {u.onset for u in view.bursts} and ends <= {u.offset for u in view.bursts}
+    for before, after in pairwise(view.bursts):
+        if after.onset - before.offset > at(GAP_SECONDS):
+            assert before.offset in ends and after.onset in starts
+        elif not before.offset <= kind.offset <= after.onset:
+            assert before.offset not in ends and after.onset not in starts

@@ -139,7 +139,7 @@ def test_a_listener_who_hits_every_opportunity_earns_far_more_than_silence_or_a_
 
 
 def test_a_cluster_of_mm_hm_matches_one_opportunity_once():
-    cluster = [(2.2, 2.4), (2.8, 3.0), (3.4, 3.6)]
+    cluster = [(2.2, 2.4), (2.95, 3.15), (3.7, 3.9)]
     verdict = get("backchannel").judge(conversation(cluster, [MONOLOGUE]), MONOLOGUE)
     assert (verdict.raw["given"], verdict.raw["hits"]) == (3.0, 1.0)
     published = get("published_backchannel").judge(conversation(cluster, [MONOLOGUE]), MONOLOGUE)
@@ -244,7 +244,7 @@ def test_going_on_with_the_old_answer_earns_less_than_taking_up_the_new_thing():
 
 def test_a_stop_command_wants_silence_and_allows_one_word():
     assert value("interruption", conversation([(2.0, 5.7)], [STOP])) == 1.0
-    assert value("interruption", conversation([(2.0, 5.7), (6.2, 6.6)], [STOP])) == 1.0
+    assert value("interruption", conversation([(2.0, 5.7), (6.3, 6.7)], [STOP])) == 1.0
     assert value("interruption", conversation([(2.0, 5.7), (6.2, 8.6)], [STOP])) < 0.5
 
 
