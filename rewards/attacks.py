@@ -14,7 +14,7 @@ from envs.agents import AlwaysBackchannel, AlwaysTalking, Metronome, Oracle, Scr
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
 from envs.errors import UptakeError
-from envs.impostors import Agreeable, EchoChaser, Mumbler, RandomTalker, RateMatched, Truncator, Whisperer
+from envs.impostors import Agreeable, EchoChaser, Mumbler, RandomTalker, RateMatched, Staccato, Truncator, Whisperer
 from envs.pack import Pack
 from envs.scenario import Scenario
 
@@ -39,6 +39,7 @@ CERTAIN: Mapping[str, Attack] = {
     "truncator": lambda env, oracle, samples: Truncator(env.num_envs, env.pack, env),
     "echo_chaser": lambda env, oracle, samples: EchoChaser(env.num_envs, env.pack, env),
     "agreeable": lambda env, oracle, samples: Agreeable(env.num_envs, env.pack, env),
+    "staccato": lambda env, oracle, samples: Staccato(env.num_envs, env.pack, env),
 }
 CHANCE: Mapping[str, Gamble] = {
     "random": lambda env, oracle, samples, draw: RandomTalker(env.num_envs, env.pack, draw),
