@@ -29,8 +29,8 @@ def resume(view: EpisodeView, event: Event) -> Verdict:
     what to do about it, so that the frames after a false stop have a gradient of their own.
 
     Window: from the event's onset to 6 s after its end. None when the agent was not talking at the onset, did not stop
-    (its first silence after the onset is a breath, or begins later than 1 s after the event's end), when the user takes a turn before it would
-    have had to go on, and when the episode ends within 3.5 s of the event's end.
+    (its first silence after the onset is a breath of up to 0.5 s, or begins later than 1 s after the event's end), when
+    the user takes a turn before it would have had to go on, and when the episode ends within 3.5 s of the event's end.
 
     Value, by the first speech after the stop that takes the floor: 1 when it begins up to 2.0 s after the event's end,
     0 at 3.5 s, -1 at 5 s or for none (`within: {full, zero}` of a `resumes` expectation moves 2.0 and 3.5). Not above
