@@ -1,10 +1,10 @@
 """Scripted agents that look right to a careless reward, for `rewards.attacks`. Batched, no torch.
 
 Two families. The first has the oracle's timing and says nothing worth hearing: `Mumbler`, `Whisperer`, `Truncator`,
-`EchoChaser`, `Agreeable`. They know when a turn ends, give way to a barge-in and keep silent in a pause, but give no
-backchannels: a short sound at the right moment would be one. The second has the oracle's voice and no idea of time:
-`RandomTalker`, `RateMatched`, and `Stopwatch`, which hears when the user begins and nothing else. Silence, endless
-talk, endless backchannels and the metronome are in `envs.agents`.
+`EchoChaser`, `Agreeable`, `Staccato`. They know when a turn ends, give way to a barge-in (all but the last) and keep
+silent in a pause, but give no backchannels: a short sound at the right moment would be one. The second has the oracle's
+voice and no idea of time: `RandomTalker`, `RateMatched`, and `Stopwatch`, which hears when the user begins and nothing
+else. Silence, endless talk, endless backchannels and the metronome are in `envs.agents`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ WHISPER_DB = -40.0
 """Relative to speech: a soft whisper at a metre has about 30 dB SPL, conversation 60."""
 TRUNCATED_SECONDS = 0.4
 MUMBLE_GAP_SECONDS = 0.1
+BURST_SECONDS = 0.95
+BURST_WORDS = 2
+BURST_GAP_SECONDS = 0.34
+"""Speech in bursts that are each as short as a backchannel, apart by just more than what activity bridges."""
+STACCATO_CLIPS = 3
 AGREEING = ("sure", "yes", "yeah", "okay")
 """What an agreeing sentence begins with."""
 _SEED = 20260914
@@ -118,6 +123,45 @@ class Agreeable(_WellTimed):
 
     def _answer_to(self, row: int, event: Event) -> Sound:
         return self.yes
+
+
+class Staccato(_WellTimed):
+    """Answers on time and stops for nobody, in bursts so short that none is a turn by itself.
+
+    Whatever was asked, it says the pack's first sentences, two words at a time with mere breaths between.
+    """
+
+    def __init__(self, num_envs: int, pack: Pack, env: DuplexVectorEnv) -> None:
+        super().__init__(num_envs, pack, env)
+        self.speech = _chopped(self.clips[:STACCATO_CLIPS])
+
+    def _answer_to(self, row: int, event: Event) -> Sound:
+        return self.speech
+
+    def hush(self, row: int, at: int) -> None:
+        """Go on."""
+
+    def say(self, row: int, clip: Sound, onset: int, stop: int | None = None) -> None:
+        """Speak a clip in the place of what is being said."""
+        super().hush(row, onset)
+        super().say(row, clip, onset, stop)
+
+
+def _chopped(clips: Sequence[Sound]) -> _Heard:
+    """Clips one after the other, a burst at a time."""
+    silence = np.zeros(CLOCK.samples(BURST_GAP_SECONDS), np.float32)
+    pieces: list[np.ndarray] = []
+    words: list[Word] = []
+    at = 0
+    for clip in clips:
+        for first in range(0, len(clip.words), BURST_WORDS):
+            burst = clip.words[first : first + BURST_WORDS]
+            start = burst[0].onset
+            stop = min(burst[-1].offset, start + CLOCK.samples(BURST_SECONDS))
+            words += [Word(w.text, at + w.onset - start, at + min(w.offset, stop) - start) for w in burst]
+            pieces += [clip.audio[start:stop], silence]
+            at += stop - start + len(silence)
+    return _Heard(np.concatenate(pieces), tuple(words))
 
 
 class RandomTalker(ScriptedAgent):

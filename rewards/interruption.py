@@ -23,8 +23,9 @@ QUIET_SECONDS = 2.0
 def stop_latency(view: EpisodeView, event: Event) -> float | None:
     """Seconds from the anchor `sem` (or the onset) to the end of the agent's talking; None if it was not talking.
 
-    It was talking when speech sounds at the barge-in's onset. It has stopped at the end of the last stretch that was
-    sounding then or that takes the floor again before the barge-in is over: a breath in the old sentence is no stop.
+    It was talking when the barge-in's onset lies in an utterance. It has stopped at the end of the last utterance that
+    was running then or that takes the floor again before the barge-in is over. Half a second of silence ends an
+    utterance and nothing less does (`EpisodeView.utterances`): neither a breath, nor bursts with breaths between.
     Negative when it stopped before the intent was clear. Speech that outlives the view counts up to its end, a lower
     bound.
     """

@@ -29,8 +29,8 @@ def resume(view: EpisodeView, event: Event) -> Verdict:
     what to do about it, so that the frames after a false stop have a gradient of their own.
 
     Window: from the event's onset to 6 s after its end. None when the agent was not talking at the onset, did not stop
-    (no silence over 0.5 s that begins before 1 s after the event's end), when the user takes a turn before it would
-    have had to go on, and when the episode ends within 3.5 s of the event's end.
+    (its first silence after the onset is a breath of up to 0.5 s, or begins later than 1 s after the event's end), when
+    the user takes a turn before it would have had to go on, and when the episode ends within 3.5 s of the event's end.
 
     Value, by the first speech after the stop that takes the floor: 1 when it begins up to 2.0 s after the event's end,
     0 at 3.5 s, -1 at 5 s or for none (`within: {full, zero}` of a `resumes` expectation moves 2.0 and 3.5). Not above
@@ -49,6 +49,8 @@ def resume(view: EpisodeView, event: Event) -> Verdict:
     window = view.credit(min(event.offset, view.end), min(due, view.end))
     if talking is None or view.end < due or talking.offset >= event.offset + view.samples(1.0):
         return Verdict(None, window)
+    if sum(event.onset < burst.offset <= talking.offset for burst in view.bursts) > 1:
+        return Verdict(None, window)  # a breath, and on: what came to its end later was the sentence
     after = [said for said in view.utterances if said.onset >= talking.offset]
     limit = view.next_user_turn(event.offset)
     if limit < due and not any(said.takes_floor and said.onset < limit for said in after):

@@ -200,8 +200,9 @@ class EpisodeView:
     def utterances(self) -> tuple[Utterance, ...]:
         """What the agent says in one go, in order: bursts with no silence over 0.5 s between them, joined.
 
-        The unit that takes the floor, stops and answers, for every reward of ours. A silence in which a turn of the
-        user's ends divides however short it is: what comes after it may be the answer, and what was before it is not.
+        The unit that takes the floor, stops and answers, for every reward of ours. A backchannel is divided
+        from what follows by the end of the user's turn as well, however soon the answer comes after it. A turn is not:
+        who has the floor has given it up after 0.5 s of silence and no sooner.
         """
         gap = self.samples(GAP_SECONDS)
         ends = [e.offset for e in self.events if e.source == "user" and e.type in _ANSWERED]
@@ -209,7 +210,8 @@ class EpisodeView:
         for burst in self.bursts:
             said = joined[-1] if joined else None
             breath = said is not None and burst.onset - said.offset <= gap
-            if said is None or not breath or any(said.offset <= end <= burst.onset for end in ends):
+            answers = said is not None and any(said.offset <= end <= burst.onset for end in ends)
+            if said is None or not breath or (answers and not said.takes_floor):
                 joined.append(burst)
                 continue
             words = None if said.words is None else said.words + (burst.words or ())

@@ -10,7 +10,7 @@ from envs.agents import Oracle, ScriptedAgent, converse
 from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
-from envs.impostors import Agreeable, EchoChaser, Mumbler, RandomTalker, RateMatched, Truncator, Whisperer
+from envs.impostors import Agreeable, EchoChaser, Mumbler, RandomTalker, RateMatched, Staccato, Truncator, Whisperer
 from envs.pack import Pack
 from tests.packs import tiny_pack
 
@@ -73,6 +73,21 @@ def test_the_echo_chaser_is_on_time_and_says_the_users_own_words(pack, env):
     start = int(ask.offset + CLOCK.samples(Oracle.ANSWER) - ask.words[0].onset + ask.onset)
     length = ask.offset - ask.onset - CLOCK.frame
     assert np.corrcoef(episode.agent[start : start + length], episode.mic[ask.onset : ask.onset + length])[0, 1] > 0.99
+
+
+def test_the_staccato_talker_is_on_time_in_bursts_of_a_backchannels_size_and_stops_for_nobody(pack, env, oracle):
+    agent = Staccato(len(NAMES), pack, env)
+    episodes = talk(env, agent)
+    assert abs(first(episodes["turn"]) - first(oracle[1]["turn"])) < CLOCK.frame
+    assert spoken(episodes["turn"])[:4] == spoken(episodes["barge"])[:4]
+    for name, episode in episodes.items():
+        bursts = activity(episode.agent)
+        assert (np.diff(bursts) <= CLOCK.samples(1.0)).all()
+        for on, off in bursts:
+            assert sum(on - CLOCK.frame <= word.onset < off for word in episode.transcript) <= 2, name
+    until = [agent.busy_until(row) for row in range(len(NAMES))]
+    agent.hush(0, 0)
+    assert [agent.busy_until(row) for row in range(len(NAMES))] == until
 
 
 def test_the_agreeable_agent_is_on_time_and_says_yes_to_everything(pack, env, oracle):

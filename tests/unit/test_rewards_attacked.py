@@ -124,11 +124,13 @@ def faded(audio: np.ndarray, spans: Sequence[tuple[float, float]]) -> np.ndarray
     return audio
 
 
-def stream(seconds: float, on: float, period: float, text: str) -> list[tuple[float, float, list[str]]]:
-    """Bursts of `on` seconds every `period`, with the words of a text in turn."""
-    vocabulary, found, at = text.split(), [], 0.1
-    while at < seconds:
-        count = max(1, round(on / EACH))
+def stream(
+    until: float, on: float, period: float, text: str, start: float = 0.1, most: int = 9
+) -> list[tuple[float, float, list[str]]]:
+    """Bursts of `on` seconds every `period`, with the words of a text in turn, `most` of them in each at most."""
+    vocabulary, found, at = text.split(), [], start
+    while at < until:
+        count = min(most, max(1, round(on / EACH)))
         found.append((at, at + on, [vocabulary[(len(found) * count + i) % len(vocabulary)] for i in range(count)]))
         at += period
     return found
@@ -158,6 +160,7 @@ def attacked(case: Case, seed: int) -> dict[str, Episode]:
         "truncator": say(case, [(on, on + 0.4, text[:1]) for on, _, text in right]),
         "echo_chaser": say(case, [(on, off, (heard * 9)[: len(text)]) for on, off, text in right]),
         "agreeable": say(case, [(on, max(off, on + EACH * len(YES)), YES) for on, off, _ in right]),
+        "staccato": say(case, [burst for on, _, _ in right for burst in stream(on + 9.0, 0.95, 1.29, "ma me", on, 2)]),
         "stopwatch": say(case, [(first + beat, first + beat + 0.4, ["mhm"]) for beat in (1.0, 4.5)]),
         "random": say(case, talks),
         "rate_matched": say(case, [(s, s + off - on, t) for s, (on, off, t) in zip(starts, right, strict=True)]),

@@ -254,8 +254,14 @@ def test_words_of_bursts_are_counted_together():
 
 
 @pytest.mark.parametrize("kind, utterances", [("A1", 2), ("C1", 2), ("D3", 1), ("C8", 1)])
-def test_the_end_of_a_users_turn_divides_what_was_said_before_it_from_the_answer(kind, utterances):
+def test_the_end_of_a_users_turn_divides_a_backchannel_before_it_from_the_answer(kind, utterances):
     episode = conversation([(2.6, 2.9), (3.3, 5.0)], [event(kind, 1.0, 3.1)])
+    assert len(EpisodeView(episode, episode.samples).utterances) == utterances
+
+
+@pytest.mark.parametrize("silence, utterances", [(0.4, 1), (0.6, 2)])
+def test_a_turn_of_the_agents_ends_by_its_silence_alone(silence, utterances):
+    episode = conversation([(1.5, 2.9), (2.9 + silence, 5.0)], [event("C1", 1.0, 3.1)])
     assert len(EpisodeView(episode, episode.samples).utterances) == utterances
 
 
@@ -268,5 +274,5 @@ def test_utterances_are_the_bursts_that_stand_more_than_a_breath_apart(agent, ki
     for before, after in pairwise(view.bursts):
         if after.onset - before.offset > at(GAP_SECONDS):
             assert before.offset in ends and after.onset in starts
-        elif not before.offset <= kind.offset <= after.onset:
+        elif view.utterance_at(before.onset).takes_floor or not before.offset <= kind.offset <= after.onset:
             assert before.offset not in ends and after.onset not in starts
