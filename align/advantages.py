@@ -126,7 +126,9 @@ def frame_advantages(
             where windows overlap. `uniform` takes a term's mean over the events of a conversation, compares it over
             the group and gives it to all T frames.
         aggregation: `normalize_then_sum` (GDPO), or `sum_then_normalize`: the weighted terms are summed first and the
-            sum is compared (`uniform` only; a sum over terms has no event).
+            sum is compared (`uniform` only; a sum over terms has no event). There a term that does not apply to a
+            conversation counts as its mean over those of the group to which it does, so that it is neither an
+            advantage nor a loss to be out of a term's reach.
 
     Raises:
         ValueError: an unknown choice, or `event` with `sum_then_normalize`.
@@ -140,7 +142,7 @@ def frame_advantages(
     if credit == "uniform":
         credits = _per_term(credits, frames)
         if aggregation == "sum_then_normalize":
-            credits = _summed(credits, frames)
+            credits = _summed(credits, frames, filled=baseline != "none")
 
     comparisons: dict[tuple[int, str, str], list[Credit]] = {}
     for item in credits:
@@ -249,15 +251,24 @@ def _per_term(credits: Sequence[Credit], frames: int) -> list[Credit]:
     ]
 
 
-def _summed(credits: Sequence[Credit], frames: int) -> list[Credit]:
-    """One credit per conversation: the weighted sum of its terms."""
+def _summed(credits: Sequence[Credit], frames: int, *, filled: bool) -> list[Credit]:
+    """One credit per conversation: the weighted sum of its terms; `filled` with the group's mean where one is missing.
+
+    `credits` is what `_per_term` gives: at most one a conversation and term, and none without a value.
+    """
     found: dict[int, list[Credit]] = {}
+    terms: dict[int, dict[str, list[Credit]]] = {}
     for item in credits:
         found.setdefault(item.row, []).append(item)
-    return [
-        Credit(row, items[0].group, "sum", "", sum(i.weight * (i.value or 0.0) for i in items), 1.0, 0, frames)
-        for row, items in found.items()
-    ]
+        terms.setdefault(item.group, {}).setdefault(item.term, []).append(item)
+    sums = []
+    for row, items in found.items():
+        group, has = items[0].group, {item.term for item in items}
+        missing = [others for term, others in terms[group].items() if filled and term not in has]
+        total = sum(i.weight * (i.value or 0.0) for i in items)
+        total += sum(others[0].weight * _mean([i.value for i in others]) for others in missing)
+        sums.append(Credit(row, group, "sum", "", total, 1.0, 0, frames))
+    return sums
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -90,17 +89,17 @@ def compare(
                     f"'{before.name}' and '{other.name}' cannot be compared: {what} is {getattr(before, what)} and "
                     f"{getattr(other, what)}; measure both alike"
                 )
-    compared = paired_bootstrap(before.scenarios, after.scenarios, resamples, seed)
-    cases = _cases(after)
+    compared = paired_bootstrap(before.units, after.units, resamples, seed)
     return {
         "version": VERSION,
         "run": {
             **run, "pack": before.pack, "pack_hash": before.pack_hash, "split": before.split,
-            "scenarios": len(before.scenarios), "variants": before.variants, "episodes": before.episodes,
+            "scenarios": len(before.scenarios), "texts": len(before.units), "variants": before.variants,
+            "episodes": before.episodes,
             "frames": before.frames, "evaluation_seed": before.seed, "resamples": resamples,
             "acoustics": before.acoustics,
         },
-        "rows": [_row(name, found, cases.get(name)) for name, found in compared.items() if name in LABELS],
+        "rows": [_row(name, found) for name, found in compared.items() if name in LABELS],
         "systems": [
             {
                 "name": one.name,
@@ -139,7 +138,7 @@ def ranking(before: Evaluation, after: Evaluation, scripted: Sequence[Evaluation
 
 def single(evaluation: Evaluation, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
     """One evaluation's figures with their intervals, as JSON."""
-    found = bootstrap(evaluation.scenarios, resamples, seed)
+    found = bootstrap(evaluation.units, resamples, seed)
     return {
         "version": VERSION,
         "name": evaluation.name,
@@ -181,7 +180,7 @@ def unit_of_measure(measure: Measure) -> str:
     return {"share": "%", "s": "s"}.get(measure.unit, "")
 
 
-def _row(name: str, found: Comparison, cases: int | None) -> dict[str, Any]:
+def _row(name: str, found: Comparison) -> dict[str, Any]:
     verdict = {"unclear": "unchanged", "moved": "moved"}.get(found.verdict, found.verdict)
     delta = plain(found.difference.estimate)
     return {
@@ -197,26 +196,8 @@ def _row(name: str, found: Comparison, cases: int | None) -> dict[str, Any]:
         "low": plain(found.difference.low),
         "high": plain(found.difference.high),
         "verdict": verdict if delta is not None else "",
-        "n": cases,
+        "n": found.cases,
     }
-
-
-def _cases(evaluation: Evaluation) -> dict[str, int]:
-    """How many scenarios have a say in each figure."""
-    counts: dict[str, int] = {}
-    for rows in evaluation.scenarios.values():
-        for name in {name for one in rows for name, value in one.items() if _counts(name, value)}:
-            counts[name] = counts.get(name, 0) + 1
-    for quantile in MEASURES:
-        base = re.sub(r"_(p\d+|human)_s$", "_s", quantile)
-        if base != quantile and base in counts:
-            counts[quantile] = counts[base]
-    counts["paired_score"] = len(evaluation.scenarios)
-    return counts
-
-
-def _counts(name: str, value: Sequence[float]) -> bool:
-    return bool(value) if name.endswith("_s") or "/" in name else value[1] > 0
 
 
 def plain(value: float) -> float | None:

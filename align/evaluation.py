@@ -46,6 +46,7 @@ from envs.pack import Pack
 from envs.scenario import Scenario
 from envs.users.partner import set_loader
 from rewards.aggregate import aggregate
+from rewards.bootstrap import units
 from rewards.detector import ENERGY, DetectorConfig
 from rewards.measures import measure
 
@@ -81,6 +82,8 @@ class Evaluation:
     pack_hash: str
     scenarios: dict[str, list[Measurements]]
     """Scenario id -> contributions of variant 0, 1, ..."""
+    shares: dict[str, list[str]]
+    """Scenario id -> what it has in common with others (`envs.pack.Pack.shares`)."""
     seconds: float = 0.0
     """Wall-clock time."""
     acoustics: str = "clean"
@@ -95,6 +98,11 @@ class Evaluation:
     def episodes(self) -> int:
         """How many conversations."""
         return sum(len(rows) for rows in self.scenarios.values())
+
+    @property
+    def units(self) -> dict[str, list[Measurements]]:
+        """The contributions of what is one case: scenarios that share a text or a seed (`rewards.bootstrap.units`)."""
+        return units(self.scenarios, self.shares)
 
     def figures(self) -> dict[str, float]:
         """Every figure, pooled over the conversations; NaN where there was no case."""
@@ -184,8 +192,8 @@ def evaluate(
         on_done(len(part))
     return Evaluation(
         name=name, split=split, variants=variants, frames=frames, seed=seed, pack=pack.name, pack_hash=pack.hash,
-        scenarios=found, seconds=time.perf_counter() - started, acoustics=acoustics, activity=activity,
-        examples=list(keep), kept=kept,
+        scenarios=found, shares={scenario.id: list(pack.shares(scenario)) for scenario in scenarios},
+        seconds=time.perf_counter() - started, acoustics=acoustics, activity=activity, examples=list(keep), kept=kept,
     )  # fmt: skip
 
 

@@ -147,7 +147,7 @@ def _table(result: Mapping[str, Any]) -> str:
     rows = []
     for row in result["rows"]:
         wish = {"higher": "higher is better", "lower": "lower is better"}.get(row["better"], "for information")
-        over = f", {row['n']} scenario{'s' * (row['n'] != 1)}" if row["n"] else ""
+        over = f", {row['n']} text{'s' * (row['n'] != 1)}" if row["n"] else ""
         others = "".join(
             f'<td class="sub">{number(system["values"].get(row["measure"]), row["unit"])}</td>' for system in systems
         )
@@ -162,7 +162,8 @@ def _table(result: Mapping[str, Any]) -> str:
     return (
         '<h2>Figures</h2><div class="scroll" tabindex="0" role="region" aria-label="Figures before and after">'
         "<table><caption>Means over the conversations that a measure applies to. Δ and its 95 % interval come from a "
-        "paired bootstrap that draws whole scenarios. The grey columns are scripted agents in the same conversations."
+        "paired bootstrap that draws whole texts: scenarios that share one are one case, in whatever voice. Fewer than "
+        "six texts that differ give no verdict. The grey columns are scripted agents in the same conversations."
         '</caption><thead><tr><th scope="col" style="text-align:left">Measure</th><th scope="col">Before</th>'
         '<th scope="col">After</th><th scope="col">Δ<small>95 % interval</small></th>'
         '<th scope="col"><span aria-label="the interval, drawn around zero"></span></th><th scope="col">Verdict</th>'

@@ -258,6 +258,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "split": plan.scenario.split,
             "tags": list(plan.scenario.tags),
             "twin": plan.scenario.twin,
+            "shares": list(self.pack.shares(plan.scenario)),
             "variant": plan.seeds.variant,
             "seed": self._run_seed,
             "vars": dict(plan.values),

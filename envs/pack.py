@@ -288,6 +288,13 @@ class Pack:
         said = self._by_text.get(_normal(item.say), [])
         return sorted((c for c in said if c.split in (scenario.split, "all")), key=lambda c: (c.voice, c.id))
 
+    def shares(self, scenario: Scenario) -> tuple[str, ...]:
+        """What a scenario has in common with others: its seed group, which twins share, and every text that it plays
+        (of a clip without words, the clip's id). What an agent does there is no independent evidence.
+        """
+        played = [clips[0] for item in scenario.script if (clips := self.candidates(scenario, item))]
+        return (scenario.seed_group, *sorted({_normal(clip.text) or clip.id for clip in played}))
+
     def _check(self, scenario: Scenario) -> None:
         if isinstance(scenario.user, ReactiveUser):
             lacking = missing(scenario.user.persona, self.spoken(scenario.split))

@@ -21,6 +21,7 @@ from envs.errors import UptakeError, nearest
 from envs.event import Word
 from launch.terminal import compat_table, single_table, type_table
 from rewards.aggregate import Measurement
+from rewards.bootstrap import units
 from rewards.chance import Answer, answer_accuracy, find_answers
 from rewards.compat import EVALUATORS, Evaluator
 from rewards.detector import ENERGY, DetectorConfig
@@ -87,21 +88,21 @@ class Grader:
 
     def result(self, evaluation: Evaluation) -> dict[str, Any]:
         """Every figure of the evaluation as JSON."""
-        accuracy = answer_accuracy(self.answers)
-        found = single(evaluation) | {"answers": asdict(accuracy) if accuracy else None}
+        accuracy = answer_accuracy(units(self.answers, evaluation.shares))
+        found = single(evaluation) | {"answers": _finite(asdict(accuracy)) if accuracy else None}
         if self._heard is not None:
             errors, count = self._heard
             found |= {"word_error_rate": errors / count if count else None, "words": count}
         if self.compat:
-            found["compat"] = {name: self._compat_result(EVALUATORS[name]) for name in self.compat}
+            found["compat"] = {name: self._compat_result(EVALUATORS[name], evaluation) for name in self.compat}
         return found
 
-    def _compat_result(self, evaluator: Evaluator) -> dict[str, Any]:
+    def _compat_result(self, evaluator: Evaluator, evaluation: Evaluation) -> dict[str, Any]:
         if evaluator.counts_words and self._sounds and not self._words:
             note = "it counts words, and the agent has no text; --asr hears its words"
             return {"source": evaluator.source, "bugs": {}, "rows": [], "note": note}
         columns = {column: self._compat[evaluator.name, column] for column in self.compat[evaluator.name]}
-        intervals = {column: evaluator.intervals(run) for column, run in columns.items()}
+        intervals = {column: evaluator.intervals(units(run, evaluation.shares)) for column, run in columns.items()}
         rows = []
         for name, figure in evaluator.figures.items():
             cells = {}
@@ -120,6 +121,12 @@ class Grader:
             "rows": rows,
             "note": "",
         }
+
+
+def _finite(accuracy: dict[str, Any]) -> dict[str, Any]:
+    """As JSON: a bound that there is none of is None."""
+    bounds = {name: {k: plain(v) for k, v in one.items()} for name, one in accuracy.items() if isinstance(one, dict)}
+    return accuracy | bounds
 
 
 def print_result(console: Console, result: Mapping[str, Any]) -> None:

@@ -54,19 +54,22 @@ def regrade(stored: Stored, grader: Grader, console: Console) -> dict[str, Any]:
         disk, and the measures in which any of these differs from what was stored (None without an evaluation).
     """
     scenarios: dict[str, list[Measurements]] = {}
+    shares: dict[str, list[str]] = {}
     changed: set[str] = set()
     count = len(stored.places) + len(stored.imported)
     with counting(console, f"grading {stored.name}", count) as advance:
         for key, episode, words in stored.conversations():
             again = measure(episode, words, grader.activity)
             scenarios.setdefault(key[0], []).append(again)
+            shares[key[0]] = episode.meta.get("shares", [])
             grader.add(key, episode, words)
             if stored.evaluation is not None:
                 changed |= _differences(_stored(stored.evaluation, key), again)
             advance(1)
     if stored.evaluation is None:
         evaluation = Evaluation(
-            name=stored.name, split="", variants=0, frames=0, seed=0, pack="", pack_hash="", scenarios=scenarios
+            name=stored.name, split="", variants=0, frames=0, seed=0, pack="", pack_hash="",
+            scenarios=scenarios, shares=shares,
         )  # fmt: skip
         return grader.result(evaluation) | {"stored": None}
     evaluation = replace(stored.evaluation, scenarios=scenarios, activity=grader.activity)

@@ -1,8 +1,8 @@
 """From per-episode contributions to figures: pooled ratios, quantiles, and the paired score.
 
 A measurement is what `rewards.measures.measure` says about one episode: name -> (numerator, denominator) for a ratio,
-name -> list of values for what quantiles are taken of. Contributions add up, so that a bootstrap can resample whole
-scenarios by weighting them. All functions work on D weightings at once.
+name -> list of values for what quantiles are taken of. Contributions add up, so that a bootstrap can resample units
+of episodes (`rewards.bootstrap.units`) by weighting them. All functions work on D weightings at once.
 """
 
 from __future__ import annotations
@@ -27,23 +27,25 @@ QUANTILES: Mapping[str, Mapping[str, float]] = {
 
 Every other name holds a ratio.
 """
+ABILITIES = (("pair_hold", "pair_reply"), ("pair_yield", "pair_persist"), ("bc_f1", "bc_control_f1"))
+"""What each ability in `paired_score` is computed from."""
 _GRID = 0.01
 TYPE_QUANTILES: Mapping[str, float] = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 @dataclass(frozen=True)
 class Table:
-    """The contributions of S scenarios, ready to be weighted."""
+    """The contributions of U units of episodes, ready to be weighted."""
 
     ratios: Mapping[str, np.ndarray]
-    """name -> (S, 2): numerator and denominator, summed over the scenario's episodes."""
+    """name -> (U, 2): numerator and denominator, summed over the unit's episodes."""
     samples: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    """name -> values (n,) in ascending order and the scenario (n,) that each comes from."""
-    scenarios: int
+    """name -> values (n,) in ascending order and the unit (n,) that each comes from."""
+    units: int
 
     @classmethod
     def of(cls, groups: Sequence[Sequence[Measurement]]) -> Table:
-        """Tabulate the measurements of each scenario's episodes."""
+        """Tabulate the measurements of each unit's episodes."""
         names = sorted({name for group in groups for one in group for name in one if "/" not in name})
         ratios = {name: np.zeros((len(groups), 2)) for name in names if name not in QUANTILES}
         lists: dict[str, list[tuple[float, int]]] = {name: [] for name in names if name in QUANTILES}
@@ -63,17 +65,56 @@ class Table:
         return cls(ratios, samples, len(groups))
 
     def estimates(self, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Every figure under weights (D, S) of the scenarios: name -> (D,); NaN where there is nothing to divide by."""
+        """Every figure under weights (D, U) of the units: name -> (D,); NaN where there is nothing to divide by."""
         found: dict[str, np.ndarray] = {}
         for name, parts in self.ratios.items():
             found[name] = _divide(weights @ parts[:, 0], weights @ parts[:, 1])
-        for name, (values, scenario) in self.samples.items():
+        for name, (values, unit) in self.samples.items():
             for label, q in QUANTILES[name].items():
-                found[label] = _quantile(values, weights[:, scenario], q)
+                found[label] = _quantile(values, weights[:, unit], q)
             if name == "fto_s":
-                found["fto_human_s"] = human_distance(values, weights[:, scenario])
+                found["fto_human_s"] = human_distance(values, weights[:, unit])
         found["paired_score"] = paired_score(found)
         return found
+
+    def sizes(self) -> dict[str, np.ndarray]:
+        """Figure -> (U,): how much each unit has a say in it, 0 where it has no case of it.
+
+        `paired_score` is as well known as the ability that the fewest units tell of.
+        """
+        found = {name: parts[:, 1] for name, parts in self.ratios.items()}
+        found |= {name: np.bincount(unit, minlength=self.units) for name, (_, unit) in self.samples.items()}
+        none = np.zeros(self.units)
+        abilities = [found.get(one, none) + found.get(other, none) for one, other in ABILITIES]
+        return self._of_figures(found) | {"paired_score": min(abilities, key=effective)}
+
+    def differs(self, other: Table) -> dict[str, np.ndarray]:
+        """Figure -> (U,) bool: the units in which it is not what it is in another table of the same units."""
+        found = {}
+        for name in self.ratios.keys() & other.ratios.keys():
+            mine, theirs = self.ratios[name], other.ratios[name]
+            found[name] = mine[:, 0] * theirs[:, 1] != theirs[:, 0] * mine[:, 1]
+        for name in self.samples.keys() & other.samples.keys():
+            (mine, of), (theirs, at) = self.samples[name], other.samples[name]
+            pairs = [(mine[of == i], theirs[at == i]) for i in range(self.units)]
+            found[name] = np.array([not np.array_equal(*pair) for pair in pairs])
+        none = np.zeros(self.units, bool)
+        paired = [found.get(name, none) for pair in ABILITIES for name in pair]
+        return self._of_figures(found) | {"paired_score": np.any(paired, axis=0)}
+
+    @staticmethod
+    def _of_figures(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What is known of what is measured -> of each figure that is taken of it."""
+        figures: dict[str, np.ndarray] = {}
+        for name, known in found.items():
+            more = ("fto_human_s",) if name == "fto_s" else ()
+            figures |= dict.fromkeys((*QUANTILES.get(name, (name,)), *more), known)
+        return figures
+
+
+def effective(sizes: np.ndarray) -> float:
+    """How many units of one size tell as much as these (U,): Kish's (sum of sizes)^2 / sum of squares; 0 for none."""
+    return float(sizes.sum() ** 2 / np.square(sizes).sum()) if sizes.any() else 0.0
 
 
 def aggregate(measurements: Sequence[Measurement]) -> dict[str, float]:

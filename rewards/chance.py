@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How often answers hold an expected word, with intervals by scenario."""
+    """How often answers hold an expected word, with intervals by text."""
 
     asked: int
     """Events that expect certain words."""
@@ -71,8 +71,8 @@ def answer_accuracy(answers: Mapping[str, Sequence[Answer]], draws: int = DRAWS,
     """Compare answers with chance.
 
     Args:
-        answers: scenario id -> the answers of its episodes.
-        draws: of the bootstrap over scenarios.
+        answers: unit -> the answers of its episodes (`rewards.bootstrap.units`).
+        draws: of the bootstrap over units.
         seed: of the bootstrap.
 
     Returns:

@@ -17,7 +17,7 @@ from rewards.detector import ENERGY, DetectorConfig
 from rewards.measures import Measure
 
 Estimates = Mapping[str, np.ndarray]
-"""Figure -> (D,), one value a weighting of the scenarios."""
+"""Figure -> (D,), one value a weighting of the units."""
 
 
 def nothing(found: Estimates) -> dict[str, np.ndarray]:
@@ -70,7 +70,7 @@ class Evaluator:
         return self.measure(Heard(episode, transcript, activity=activity), frozenset(bugs))
 
     def intervals(self, run: Run, draws: int = DRAWS, seed: int = 0) -> dict[str, Interval]:
-        """Every figure of a run with its interval by scenario; NaN where there was no case."""
+        """Every figure of a run with its interval by unit; NaN where there was no case."""
         found = bootstrap(run, draws, seed, self.derive)
         unknown = Interval(float("nan"), float("nan"), float("nan"))
         return {name: found.get(name, unknown) for name in self.figures}

@@ -117,6 +117,21 @@ def test_sum_then_normalize_compares_the_weighted_sum():
     assert torch.allclose(out[:, 0], expected.float())
 
 
+@pytest.mark.parametrize("aggregation", ["normalize_then_sum", "sum_then_normalize"])
+@pytest.mark.parametrize("shift", [-0.9, 0.0, 0.9])
+def test_to_be_out_of_reach_of_a_term_is_neither_better_nor_worse_than_its_mean(aggregation, shift):
+    items = credits([-0.2 + shift, None, -0.6 + shift], term="a") + credits([0.1, 0.1, 0.1], term="b")
+    out = frame_advantages(items, 3, 2, credit="uniform", aggregation=aggregation).values[:, 0]
+    assert out[0] > 0.5 and out[2] < -0.5
+    assert out[1] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_without_a_baseline_a_sum_earns_nothing_by_a_term_that_does_not_apply():
+    items = credits([0.5, None], term="a") + credits([0.25, 0.25], term="b")
+    choice = {"credit": "uniform", "aggregation": "sum_then_normalize", "baseline": "none", "scale": "none"}
+    assert frame_advantages(items, 2, 1, **choice).values[:, 0].tolist() == [0.75, 0.25]
+
+
 def test_a_small_term_is_not_drowned_by_a_large_one():
     """The point of normalising each term alone: milliseconds and {0, 1} pull equally hard."""
     items = credits([1.0, 0.0], term="small") + credits([0.0, 1000.0], term="large")

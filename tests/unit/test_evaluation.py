@@ -21,6 +21,7 @@ from align.evaluation import (
 from envs.errors import UptakeError
 from envs.pack import Pack
 from launch.terminal import ranking_line
+from rewards.bootstrap import units
 from rewards.measures import MEASURES
 from tests.packs import tiny_pack
 
@@ -54,7 +55,13 @@ def test_the_same_policy_compared_with_itself_has_not_changed(pack: Pack) -> Non
 
 
 def test_a_better_agent_is_called_better_and_the_other_way_round_worse(pack: Pack) -> None:
-    silent, oracle = played(pack, "silent"), played(pack, "oracle")
+    """In a pack that is six times as large and never says the same."""
+    silent, oracle = (
+        dataclasses.replace(
+            one, scenarios={f"{name} {i}": rows for name, rows in one.scenarios.items() for i in range(6)}, shares={}
+        )
+        for one in (played(pack, "silent"), played(pack, "oracle"))
+    )
     forth = {row["measure"]: row for row in compare(silent, oracle, run={}, resamples=200)["rows"]}
     back = {row["measure"]: row for row in compare(oracle, silent, run={}, resamples=200)["rows"]}
     assert forth["turn_response"]["verdict"] == "better"
@@ -62,6 +69,27 @@ def test_a_better_agent_is_called_better_and_the_other_way_round_worse(pack: Pac
     for name, row in forth.items():
         if row["low"] is not None:
             assert row["low"] == pytest.approx(-back[name]["high"])
+
+
+def test_the_same_difference_at_a_handful_of_texts_is_no_verdict(pack: Pack) -> None:
+    silent, oracle = played(pack, "silent"), played(pack, "oracle")
+    found = {row["measure"]: row for row in compare(silent, oracle, run={}, resamples=50)["rows"]}["turn_response"]
+    assert found["delta"] == 1.0 and found["n"] < 6
+    assert found["verdict"] == "unchanged"
+
+
+def test_voices_and_twins_of_a_text_are_one_unit_in_the_core_pack() -> None:
+    pack = Pack.load("core")
+    scenarios = pack.scenarios("test")
+    shares = {scenario.id: pack.shares(scenario) for scenario in scenarios}
+    found = units({scenario.id: [scenario] for scenario in scenarios}, shares).values()
+    stories = {share for one in scenarios if "story" in one.tags for share in shares[one.id][1:]}
+    assert sum(any("story" in one.tags for one in unit) for unit in found) == len(stories)
+    for unit in found:
+        inside = {one.id for one in unit}
+        assert all(one.twin is None or one.twin in inside for one in unit)
+    said = [{share for one in unit for share in shares[one.id]} for unit in found]
+    assert len(set().union(*said)) == sum(map(len, said)), "nothing is said in two units"
 
 
 def test_a_result_is_strict_json_and_its_agents_stand_beside_it(pack: Pack) -> None:

@@ -149,7 +149,7 @@ def test_an_agent_without_any_text_is_judged_by_all_but_those_who_count_words() 
     episode = conversation([(4.3, 6.0)], [event("A1", 1.0, 4.0)], meta={"scenario": "x"})
     grader.add(("x", 0), episode, None)
     scenarios = {"x": [measure(episode)]}
-    found = grader.result(Evaluation("mute", "test", 1, 175, 0, "tiny", "", scenarios))
+    found = grader.result(Evaluation("mute", "test", 1, 175, 0, "tiny", "", scenarios, {}))
     assert "the agent has no text" in found["compat"]["fdb_v1"]["note"]
     assert found["compat"]["eva"]["rows"][0]["columns"]["as coded"]["value"] == pytest.approx(0.8, abs=0.01)
     console = quiet()

@@ -14,7 +14,7 @@ from envs.errors import UptakeError
 from envs.event import Expect
 from envs.users.laws import load_laws
 from rewards.aggregate import Table, by_type, human_distance
-from rewards.bootstrap import bootstrap, paired_bootstrap
+from rewards.bootstrap import bootstrap, paired_bootstrap, units
 from rewards.measures import MEASURES, TIMINGS, aggregate, measure
 from tests.unit.test_rewards_compose import AGENTS, play
 from tests.unit.test_rewards_episodes import conversation, event, words
@@ -230,7 +230,9 @@ def runs(shift: float, scenarios: int = 30, seed: int = 0):
 
 
 def test_a_run_compared_with_itself_differs_by_exactly_nothing():
-    for name, one in paired_bootstrap(runs(0.0), runs(0.0), draws=200).items():
+    found = paired_bootstrap(runs(0.0), runs(0.0), draws=200)
+    assert math.isnan(found.pop("paired_score").difference.low), "no event of any ability"
+    for name, one in found.items():
         assert (one.difference.low, one.difference.estimate, one.difference.high) == (0.0, 0.0, 0.0), name
         assert one.verdict == "unclear"
 
@@ -255,6 +257,76 @@ def test_the_interval_of_a_share_has_the_width_that_statistics_expects():
     one = bootstrap(run)["stopped"]
     assert one.estimate == 0.5
     assert (one.low, one.high) == pytest.approx((0.4, 0.6), abs=0.025)
+
+
+def verdicts_of_nothing(texts: int, voices: int, comparisons: int = 200) -> float:
+    """The share of verdicts on two equal agents that meet each text, in whatever voice, with luck of its own."""
+    rng = np.random.default_rng(0)
+    shares = {f"{text}-{voice}": [f"text {text}"] for text in range(texts) for voice in range(voices)}
+    found = 0
+    for _ in range(comparisons):
+        before, after = {}, {}
+        for text in range(texts):
+            luck = rng.normal(0.0, 0.15)
+            for voice in range(voices):
+                base = 0.5 + rng.normal(0.0, 0.05)
+                before[f"{text}-{voice}"] = [{"stopped": (base, 1.0)}]
+                after[f"{text}-{voice}"] = [{"stopped": (base + luck + rng.normal(0.0, 0.05), 1.0)}]
+        compared = paired_bootstrap(units(before, shares), units(after, shares), draws=400)
+        found += compared["stopped"].verdict != "unclear"
+    return found / comparisons
+
+
+def test_three_texts_in_three_voices_are_three_cases_and_give_no_verdict():
+    assert verdicts_of_nothing(texts=3, voices=3) == 0.0
+
+
+@pytest.mark.parametrize("texts", [6, 15])
+def test_equal_agents_get_a_verdict_in_about_one_comparison_of_twenty(texts: int):
+    assert verdicts_of_nothing(texts, voices=3) < 0.09  # 0.05, and two and a half standard errors of 200 comparisons
+
+
+def test_few_cases_give_no_verdict_however_narrow_their_interval():
+    def run(hits: int) -> dict:
+        rare = {f"s{i}": (float(hits), 1.0) for i in range(5)}
+        return {f"s{i}": [{"declined": rare.get(f"s{i}", (0.0, 0.0)), "stopped": (1.0, 1.0)}] for i in range(50)}
+
+    five = paired_bootstrap(run(0), run(1))["declined"]
+    assert (five.difference.low, five.difference.high) == (1.0, 1.0), "all five alike"
+    assert (five.verdict, five.cases) == ("unclear", 5)
+    one = {"s": [{"stopped": (0.0, 1.0)}]}, {"s": [{"stopped": (1.0, 1.0)}]}
+    alone = paired_bootstrap(*one)["stopped"]
+    assert alone.difference.estimate == 1.0 and math.isnan(alone.difference.low) and alone.verdict == "unclear"
+
+
+def test_many_cases_of_which_few_differ_give_no_verdict():
+    """Five of twenty that change, all for the better, are a chance of one in sixteen; the draws alone miss that."""
+    before = {f"s{i}": [{"stopped": (0.0, 1.0)}] for i in range(20)}
+
+    def changed(count: int) -> str:
+        after = {s: [{"stopped": (float(i < count), 1.0)}] for i, s in enumerate(before)}
+        found = paired_bootstrap(before, after)["stopped"]
+        assert found.difference.low > 0.0
+        return found.verdict
+
+    assert (changed(5), changed(6)) == ("unclear", "better")
+
+
+def test_scenarios_that_share_a_text_or_a_seed_are_one_unit_and_so_are_those_between_them():
+    run = {name: [{"stopped": (1.0, 1.0)}] for name in ("a", "b", "c", "d", "e")}
+    shares = {"a": ["group 1", "hello"], "c": ["group 2", "hello", "bye"], "e": ["group 3", "bye"], "d": ["group 4"]}
+    assert {first: len(rows) for first, rows in units(run, shares).items()} == {"a": 3, "b": 1, "d": 1}
+    del run["c"]
+    assert set(units(run, shares)) == {"a", "b", "d"}, "linked through one that was not stored"
+
+
+def test_a_unit_that_outweighs_all_others_counts_for_little_more_than_itself():
+    def width(sizes: list[int]) -> float:
+        run = {f"s{i}": [{"stopped": (float(i % 2), 1.0)}] * size for i, size in enumerate(sizes)}
+        found = bootstrap(run)["stopped"]
+        return found.high - found.low
+
+    assert width([100] + [1] * 9) > 1.2 * width([10] * 10)
 
 
 def test_episodes_of_one_scenario_are_not_independent_cases():
