@@ -29,17 +29,8 @@ _NO_WORDS = "published: what goes wrong is counted in sounds; what they say is j
 _ANY_STOP = "published: only the time of the stop counts, so that speech which happens to end there has given way"
 _LENGTH = "published: the length of the speech is paid, and not when it began or what it says"
 
-_ANSWERS_SHORTLY = (
-    "always_backchannel",
-    "metronome",
-    "mumbler",
-    "truncator",
-    "echo_chaser",
-    "agreeable",
-    "soup",
-    "hum",
-)
 _TIMED = ("mumbler", "truncator", "echo_chaser", "agreeable", "soup", "hum")
+_ANSWERS_SHORTLY = ("always_backchannel", "metronome", *_TIMED)
 _STOPS_SOMEHOW = ("metronome", "mumbler", "echo_chaser", "agreeable", "soup", "hum", "random", "rate_matched")
 
 EVERYWHERE: Mapping[str, Mapping[str, str]] = {

@@ -34,8 +34,8 @@ def burst_clip(
     for i, word in enumerate(text.split()):
         tone = 0.2 * np.sin(2 * np.pi * hz * (1 + 0.06 * i) * np.arange(BURST) / RATE) * ramp
         if voiced:
-            tail = 0.06 * np.sin(2 * np.pi * 3 * hz * np.arange(BURST) / RATE) * ramp
-            tone = np.where(np.arange(BURST) < BURST // 2, tone, tail)
+            middle = np.clip((np.arange(BURST) - BURST / 2) / 480.0, 0.0, 1.0)
+            tone = (1.0 - middle) * tone + middle * 0.06 * np.sin(2 * np.pi * 3 * hz * np.arange(BURST) / RATE) * ramp
         gap = (gaps or {}).get(i, GAP)
         pieces += [tone.astype(np.float32), np.zeros(gap, np.float32)]
         words.append([word, position, position + BURST])

@@ -1,4 +1,4 @@
-"""Conversations made of bursts of a simple voice, for the tests of rewards and measures, and what a view of one may show."""
+"""Conversations made of bursts of a simple voice, for the tests of rewards and measures; what a view may show."""
 
 from __future__ import annotations
 
