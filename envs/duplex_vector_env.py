@@ -274,6 +274,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "unfinished": [event.id for event in events if event.offset > length],
             "running": [event.to_json() for event in events if event.offset > length],
             **self._driver.notes(row),
+            "topics": self.pack.topics,
             "references": {event.id: texts for event in events if (texts := self._references(event))},
         }
         mic, agent = (from_pcm16(getattr(self, name)[row, :frames].reshape(-1)) for name in _TRACKS)

@@ -1,10 +1,10 @@
 """Scripted agents that look right to a careless reward, for `rewards.attacks`. Batched, no torch.
 
 Two families. The first has the oracle's timing and says nothing worth hearing: `Mumbler`, `Whisperer`, `Truncator`,
-`EchoChaser`, `Agreeable`, `Staccato`. They know when a turn ends, give way to a barge-in (all but the last) and keep
-silent in a pause, but give no backchannels: a short sound at the right moment would be one. The second has the oracle's
-voice and no idea of time: `RandomTalker`, `RateMatched`, and `Stopwatch`, which hears when the user begins and nothing
-else. Silence, endless talk, endless backchannels and the metronome are in `envs.agents`.
+`EchoChaser`, `Agreeable`, `Soup`, `Hummer`, `Staccato`. They know when a turn ends, give way to a barge-in (all but the
+last), keep silent in a pause and give the oracle's backchannels. The second has the oracle's voice and no idea of time:
+`RandomTalker`, `RateMatched`, and `Stopwatch`, which hears when the user begins and nothing else. Silence, endless
+talk, endless backchannels and the metronome are in `envs.agents`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ BURST_WORDS = 2
 BURST_GAP_SECONDS = 0.34
 """Speech in bursts that are each as short as a backchannel, apart by just more than what activity bridges."""
 STACCATO_CLIPS = 3
+SOUP_WORD_SECONDS = 0.24
+HUM_HZ, HUM_LEVEL = 150.0, 0.1
 AGREEING = ("sure", "yes", "yeah", "okay")
 """What an agreeing sentence begins with."""
 _SEED = 20260914
@@ -45,11 +47,7 @@ class Whisperer(Oracle):
 
 
 class _WellTimed(Oracle):
-    """The oracle's timing without its backchannels; subclasses say something else."""
-
-    def __init__(self, num_envs: int, pack: Pack, env: DuplexVectorEnv) -> None:
-        super().__init__(num_envs, pack, env)
-        self.tokens, self.backchannels = self.backchannels, []
+    """The oracle's timing and its backchannels; subclasses answer something else."""
 
     def resume(self, row: int, at: int) -> None:
         """Take nothing up again: it would be the oracle's words."""
@@ -59,8 +57,9 @@ class Truncator(_WellTimed):
     """Begins every answer on time and breaks it off after 0.4 s."""
 
     def say(self, row: int, clip: Sound, onset: int, stop: int | None = None) -> None:
-        """Speak the beginning of a clip."""
-        super().say(row, clip, onset, onset + CLOCK.samples(TRUNCATED_SECONDS))
+        """Speak the beginning of a clip; a backchannel whole."""
+        whole = clip in self.backchannels
+        super().say(row, clip, onset, stop if whole else onset + CLOCK.samples(TRUNCATED_SECONDS))
 
 
 class Mumbler(_WellTimed):
@@ -68,11 +67,14 @@ class Mumbler(_WellTimed):
 
     def __init__(self, num_envs: int, pack: Pack, env: DuplexVectorEnv) -> None:
         super().__init__(num_envs, pack, env)
-        self._need(self.tokens, "agent_backchannel")
-        self.token = min(self.tokens, key=lambda clip: (len(clip.words), clip.samples, clip.id))
+        self._need(self.backchannels, "agent_backchannel")
+        self.token = min(self.backchannels, key=lambda clip: (len(clip.words), clip.samples, clip.id))
 
     def say(self, row: int, clip: Sound, onset: int, stop: int | None = None) -> None:
-        """Speak one word over and over for as long as the clip lasts."""
+        """Speak one word over and over for as long as the clip lasts; a backchannel as it is."""
+        if clip in self.backchannels:
+            super().say(row, clip, onset, stop)
+            return
         end = onset + clip.samples
         while onset < end:
             super().say(row, self.token, onset, end)
@@ -80,8 +82,8 @@ class Mumbler(_WellTimed):
 
 
 @dataclass(frozen=True)
-class _Heard:
-    """A stretch of the microphone, as something to say."""
+class _Made:
+    """Sound that is no clip of the pack, as something to say."""
 
     audio: np.ndarray
     words: tuple[Word, ...]
@@ -105,7 +107,7 @@ class EchoChaser(_WellTimed):
 
     def _answer_to(self, row: int, event: Event) -> Sound:
         words = tuple(Word(w.text, w.onset - event.onset, w.offset - event.onset) for w in event.words)
-        return _Heard(self._mic[row, event.onset : event.offset].copy(), words)
+        return _Made(self._mic[row, event.onset : event.offset].copy(), words)
 
 
 class Agreeable(_WellTimed):
@@ -117,12 +119,41 @@ class Agreeable(_WellTimed):
 
     def __init__(self, num_envs: int, pack: Pack, env: DuplexVectorEnv) -> None:
         super().__init__(num_envs, pack, env)
-        self._need(self.tokens, "agent_backchannel")
+        self._need(self.backchannels, "agent_backchannel")
         agreeing = (clip for clip in self.clips if clip.words and clip.words[0].text.lower().strip(",.!") in AGREEING)
-        self.yes = next(agreeing, self.tokens[0])
+        self.yes = next(agreeing, self.backchannels[0])
 
     def _answer_to(self, row: int, event: Event) -> Sound:
         return self.yes
+
+
+class Soup(_WellTimed):
+    """Gives everybody the same answer, on time: a word on each topic that is asked about in the pack.
+
+    It is said in a voice of the pack, so that it sounds as speech does; in a pack without topics, its longest sentence.
+    """
+
+    def __init__(self, num_envs: int, pack: Pack, env: DuplexVectorEnv) -> None:
+        super().__init__(num_envs, pack, env)
+        longest = max(self.clips, key=lambda clip: (clip.samples, clip.id))
+        words = [topic[0] for topic in pack.topics] or [word.text for word in longest.words]
+        each = CLOCK.samples(SOUP_WORD_SECONDS)
+        timed = (Word(word, at * each, (at + 1) * each) for at, word in enumerate(words))
+        self.soup = _Made(np.resize(longest.audio, len(words) * each), tuple(timed))
+
+    def _answer_to(self, row: int, event: Event) -> Sound:
+        return self.soup
+
+
+class Hummer(Oracle):
+    """Does everything that the oracle does, with its text, and hums instead of speaking: a steady tone."""
+
+    def say(self, row: int, clip: Sound, onset: int, stop: int | None = None) -> None:
+        """Hum for as long as the clip lasts."""
+        at = np.arange(clip.samples)
+        swell = np.clip(np.minimum(at, clip.samples - at) / CLOCK.samples(0.02), 0.0, 1.0)
+        hum = HUM_LEVEL * swell * np.sin(2.0 * np.pi * HUM_HZ * at / CLOCK.sample_rate)
+        super().say(row, _Made(hum.astype(np.float32), clip.words), onset, stop)
 
 
 class Staccato(_WellTimed):
@@ -147,7 +178,7 @@ class Staccato(_WellTimed):
         super().say(row, clip, onset, stop)
 
 
-def _chopped(clips: Sequence[Sound]) -> _Heard:
+def _chopped(clips: Sequence[Sound]) -> _Made:
     """Clips one after the other, a burst at a time."""
     silence = np.zeros(CLOCK.samples(BURST_GAP_SECONDS), np.float32)
     pieces: list[np.ndarray] = []
@@ -161,7 +192,7 @@ def _chopped(clips: Sequence[Sound]) -> _Heard:
             words += [Word(w.text, at + w.onset - start, at + min(w.offset, stop) - start) for w in burst]
             pieces += [clip.audio[start:stop], silence]
             at += stop - start + len(silence)
-    return _Heard(np.concatenate(pieces), tuple(words))
+    return _Made(np.concatenate(pieces), tuple(words))
 
 
 class RandomTalker(ScriptedAgent):

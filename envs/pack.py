@@ -221,6 +221,11 @@ class Pack:
         """Words of which a good answer to this clip has one, as the pack's scenarios say; empty when they do not."""
         return self._content.get(clip.id) or self._content.get(f"*/{clip.topic}", ())
 
+    @property
+    def topics(self) -> list[list[str]]:
+        """Every list of words that some script expects an answer to have one of, each once, in alphabetical order."""
+        return [list(words) for words in sorted(set(self._content.values()))]
+
     def _asked_for(self) -> dict[str, tuple[str, ...]]:
         """Clip id, and ``*/topic``, to the content that the scripts expect of an answer."""
         found: dict[str, tuple[str, ...]] = {}

@@ -15,7 +15,17 @@ from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.impostors import (
-    Agreeable, EchoChaser, Mumbler, RandomTalker, RateMatched, Staccato, Stopwatch, Truncator, Whisperer,
+    Agreeable,
+    EchoChaser,
+    Hummer,
+    Mumbler,
+    RandomTalker,
+    RateMatched,
+    Soup,
+    Staccato,
+    Stopwatch,
+    Truncator,
+    Whisperer,
 )  # fmt: skip
 from envs.pack import Pack
 from envs.scenario import Scenario
@@ -42,6 +52,8 @@ CERTAIN: Mapping[str, Attack] = {
     "truncator": lambda env, oracle, samples: Truncator(env.num_envs, env.pack, env),
     "echo_chaser": lambda env, oracle, samples: EchoChaser(env.num_envs, env.pack, env),
     "agreeable": lambda env, oracle, samples: Agreeable(env.num_envs, env.pack, env),
+    "soup": lambda env, oracle, samples: Soup(env.num_envs, env.pack, env),
+    "hum": lambda env, oracle, samples: Hummer(env.num_envs, env.pack, env),
     "staccato": lambda env, oracle, samples: Staccato(env.num_envs, env.pack, env),
     "stopwatch": lambda env, oracle, samples: Stopwatch(env.num_envs, env.pack, schedule(stories(env.pack, "train"))),
 }

@@ -58,7 +58,7 @@ def _inside(view: EpisodeView, event: Event, turn: Utterance) -> bool:
     return turn.onset >= event.onset or turn.offset - event.onset > view.samples(1.0)
 
 
-@reward("backchannel", axis="backchannel", events=["B7"], horizon_s=1.2)
+@reward("backchannel", axis="backchannel", events=["B7"], horizon_s=1.2, beside=["quality"])
 def backchannel(view: EpisodeView, event: Event) -> Verdict:
     """Short signals of listening where a human gave them, better than chance at the same rate.
 

@@ -11,14 +11,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from envs.episode import Episode
 from envs.event import Word
 from rewards.aggregate import Measurement
 from rewards.bootstrap import DRAWS, Interval, bootstrap
 from rewards.detector import ENERGY, Activity, DetectorConfig
-from rewards.quality import answer_words
+from rewards.quality import answer_words, hit_by_chance
 from rewards.text import contains_any
 from rewards.timing import RESPONSE_SECONDS
 from rewards.view import EpisodeView
@@ -86,10 +84,8 @@ def answer_accuracy(answers: Mapping[str, Sequence[Answer]], draws: int = DRAWS,
     for scenario, found in given.items():
         run[scenario] = []
         for one in found:
-            others = [topic for topic in topics if topic != one.content]
             hit = float(contains_any(one.words, one.content))
-            hits = [contains_any(one.words, topic) for topic in others]
-            chance = float(np.average(hits, weights=[topics[topic] for topic in others]))
+            chance = hit_by_chance(one.words, one.content, topics)
             run[scenario].append({"hit": (hit, 1.0), "chance": (chance, 1.0), "margin": (hit - chance, 1.0)})
     found_intervals = bootstrap(run, draws, seed)
     return Accuracy(

@@ -29,38 +29,29 @@ _NO_WORDS = "published: what goes wrong is counted in sounds; what they say is j
 _ANY_STOP = "published: only the time of the stop counts, so that speech which happens to end there has given way"
 _LENGTH = "published: the length of the speech is paid, and not when it began or what it says"
 
-_ANSWERS_SHORTLY = ("always_backchannel", "metronome", "mumbler", "truncator", "echo_chaser", "agreeable", "staccato")
-_STOPS_SOMEHOW = ("metronome", "mumbler", "echo_chaser", "agreeable", "random", "rate_matched")
+_TIMED = ("mumbler", "truncator", "echo_chaser", "agreeable", "soup", "hum", "staccato")
+_ANSWERS_SHORTLY = ("always_backchannel", "metronome", *_TIMED)
+_STOPS_SOMEHOW = ("metronome", "mumbler", "echo_chaser", "agreeable", "soup", "hum", "random", "rate_matched")
 
 EVERYWHERE: Mapping[str, Mapping[str, str]] = {
     "aspirin": dict.fromkeys(_ANSWERS_SHORTLY, _SHARES),
-    "duplexpo_backchannel": dict.fromkeys(("always_talking", "always_backchannel"), _ANY_SPEECH),
-    "duplexpo_events": dict.fromkeys(
-        ("always_backchannel", "mumbler", "truncator", "echo_chaser", "agreeable", "staccato"), _NO_WORDS
-    ),
-    "duplexpo_onset": dict.fromkeys(("mumbler", "truncator", "echo_chaser", "agreeable", "staccato"), _ANY_SOUND),
+    "duplexpo_backchannel": {
+        **dict.fromkeys(("always_talking", "always_backchannel"), _ANY_SPEECH),
+        **dict.fromkeys(_TIMED, _NO_WORDS),
+    },
+    "duplexpo_events": dict.fromkeys(("always_backchannel", *_TIMED), _NO_WORDS),
+    "duplexpo_onset": dict.fromkeys(_TIMED, _ANY_SOUND),
     "duplexpo_stop": dict.fromkeys((*_STOPS_SOMEHOW, "staccato"), _ANY_STOP),
     "steerduplex_continuation": dict.fromkeys(
-        ("always_talking", "mumbler", "echo_chaser", "agreeable", "random", "rate_matched"), _LENGTH
+        ("always_talking", "mumbler", "echo_chaser", "agreeable", "soup", "hum", "random", "rate_matched"), _LENGTH
     ),
     "steerduplex_continuity": dict.fromkeys(
-        ("always_talking", "mumbler", "echo_chaser", "agreeable", "random", "rate_matched"), _LENGTH
+        ("always_talking", "mumbler", "echo_chaser", "agreeable", "soup", "hum", "random", "rate_matched"), _LENGTH
     ),
-    "steerduplex_recovery": dict.fromkeys(("mumbler", "echo_chaser", "agreeable"), _ANY_SOUND),
+    "steerduplex_recovery": dict.fromkeys(("mumbler", "echo_chaser", "agreeable", "soup", "hum"), _ANY_SOUND),
     "steerduplex_yield": dict.fromkeys(_STOPS_SOMEHOW, _ANY_STOP),
     "published_pause": dict.fromkeys(
-        (
-            "silent",
-            "always_backchannel",
-            "metronome",
-            "mumbler",
-            "whisperer",
-            "truncator",
-            "echo_chaser",
-            "agreeable",
-            "staccato",
-        ),
-        _SHORT_IS_FREE,
+        ("silent", "always_backchannel", "metronome", "whisperer", *_TIMED), _SHORT_IS_FREE
     ),
     "published_turn": {
         "always_talking": _EARLY,
@@ -71,8 +62,10 @@ EVERYWHERE: Mapping[str, Mapping[str, str]] = {
         "echo_chaser": _NO_JUDGE,
         "agreeable": _NO_JUDGE,
         "staccato": _NO_JUDGE,
+        "soup": _NO_JUDGE,
+        "hum": _NO_JUDGE,
     },
-    "published_backchannel": {"always_backchannel": _MANY_TO_ONE},
+    "published_backchannel": {"always_backchannel": _MANY_TO_ONE, **dict.fromkeys(_TIMED, _NO_JUDGE)},
     "published_interruption": {
         "always_talking": _NEVER_STOPS,
         "metronome": _SLOW_SCALE,
@@ -81,23 +74,19 @@ EVERYWHERE: Mapping[str, Mapping[str, str]] = {
         "mumbler": _NO_JUDGE,
         "echo_chaser": _NO_JUDGE,
         "agreeable": _NO_JUDGE,
+        "soup": _NO_JUDGE,
+        "hum": _NO_JUDGE,
         "staccato": _NEVER_STOPS,
     },
     "recipes/aspirin": dict.fromkeys(_ANSWERS_SHORTLY, _SHARES),
     "recipes/duplexpo": {
         "always_backchannel": _NO_WORDS,
         "metronome": _ANY_STOP,
-        "truncator": _ANY_SOUND,
-        "echo_chaser": _ANY_SOUND,
-        "agreeable": _ANY_SOUND,
-        "staccato": _ANY_SOUND,
+        **dict.fromkeys(_TIMED, _ANY_SOUND),
     },
     "recipes/published": {
         "always_backchannel": _SPANNED,
-        "mumbler": _NO_JUDGE,
-        "echo_chaser": _NO_JUDGE,
-        "agreeable": _NO_JUDGE,
-        "staccato": _NO_JUDGE,
+        **dict.fromkeys(_TIMED, _NO_JUDGE),
     },
 }
 """Name of a reward or a configuration -> attack -> reason: open in every pack that ships."""

@@ -1,4 +1,4 @@
-"""Whether what the agent plays is sound at all: no NaN, no clipping, no clicks, no offset, no words without sound."""
+"""Whether what the agent plays is sound at all: no NaN, no clipping, no clicks, no offset, no words without speech."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs.event import Event
+from rewards.modulation import modulation
 from rewards.registry import EPISODE, reward
 from rewards.verdict import Verdict
 from rewards.view import TEXT_LEAD_SECONDS, EpisodeView
@@ -112,11 +113,13 @@ def waveform(view: EpisodeView, event: Event) -> Verdict:
     once); samples of speech clipped (in runs of three or more at full scale), 1 at 1 %; clicks, steps 5 times steeper
     than anything within 10 ms, 1 at two a second of speech; offset of the speech, from 0.01 to 0.05 of full scale;
     words of the text stream that begin where nothing sounds (up to 0.4 s before a sound is not there), 1 at half of
-    them, with at least three words in the stream.
+    them; words over a sound that does not move as speech does (`rewards.modulation`), from 0 where it moves enough to 1
+    where it is steady. The last two with at least three words in the stream.
 
-    Degenerate policies: silent None; a whisperer -1 (its words do not sound); the others 1, for it is their time or
-    their words that are wrong: train it beside terms that judge those.
-    Raw: `broken`, `clipped`, `clicks_per_s`, `offset`, `silent_words` (shares; absent without a text stream).
+    Degenerate policies: silent None; a whisperer -1 (its words do not sound); one that hums -1; the others 1, for it is
+    their time or their words that are wrong: train it beside terms that judge those.
+    Raw: `broken`, `clipped`, `clicks_per_s`, `offset`; where there are words `silent_words` (a share), and where they
+    sound `level_db` and `timbre_db` (standard deviations).
     """
     seen = inspect(view.agent, view.agent_activity, view.clock.sample_rate)
     words = view.transcript if view.has_text else ()
@@ -136,5 +139,11 @@ def waveform(view: EpisodeView, event: Event) -> Verdict:
         raw["silent_words"] = 1.0 - sounding / len(words)
         if len(words) >= FEWEST_WORDS:
             faults.append(raw["silent_words"] / SILENT_WORST)
+        if seen.speech_s:
+            spoken = [view.agent[on:off] for on, off in view.agent_activity]
+            moves = modulation(np.concatenate(spoken), view.clock.sample_rate)
+            raw |= {"level_db": moves.level, "timbre_db": moves.timbre}
+            if len(words) >= FEWEST_WORDS:
+                faults.append(moves.missing)
     worst = min(1.0, max(0.0, *faults))
     return Verdict(1.0 - 2.0 * worst, (0, view.end), raw)

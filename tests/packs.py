@@ -22,12 +22,20 @@ RATE = CLOCK.sample_rate
 BURST, GAP = 4800, 1440  # a word of 200 ms, 60 ms between words
 
 
-def burst_clip(text: str, hz: float, gaps: dict[int, int] | None = None) -> tuple[np.ndarray, list[list]]:
-    """Audio (N,) float32 of one 200 ms tone burst a word, and [[word, onset, offset]]; `gaps` overrides gap i."""
+def burst_clip(
+    text: str, hz: float, gaps: dict[int, int] | None = None, voiced: bool = False
+) -> tuple[np.ndarray, list[list]]:
+    """Audio (N,) float32 of one 200 ms tone burst a word, and [[word, onset, offset]]; `gaps` overrides gap i.
+
+    `voiced`: the end of every word is softer and an octave and a half higher, so that it moves as speech does.
+    """
     words, pieces, position = [], [np.zeros(480, np.float32)], 480
     ramp = np.minimum(1.0, np.minimum(np.arange(BURST), np.arange(BURST)[::-1]) / 120.0)
     for i, word in enumerate(text.split()):
         tone = 0.2 * np.sin(2 * np.pi * hz * (1 + 0.06 * i) * np.arange(BURST) / RATE) * ramp
+        if voiced:
+            middle = np.clip((np.arange(BURST) - BURST / 2) / 480.0, 0.0, 1.0)
+            tone = (1.0 - middle) * tone + middle * 0.06 * np.sin(2 * np.pi * 3 * hz * np.arange(BURST) / RATE) * ramp
         gap = (gaps or {}).get(i, GAP)
         pieces += [tone.astype(np.float32), np.zeros(gap, np.float32)]
         words.append([word, position, position + BURST])
@@ -172,7 +180,7 @@ def write_tiny_pack(folder: Path, scenarios: str = SCENARIOS) -> Path:
             audio = (0.1 * np.random.default_rng(1).standard_normal(7200)).astype(np.float32)
             words: list[list] = []
         else:
-            audio, words = burst_clip(spec["text"], spec["hz"], spec.get("gaps"))
+            audio, words = burst_clip(spec["text"], spec["hz"], spec.get("gaps"), voiced=name.startswith("agent"))
         path = folder / "audio" / f"{name}.flac"
         soundfile.write(path, audio, RATE, subtype="PCM_16")
         kind = spec.get("kind", "agent" if name.startswith("agent") else "user")

@@ -10,7 +10,18 @@ from envs.agents import Oracle, ScriptedAgent, converse
 from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
-from envs.impostors import Agreeable, EchoChaser, Mumbler, RandomTalker, RateMatched, Staccato, Truncator, Whisperer
+from envs.impostors import (
+    Agreeable,
+    EchoChaser,
+    Hummer,
+    Mumbler,
+    RandomTalker,
+    RateMatched,
+    Soup,
+    Staccato,
+    Truncator,
+    Whisperer,
+)
 from envs.pack import Pack
 from tests.packs import tiny_pack
 
@@ -99,11 +110,28 @@ def test_the_agreeable_agent_is_on_time_and_says_yes_to_everything(pack, env, or
     assert [word.text for word in agreeing.words][:3] == ["Okay,", "I", "have"]
 
 
-def test_agents_with_the_oracles_timing_keep_silent_in_monologues(pack, env):
-    for kind in (Truncator, Mumbler, EchoChaser, Agreeable):
+def test_agents_with_the_oracles_timing_give_its_backchannels_in_monologues(pack, env, oracle):
+    best = oracle[1]["story"]
+    event = next(e for e in best.events if e.type == "B7")
+    assert best.agent[event.onset : event.offset].any()
+    for kind in (Truncator, Mumbler, EchoChaser, Agreeable, Soup):
         story = talk(env, kind(len(NAMES), pack, env))["story"]
-        event = next(e for e in story.events if e.type == "B7")
-        assert not story.agent[event.onset : event.offset].any()
+        assert np.array_equal(story.agent[: event.offset], best.agent[: event.offset]), kind
+
+
+def test_the_soup_names_every_topic_to_everybody(pack, env, oracle):
+    episodes = talk(env, Soup(len(NAMES), pack, env))
+    assert abs(first(episodes["turn"]) - first(oracle[1]["turn"])) < CLOCK.frame
+    assert pack.topics and spoken(episodes["turn"]) == [topic[0] for topic in pack.topics]
+    assert spoken(episodes["pause"]) == spoken(episodes["turn"])
+
+
+def test_the_hummer_has_the_oracles_text_and_times_over_one_tone(pack, env, oracle):
+    episodes = talk(env, Hummer(len(NAMES), pack, env))
+    for name in ("turn", "pause"):
+        assert episodes[name].transcript == oracle[1][name].transcript
+    hum = episodes["turn"].agent
+    assert np.argmax(np.abs(np.fft.rfft(hum))) * CLOCK.sample_rate / hum.size == pytest.approx(150.0, abs=1.0)
 
 
 def test_the_rate_matched_agent_says_as_much_as_the_oracle_elsewhere(pack, env, oracle):

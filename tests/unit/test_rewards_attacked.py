@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from envs.activity import activity
 from envs.episode import Episode
 from envs.event import Event, Expect, Word
 from rewards import Composition
@@ -25,6 +26,8 @@ SENTENCES = (
     "the next train leaves at half past nine from platform number four",
 )
 YES = ["sure", "I", "can", "do", "that", "for", "you", "right", "away"]
+TOPICS = ["sunny", "train", "timer", "soap", "pizza", "garden", "doctor", "music", "football"]
+"""A word on everything that anybody is asked about."""
 Said = Sequence[tuple[float, str]]
 """(onset in seconds, words)."""
 
@@ -108,7 +111,7 @@ def say(case: Case, said: Sequence[tuple[float, float, Sequence[str]]], level: f
     for on, off, text in said:
         each = (off - on) / max(1, len(text))
         transcript += [w for w in words(" ".join(text), on, each) if w.onset < case.seconds * 24000]
-    told = {"text_stream": True, "tags": list(case.tags)}
+    told = {"text_stream": True, "tags": list(case.tags), "topics": [[topic] for topic in TOPICS]}
     episode = conversation(spans, case.events, seconds=case.seconds, transcript=transcript, meta=told)
     return replace(episode, agent=faded(episode.agent, spans) * np.float32(level))
 
@@ -122,6 +125,15 @@ def faded(audio: np.ndarray, spans: Sequence[tuple[float, float]]) -> np.ndarray
             audio[first : first + 240] *= ramp
             audio[last - 240 : last] *= ramp[::-1]
     return audio
+
+
+def hummed(episode: Episode) -> Episode:
+    """The same words over a steady tone."""
+    tone = 0.1 * np.sin(2 * np.pi * 150 * np.arange(episode.samples) / 24000)
+    hum = np.zeros(episode.samples, np.float32)
+    for on, off in activity(episode.agent):
+        hum[on:off] = tone[on:off]
+    return replace(episode, agent=hum)
 
 
 def stream(
@@ -162,6 +174,8 @@ def attacked(case: Case, seed: int) -> dict[str, Episode]:
         "agreeable": say(case, [(on, max(off, on + EACH * len(YES)), YES) for on, off, _ in right]),
         "staccato": say(case, [burst for on, _, _ in right for burst in stream(on + 9.0, 0.95, 1.29, "ma me", on, 2)]),
         "stopwatch": say(case, [(first + beat, first + beat + 0.4, ["mhm"]) for beat in (1.0, 4.5)]),
+        "soup": say(case, [(on, on + EACH * len(TOPICS), TOPICS) for on, _, _ in right]),
+        "hum": hummed(say(case, right)),
         "random": say(case, talks),
         "rate_matched": say(case, [(s, s + off - on, t) for s, (on, off, t) in zip(starts, right, strict=True)]),
     }

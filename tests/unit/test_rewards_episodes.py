@@ -1,4 +1,4 @@
-"""Conversations made of tone bursts, for the tests of rewards and measures, and what a view of one may show."""
+"""Conversations made of bursts of a simple voice, for the tests of rewards and measures; what a view may show."""
 
 from __future__ import annotations
 
@@ -29,16 +29,18 @@ def at(seconds: float) -> int:
 
 
 @cache
-def _tone(samples: int) -> np.ndarray:
-    return (0.28 * np.sin(2 * np.pi * 200 * np.arange(samples) / RATE + 0.3)).astype(np.float32)
+def _voice(samples: int) -> np.ndarray:
+    swing = np.sin(2 * np.pi * 4 * np.arange(samples) / RATE)  # four syllables a second
+    hertz, level = 250.0 * 2.4**swing, 0.28 * 10.0 ** (6.0 * np.cos(2 * np.pi * 4 * np.arange(samples) / RATE) / 20.0)
+    return (level * np.sin(2 * np.pi * np.cumsum(hertz) / RATE + 0.3)).astype(np.float32)
 
 
 def bursts(spans: Spans, seconds: float) -> np.ndarray:
-    """A 200 Hz tone at -14 dBFS RMS in each span: (N,) float32. Spans beyond the end are cut."""
+    """A voice of one formant, 100 to 600 Hz, about -14 dBFS, in each span: (N,) float32. Spans are cut at the end."""
     audio = np.zeros(at(seconds), np.float32)
-    tone = _tone(audio.size)
+    voice = _voice(audio.size)
     for on, off in spans:
-        audio[at(max(0.0, on)) : at(max(0.0, off))] = tone[at(max(0.0, on)) : at(max(0.0, off))]
+        audio[at(max(0.0, on)) : at(max(0.0, off))] = voice[at(max(0.0, on)) : at(max(0.0, off))]
     return audio
 
 
