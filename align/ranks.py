@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from envs.errors import UptakeError
+from envs.errors import AGAIN, FAILED, MISTAKE, UptakeError
 
 BEAT = 1.0
 """Seconds between two signs of life."""
@@ -86,7 +86,8 @@ def start_ranks(timeout: float = 1800.0) -> Any:
                 f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}: the ranks did not meet at "
                 f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within {limit:.0f} s "
                 f"({' '.join(str(error).split())[:120]}); see that every rank was started, that this address can be "
-                "reached from all of them, and that the port is free"
+                "reached from all of them, and that the port is free",
+                AGAIN,
             ) from error
         if own_port:  # a child process must not inherit a port that is taken
             del os.environ["MASTER_PORT"]
@@ -99,7 +100,7 @@ def stop_ranks() -> None:
     """Leave the process group, if there is one."""
     global _watch
     if _watch is not None:
-        _watch.leave("")
+        _watch.leave()
         _watch = None
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -133,6 +134,7 @@ class Watch:
         self._count = 0
         self._waiting: float | None = None
         self._left: str | None = None
+        self._mistake = False
         self._beat = 0
         self._seen: dict[int, _Seen] = {}
         self._lock = threading.Lock()
@@ -153,27 +155,54 @@ class Watch:
         """Around whatever needs every rank.
 
         Raises:
-            UptakeError: a rank did not come; the message names it and what it was doing.
+            UptakeError: a rank did not come; the message names it and what it was doing. Its status is `MISTAKE` where
+                that rank ended with one, `AGAIN` where it is lost, `FAILED` where it hangs.
         """
         self._count += 1
         self._waiting = time.monotonic()
         try:
             yield
         except RuntimeError as error:
-            if not _of_the_network(error):
+            if not of_the_network(error):
                 raise
-            raise UptakeError(self._who(time.monotonic() - self._waiting)) from error
+            raise self._who(time.monotonic() - self._waiting) from error
         finally:
             self._waiting = None
 
-    def leave(self, why: str) -> None:
+    def wait_for(self, rank: int) -> None:
+        """Wait until `rank` has done the work that it does alone, however long it takes.
+
+        Raises:
+            UptakeError: it ended before; with the status that `together` has.
+        """
+        self.doing(f"waiting for rank {rank}")
+        while (seen := self._seen.get(rank)) is None or seen.said["left"] != "":
+            if seen is not None and (seen.said["left"] or time.monotonic() - seen.at > GRACE):
+                raise self._who(0.0)
+            time.sleep(BEAT)
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Around what this rank does alone while the others wait for it: they are told how it ended."""
+        try:
+            yield
+        except BaseException as error:
+            self.leave(error)
+            raise
+        self.leave()
+        if self._world > 1:
+            time.sleep(2 * BEAT)  # as in `leave`
+
+    def leave(self, error: BaseException | None = None) -> None:
         """Tell the others that this rank ends.
 
         Args:
-            why: one line; empty when its work is done.
+            error: why; None when its work is done.
         """
         if self._left is not None or self._store is None:
             return
+        why = "" if error is None else " ".join((str(error) or type(error).__name__).split())[:300]
+        self._mistake = isinstance(error, UptakeError) and error.status == MISTAKE
         self._left = why
         try:
             self._exchange()
@@ -194,8 +223,9 @@ class Watch:
             overdue = [rank for rank in ended if time.monotonic() - self._seen[rank].at > GRACE]
             if self._left is None and (waited > self.limit + GRACE or overdue):
                 # What the main thread waits for cannot be interrupted.
-                print(f"uptake: {self._who(waited)}", file=sys.stderr, flush=True)
-                os._exit(2)
+                error = self._who(waited)
+                print(f"uptake: {error}", file=sys.stderr, flush=True)
+                os._exit(error.status)
 
     def _exchange(self) -> None:
         """Say what this rank does and read what the others said."""
@@ -204,6 +234,7 @@ class Watch:
             said = {
                 "beat": self._beat, "doing": self._doing, "count": self._count,
                 "for": time.monotonic() - self._since, "left": self._left,
+                "mistake": self._mistake,
             }  # fmt: skip
             self._store.set(_key(self._rank), json.dumps(said))
             for rank in range(self._world):
@@ -220,8 +251,8 @@ class Watch:
         if known is not None and known.said["left"] is None and time.monotonic() - known.at > SILENT:
             known.said["left"] = f"killed, out of memory, or its machine is lost; last seen at {known.said['doing']}"
 
-    def _who(self, waited: float) -> str:
-        """One line on who is missing, after `waited` seconds."""
+    def _who(self, waited: float) -> UptakeError:
+        """Who is missing, after `waited` seconds, and what is to be done."""
         deadline = time.monotonic() + SILENT + BEAT
         while time.monotonic() < deadline and not any(seen.said["left"] for seen in self._seen.values()):
             time.sleep(BEAT / 4)
@@ -233,24 +264,28 @@ class Watch:
         resume = "go on from the last checkpoint with --resume"
         for rank, seen in sorted(self._seen.items()):
             if why := seen.said["left"]:
-                return f"rank {rank} has ended: {why} ({here}; {resume})"
+                status = MISTAKE if seen.said["mistake"] else AGAIN
+                return UptakeError(f"rank {rank} has ended: {why} ({here}; {resume})", status)
         for rank, seen in sorted(self._seen.items()):
             if time.monotonic() - seen.at > SILENT and seen.said["left"] is None:
-                return (
+                return UptakeError(
                     f"rank {rank} is gone: killed, out of memory, or its machine is lost; last seen at "
-                    f"{seen.said['doing']} ({here}); {resume}"
+                    f"{seen.said['doing']} ({here}); {resume}",
+                    AGAIN,
                 )
         behind = [rank for rank, seen in sorted(self._seen.items()) if seen.said["count"] < self._count]
         if behind:
             said = self._seen[behind[0]].said
-            return (
+            return UptakeError(
                 f"rank {behind[0]} has been at {said['doing']} for {said['for']:.0f} s, and rank {self._rank} "
                 f"({self._doing}) waited {waited:.0f} s for it: it hangs, or collective_timeout = {self.limit:g} is "
-                f"too short; {resume}"
+                f"too short; {resume}",
+                FAILED,
             )
-        return (
+        return UptakeError(
             f"the ranks lost touch after {waited:.0f} s ({here}, and the others are in the same place): the network "
-            f"between them, or collective_timeout = {self.limit:g} is too short; {resume}"
+            f"between them, or collective_timeout = {self.limit:g} is too short; {resume}",
+            FAILED,
         )
 
 
@@ -258,7 +293,7 @@ def _key(rank: int) -> str:
     return f"uptake/rank/{rank}"
 
 
-def _of_the_network(error: RuntimeError) -> bool:
+def of_the_network(error: RuntimeError) -> bool:
     """Whether a collective operation failed, and not the arithmetic beside it."""
     return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
 

@@ -5,9 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+FAILED, MISTAKE, AGAIN = 1, 2, 75
+"""Exit statuses: something that nobody expected; a person must act; start it again as it is (EX_TEMPFAIL)."""
+
 
 class UptakeError(ValueError):
-    """A user's mistake (config, scenario, pack, audio, checkpoint). The command line turns it into exit status 2."""
+    """What one line can explain: mostly a user's mistake (config, scenario, pack, audio, checkpoint)."""
+
+    def __init__(self, message: str, status: int = MISTAKE) -> None:
+        """
+        Args:
+            status: what the command line ends with.
+        """
+        super().__init__(message)
+        self.status = status
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -6,7 +6,6 @@ import errno
 import sys
 from collections.abc import Callable
 
-USER_MISTAKE = 2
 INTERRUPTED = 130
 
 _FIX = {
@@ -37,7 +36,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def guarded(run: Callable[[], None]) -> int:
-    """Call `run` and return the exit status: 0, 2 after one line on stderr, 130 after Ctrl-C.
+    """Call `run` and return the exit status: 0, that of an `UptakeError` after one line on stderr, 130 after Ctrl-C.
 
     Raises:
         Exception: whatever `explain` does not know; that is a bug, and its traceback is the report.
@@ -48,9 +47,11 @@ def guarded(run: Callable[[], None]) -> int:
         print("uptake: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
+        from envs.errors import MISTAKE
+
         line = explain(error)
         if line is None:
             raise
         print(f"uptake: {line}", file=sys.stderr)
-        return USER_MISTAKE
+        return getattr(error, "status", MISTAKE)
     return 0

@@ -4,7 +4,11 @@
     uptake launch local recipes/ppo --nodes 2 --node-rank 0 --master node0:29500     # and on the other with 1
 
 A run that is there is gone on with. SIGTERM and SIGUSR1, which clusters send before they take a machine away, are
-passed on to the ranks as SIGUSR1: they write a checkpoint at the end of the iteration, and this ends with `STOPPED`.
+passed on to the ranks as SIGUSR1: while they train they write a checkpoint at the end of the iteration, on all nodes.
+
+The exit status says what to do next, on every node: 0 nothing, it is trained; `MISTAKE` (2) a person must act, as the
+line on stderr says; `AGAIN` (75) start it again, since it was asked to stop or a node is missing; anything else, this
+node failed and nobody expected it.
 """
 
 from __future__ import annotations
@@ -19,10 +23,11 @@ from types import FrameType
 import psutil
 
 from align.config import load_config
-from envs.errors import UptakeError
+from envs.errors import AGAIN, MISTAKE, UptakeError
+from launch.errors import INTERRUPTED
 
-STOPPED = 75
-"""Exit status of a node that was asked to stop and did: EX_TEMPFAIL, try again later."""
+MEETING_SECONDS = 300
+"""How long a node waits for the others."""
 ASKED = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -35,11 +40,14 @@ def run_local(
     node_rank: int = 0,
     master: str = "",
 ) -> int:
-    """Train with `ranks` ranks on each of `nodes` nodes, of which this is number `node_rank`; the exit status.
+    """Train with `ranks` ranks on each of `nodes` nodes, of which this is number `node_rank`.
 
     Args:
         ranks: 0: one a GPU, or a single one without.
         master: HOST:PORT of the first node, by which they find each other; needed with several nodes.
+
+    Returns:
+        The exit status, as above.
 
     Raises:
         UptakeError: a mistake in the configuration, or no master.
@@ -57,25 +65,29 @@ def run_local(
         if not colon or not host or not port.isdigit():
             raise UptakeError(f"--master '{master}': with several nodes, give HOST:PORT of the first one")
         meeting = [f"--nnodes={nodes}", f"--node-rank={node_rank}", f"--master-addr={host}", f"--master-port={port}"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *meeting]
+        meeting.append(f"--rdzv-conf=timeout={MEETING_SECONDS}")
+    torchrun = [sys.executable, "-m", "launch.torchrun", *meeting]
+    needed = ["--ranks", str(ranks), "--folder", str(folder)]
+    train = ["-m", "launch.cli", "train", config, *overrides]
     with _Children() as children:
-        needed = ["--ranks", str(ranks), "--folder", str(folder)]
-        status = children.run([*torchrun, "--nproc-per-node=1", "-m", "launch.preflight", *needed])
-        if status == 0 and not children.asked:
-            train = ["-m", "launch.cli", "train", config, *overrides]
+        # Names of their own: a node that comes back must not join what the others still have open.
+        status = children.run([*torchrun, "--rdzv-id=preflight", "-m", "launch.preflight", *needed])
+        if status == 0:
             if (folder / "config.yaml").is_file():
                 train.append("--resume")
-            status = children.run([*torchrun, f"--nproc-per-node={ranks}", *train])
-        elif status and not children.asked:
-            return 2  # every node has said why
-    return STOPPED if children.asked and status else status
+            status = children.run([*torchrun, "--rdzv-id=train", f"--nproc-per-node={ranks}", *train])
+    if status in (0, MISTAKE):
+        return status
+    if children.asked:
+        return AGAIN
+    return INTERRUPTED if children.interrupted else status
 
 
 class _Children:
     """Runs commands one after the other and passes on the wish to stop to the processes that torchrun starts."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.interrupted = False
         self._child: subprocess.Popen[bytes] | None = None
         self._before: dict[signal.Signals, object] = {}
 
@@ -88,21 +100,31 @@ class _Children:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def run(self, command: Sequence[str]) -> int:
-        """The command's exit status."""
+        """The command's exit status; `AGAIN` and no start if there was a wish to stop."""
+        if self.asked:
+            return AGAIN
         # A cluster may send its signal to every process of the node; torchrun would die of it and take the ranks along.
         self._child = subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN))
+        if self.asked:  # in between: the child may not have been there to be told
+            self._stop()
         while True:
             try:
                 return self._child.wait()
             except KeyboardInterrupt:  # the terminal has told the ranks, too
-                continue
+                self.interrupted = True
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+        self._stop()
+
+    def _stop(self) -> None:
         if self._child is None or self._child.poll() is not None:
             return
-        for rank in psutil.Process(self._child.pid).children():
+        ranks = psutil.Process(self._child.pid).children()
+        for rank in ranks:
             rank.send_signal(signal.SIGUSR1)
+        if not ranks:  # it waits for other nodes
+            self._child.terminate()
 
 
 def _gpus() -> int:

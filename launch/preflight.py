@@ -22,11 +22,12 @@ import torch
 import torch.distributed as dist
 import typer
 
-from envs.errors import UptakeError
+from align.ranks import of_the_network
+from envs.errors import AGAIN, UptakeError
 from launch.errors import guarded
+from launch.local import MEETING_SECONDS
 
 PACKAGES = ("uptake", "torch", "deepspeed", "transformers", "peft", "numpy")
-MEETING_SECONDS = 300.0
 LEAST_DISK = 2 * 2**30
 LEAST_GPU_SHARE = 0.9
 """Of a GPU's memory that must be free: another process would be in the way."""
@@ -92,7 +93,7 @@ def main(
     except (RuntimeError, dist.DistError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise UptakeError(
-            f"node {index}: {world} nodes did not meet at {where} within {MEETING_SECONDS:.0f} s; is the port open?"
+            f"node {index}: {world} nodes did not meet at {where} within {MEETING_SECONDS} s; is the port open?", AGAIN
         ) from error
     try:
         node = look(index, folder)
@@ -108,6 +109,12 @@ def main(
         dist.all_gather_object(nodes, Node(**{**vars(node), "token": seen}))
         if index == 0:
             mark.unlink()
+    except RuntimeError as error:
+        if not of_the_network(error):
+            raise
+        raise UptakeError(
+            f"node {index}: another node has gone while they were compared; start again", AGAIN
+        ) from error
     finally:
         dist.destroy_process_group()
     if found := problems(nodes, ranks, token[0]):

@@ -18,9 +18,8 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 
 from align.config import load_config
-from envs.errors import UptakeError
+from envs.errors import AGAIN, MISTAKE, UptakeError
 from launch import sbatch
-from launch.local import STOPPED
 
 
 def slurm(
@@ -69,7 +68,7 @@ def slurm(
         port=port,
         grace=grace,
         train=[shlex.quote(word) for word in (config, *overrides)],
-        report=shlex.quote(str(folder / "report.html")),
+        mistake=MISTAKE,
     )
     sbatch.directives(script)
     return script
@@ -114,7 +113,8 @@ def k8s(
         mount=mount,
         port=port,
         grace=grace,
-        stopped=STOPPED,
+        mistake=MISTAKE,
+        again=AGAIN,
         train=[config, *overrides],
     )
     assert len(list(yaml.safe_load_all(manifest))) == 2

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from align.judging import check_axes
 from align.memory import peak_memory
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
-from align.ranks import stop_ranks
+from align.ranks import stop_ranks, watch
 from align.report import save_conversation, write_report
 from align.rollout import check_context
 from align.trainers import grpo, learner, ppo
@@ -70,7 +69,6 @@ def run_training(
             use already, or none to resume.
     """
     started = time.perf_counter()
-    signal.signal(signal.SIGUSR1, signal.default_int_handler)  # outside of training a launcher's wish is a Ctrl-C
     console = console or make_console()
     config = load_config(name_or_path, overrides)
     job = prepare(config)
@@ -107,9 +105,20 @@ def _run(job: Job, console: Console, started: float, resume: bool) -> Path | Non
             f"[bold]training[/] ({algorithm.section}): {algorithm.iterations} iterations, {folder / 'metrics.jsonl'}"
         )
     learn(job, folder, resume=resume, tail=before.seconds if before else 0.0)
-    stop_ranks()
     if before is None:
+        # A node that had ended would count as done, and could not help the first one should that have to go on again.
+        watch().wait_for(0)
+        stop_ranks()
         return None
+    with watch().awaited():
+        report = _conclude(job, before, console, started)
+    stop_ranks()
+    return report
+
+
+def _conclude(job: Job, before: Evaluation, console: Console, started: float) -> Path:
+    """Measure again, compare and report."""
+    config, folder = job.config, job.config.folder
     after = measure(job, "after", folder, console)
     scripted = [measure(job, name, None, console) for name in config.evaluation.baselines]
     result = compare(

@@ -112,7 +112,7 @@ class Run:
     ) -> None:
         if value is not None:
             # Before anything else: the others wait, and are told why they need not.
-            self.engine.watch.leave(" ".join(f"{value or kind.__name__ if kind else value}".split())[:300])
+            self.engine.watch.leave(value)
         self._stack.__exit__(kind, value, trace)
 
     def _restore(self, done: checkpoints.Checkpoint) -> None:

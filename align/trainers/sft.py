@@ -308,5 +308,5 @@ def _telling(engine: Engine) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        engine.watch.leave(" ".join(f"{error or type(error).__name__}".split())[:300])
+        engine.watch.leave(error)
         raise

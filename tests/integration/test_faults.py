@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from align import checkpoints, losses
 from envs.duplex_vector_env import DuplexVectorEnv
+from envs.errors import FAILED
 from tests.child import command, start
 from tests.integration.test_quickstart import SMALL, figures
 from tests.judge_server import JudgeServer
@@ -140,7 +141,7 @@ def test_a_rank_that_hangs_ends_the_run_in_one_line_that_says_who_and_where_and_
         ranks[1].kill()
         ranks[1].wait()
     lines = errors[0].read_text().splitlines()
-    assert (status, len(lines)) == (2, 1), lines
+    assert (status, len(lines)) == (FAILED, 1), lines
     assert re.search(r"rank 1 has been at iteration 1: conversing \d+/40 for \d+ s, and rank 0 .* waited", lines[0])
     assert "--resume" in lines[0]
     assert checkpoints.newest_whole(tmp_path / "hung" / "checkpoints").name == "iteration-000001"

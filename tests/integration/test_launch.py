@@ -10,14 +10,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
 from align.config import load_config
-from launch import render
+from envs.errors import AGAIN, MISTAKE
+from launch import local, render
+from tests import child
 from tests.packs import write_tiny_pack
 from tests.tiny_checkpoint import tiny_checkpoint
 
@@ -99,20 +102,55 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_nodes_in_networks_of_their_own_give_the_losses_of_one(world, alone, two_nodes, tmp_path):
+def launched(*arguments: str, inside: list[str] | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*(inside or []), *LAUNCH, *arguments],
+        env=ENVIRONMENT, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def until(reached: Callable[[], bool], *nodes: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while not reached():
+        assert not [node.communicate()[0] for node in nodes if node.poll() is not None]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def lines(file: Path) -> int:
+    return file.read_text().count("\n") if file.is_file() else 0
+
+
+def test_two_nodes_that_are_taken_away_in_turn_start_again_both_and_give_the_losses_of_one(
+    world, alone, two_nodes, tmp_path
+):
     inside, address = two_nodes
     there = ["--nodes", "2", "--ranks", "1", "--master", f"{address}:{free_port()}"]
-    nodes = [
-        subprocess.Popen(
-            [*prefix, *LAUNCH, *world, f"runs={tmp_path}", *there, "--node-rank", str(i)],
-            env=ENVIRONMENT, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for i, prefix in enumerate(inside)
-    ]  # fmt: skip
-    printed = [node.communicate(timeout=300)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], "\n".join(printed)
+    run, printed = tmp_path / "quickstart", []
+
+    def start() -> list[subprocess.Popen[str]]:
+        return [launched(*world, f"runs={tmp_path}", *there, "--node-rank", str(i), inside=inside[i]) for i in range(2)]
+
+    def ended(nodes: list[subprocess.Popen[str]]) -> list[int]:
+        printed[:] = [node.communicate(timeout=300)[0] for node in nodes]
+        return [node.returncode for node in nodes]
+
+    nodes = start()
+    until(lambda: lines(run / "metrics.jsonl") > 0, *nodes)
+    nodes[1].terminate()
+    assert ended(nodes) == [AGAIN, AGAIN], "\n".join(printed)
     assert "preflight: 2 nodes of one kind" in printed[0]
-    one, two = metrics(alone), metrics(tmp_path / "quickstart")
+    assert 0 < lines(run / "metrics.jsonl") < ITERATIONS, "the run was over before it could be stopped"
+
+    nodes = start()
+    until((run / "policy").is_dir, *nodes)  # only the first node has work from here on
+    nodes[0].terminate()
+    assert ended(nodes) == [AGAIN, AGAIN], "\n".join(printed)
+    assert not (run / "report.html").exists()
+
+    assert ended(start()) == [0, 0], "\n".join(printed)
+    assert (run / "report.html").is_file()
+    one, two = metrics(alone), metrics(run)
     assert len(one) == len(two) == ITERATIONS
     for a, b in zip(one, two, strict=True):
         for name in ("loss", "kl", "entropy", "grad_norm"):
@@ -122,19 +160,61 @@ def test_two_nodes_in_networks_of_their_own_give_the_losses_of_one(world, alone,
 
 def test_nodes_that_do_not_share_the_run_folder_are_told_so(world, tmp_path):
     there = ["--nodes", "2", "--ranks", "1", "--master", f"127.0.0.1:{free_port()}"]
-    nodes = [
-        subprocess.Popen(
-            [*LAUNCH, *world, f"runs={tmp_path / str(i)}", *there, "--node-rank", str(i)],
-            env=ENVIRONMENT, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for i in range(2)
-    ]  # fmt: skip
+    nodes = [launched(*world, f"runs={tmp_path / str(i)}", *there, "--node-rank", str(i)) for i in range(2)]
     printed = [" ".join(node.communicate(timeout=120)[0].split()) for node in nodes]
     assert [node.returncode for node in nodes] == [2, 2]
     for said in printed:
         assert "node 1" in said
         assert "does not see the run folder of node 0; put runs= on storage that all nodes share" in said
     assert not (tmp_path / "0" / "quickstart").exists()
+
+
+def test_a_mistake_that_only_the_ranks_find_is_one_for_the_launcher(world, tmp_path):
+    done = launched(*world, f"policy={tmp_path / 'none'}", f"runs={tmp_path}", "--ranks", "2")
+    said = done.communicate(timeout=240)[0]
+    assert done.returncode == MISTAKE, said
+    assert "Traceback" not in said
+
+
+def test_an_alarm_that_ends_the_run_ends_the_launcher_so_that_nothing_starts_it_again(world, tmp_path):
+    alarm = ["grpo.alarms.stop=true", "grpo.alarms.patience=1", "grpo.alarms.talk_ratio_below=1.0"]
+    done = launched(*world, *alarm, f"runs={tmp_path}", "--ranks", "2")
+    said = done.communicate(timeout=240)[0]
+    assert done.returncode == MISTAKE, said
+    assert "it has fallen silent" in said
+    assert lines(tmp_path / "quickstart" / "metrics.jsonl") == 1
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_node_that_is_taken_away_in_the_preflight_is_not_taken_for_trained(world, tmp_path, signal_number):
+    node = launched(*world, f"runs={tmp_path}")
+    until(lambda: bool(psutil.Process(node.pid).children()), node)
+    node.send_signal(signal_number)
+    said = node.communicate(timeout=120)[0]
+    assert node.returncode == AGAIN, said
+    assert not (tmp_path / "quickstart").exists()
+
+
+def test_a_node_that_is_taken_away_while_it_measures_starts_again(world, tmp_path):
+    node = launched(*world, f"runs={tmp_path}", "evaluation.variants=1000", "--ranks", "2")
+    until((tmp_path / "quickstart" / "config.yaml").is_file, node)
+    node.terminate()
+    said = node.communicate(timeout=120)[0]
+    assert node.returncode == AGAIN, said
+    assert not (tmp_path / "quickstart" / "before").exists()
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_node_whose_peer_is_missing_starts_again(world, tmp_path, rank):
+    def soon() -> None:
+        local.MEETING_SECONDS = 2
+
+    there = ["--nodes", "2", "--ranks", "1", "--master", f"127.0.0.1:{free_port()}", "--node-rank", rank]
+    arguments = ["launch", "local", "quickstart", *world, f"runs={tmp_path}", *there]
+    status, said = child.command(arguments, tmp_path / "errors", soon)
+    assert status == AGAIN, said
+    assert "the nodes did not meet" in " ".join(said)
+    assert "Traceback" not in " ".join(said)
 
 
 TOOLS = {
@@ -168,11 +248,7 @@ def test_a_batch_job_that_is_asked_to_stop_goes_on_from_its_checkpoint_as_if_it_
         )
 
     first, run = start(), tmp_path / "quickstart"
-    deadline = time.monotonic() + 240
-    while not (run / "metrics.jsonl").is_file() or not (run / "metrics.jsonl").read_text().count("\n"):
-        assert first.poll() is None, first.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: lines(run / "metrics.jsonl") > 0, first)
     first.send_signal(signal.SIGUSR1)
     said = first.communicate(timeout=240)[0]
     assert first.returncode == 75, said

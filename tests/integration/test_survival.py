@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from envs.errors import AGAIN, FAILED, MISTAKE
 from tests.ranks import ROOT
 
 RUN = """
@@ -19,8 +20,12 @@ from pathlib import Path
 from align.ranks import stop_ranks
 from align.trainers.grpo import GrpoConfig
 from launch.errors import guarded
+from envs.errors import UptakeError
 from tests import toy_duplex
 from tests.toy_duplex import FRAMES, ToyEnv, toy_run
+
+def mistake():
+    raise UptakeError("too high a rate")
 
 class Struck(ToyEnv):
     lived = 0
@@ -30,7 +35,7 @@ class Struck(ToyEnv):
         if os.environ["RANK"] == "1" and Struck.lived == 2 * FRAMES + 5:      # in the third iteration
             # What the others know of a rank is up to a second old: it is struck after that.
             {"killed": lambda: (time.sleep(3), os.kill(os.getpid(), signal.SIGKILL)), "hangs": lambda: time.sleep(600),
-             "fails": lambda: 1 / 0}[sys.argv[2]]()
+             "fails": lambda: 1 / 0, "errs": mistake}[sys.argv[2]]()
         return super().step(actions)
 
 toy_duplex.ToyEnv = Struck
@@ -40,14 +45,25 @@ sys.exit(guarded(lambda: toy_run(Path(sys.argv[1]), config, seed=5)))
 
 
 @pytest.mark.parametrize(
-    ("what", "says"),
+    ("what", "status", "says"),
     [
-        ("killed", r"rank 1 is gone: killed, out of memory, or its machine is lost; last seen at iteration \d: "),
-        ("hangs", r"rank 1 has been at iteration 2: conversing \d+/20 for \d+ s, and rank 0 .* waited \d+ s for it"),
-        ("fails", "rank 1 has ended: division by zero"),
+        (
+            "killed",
+            AGAIN,
+            r"rank 1 is gone: killed, out of memory, or its machine is lost; last seen at iteration \d: ",
+        ),
+        (
+            "hangs",
+            FAILED,
+            r"rank 1 has been at iteration 2: conversing \d+/20 for \d+ s, and rank 0 .* waited \d+ s for it",
+        ),
+        ("fails", AGAIN, "rank 1 has ended: division by zero"),
+        ("errs", MISTAKE, "rank 1 has ended: too high a rate"),
     ],
 )
-def test_when_a_rank_is_lost_the_others_name_it_and_what_it_did_and_end_with_status_2(tmp_path, what, says):
+def test_when_a_rank_is_lost_the_others_name_it_and_what_it_did_and_their_status_says_what_helps(
+    tmp_path, what, status, says
+):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -66,7 +82,7 @@ def test_when_a_rank_is_lost_the_others_name_it_and_what_it_did_and_end_with_sta
             rank.kill()
             rank.wait()
     lines = [line for line in errors.splitlines() if line.startswith("uptake: ")]
-    assert ranks[0].returncode == 2, errors
+    assert ranks[0].returncode == status, errors
     assert len(lines) == 1, errors
     assert re.search(says, lines[0]), lines[0]
     assert "--resume" in lines[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import subprocess
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.errors import UptakeError
+from envs.errors import AGAIN, FAILED, MISTAKE, UptakeError
 from launch import render, sbatch
-from launch.local import STOPPED, run_local
+from launch.local import run_local
 from launch.preflight import LEAST_DISK, Node, problems
+from launch.torchrun import status_of
 
 GIB = 2**30
 NODE = Node(0, "a", {"torch": "2.13.0"}, (("H100", 79 * GIB, 80 * GIB),) * 8, "token", LEAST_DISK)
@@ -42,6 +44,29 @@ def test_the_batch_script_asks_for_what_was_asked_for():
     assert found["mem"] == "900G"
     assert found["signal"] == "B:USR1@300"
     assert found["requeue"] == ""
+
+
+def test_the_cores_reach_the_ranks_since_srun_does_not_take_them_from_the_job():
+    # sbatch's manual, --cpus-per-task: "Beginning with 22.05, srun will not inherit the --cpus-per-task value".
+    assert "srun --kill-on-bad-exit=1 --cpus-per-task=96 uptake launch local" in slurm(cpus=96)
+    assert "cpus" not in slurm()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "status"),
+    [
+        ([MISTAKE, -signal.SIGTERM], MISTAKE),  # torchrun ends the others
+        ([MISTAKE, AGAIN], MISTAKE),
+        ([130, 130], AGAIN),  # all have written their checkpoint
+        ([AGAIN, -signal.SIGTERM], AGAIN),
+        ([-signal.SIGUSR1], AGAIN),
+        ([-signal.SIGKILL, AGAIN], FAILED),
+        ([-signal.SIGSEGV, -signal.SIGTERM], FAILED),
+        ([1, -signal.SIGTERM], FAILED),
+    ],
+)
+def test_a_node_ends_with_what_its_ranks_ended_with(ranks, status):
+    assert status_of(ranks) == status
 
 
 def test_without_gpus_none_are_asked_for():
@@ -80,7 +105,7 @@ def test_the_manifests_fit_the_schema_of_kubernetes():
     assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
     ignored = [rule for rule in job["spec"]["podFailurePolicy"]["rules"] if rule["action"] == "Ignore"]
-    assert {"operator": "In", "values": [STOPPED]} in [rule.get("onExitCodes") for rule in ignored]
+    assert {"operator": "In", "values": [AGAIN]} in [rule.get("onExitCodes") for rule in ignored]
 
 
 @pytest.mark.parametrize(
