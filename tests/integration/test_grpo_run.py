@@ -320,7 +320,13 @@ def test_the_same_seed_gives_the_same_run_and_micro_batches_do_not_matter(straig
         {"kl_estimator": "k3", "use_bias_correction_kl": True},
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
         {"loss_type": "cispo", "epsilon_high": 5.0, "num_iterations": 2},
-        {"baseline": "leave_one_out", "scale_rewards": "none", "loss_type": "dr_grpo", "use_kl_in_reward": True},
+        {
+            "baseline": "leave_one_out",
+            "scale_rewards": "none",
+            "loss_type": "dr_grpo",
+            "use_kl_in_reward": True,
+            "kl_estimator": "k1",
+        },
         {
             "baseline": "none",
             "scale_rewards": "none",
@@ -350,7 +356,8 @@ def test_every_choice_of_the_objective_runs_and_changes_the_weights(straight, tm
     [
         ({"num_generations": 1}, "grpo.num_generations = 1: must be at least 2"),
         ({"kl_estimator": "k1"}, "grpo.kl_estimator = 'k1' in the loss has no gradient on average"),
-        ({"kl_estimator": "k3", "use_kl_in_reward": True}, "only exact and k1 have the policy gradient"),
+        ({"kl_estimator": "k3", "use_kl_in_reward": True}, "only k1 has the policy gradient"),
+        ({"use_kl_in_reward": True}, "grpo.kl_estimator = 'exact' with grpo.use_kl_in_reward"),
         ({"beta": 0.0, "use_kl_in_reward": True}, "there is no KL, its weight is 0"),
         ({"baseline": "none"}, "grpo.baseline = none needs grpo.scale_rewards = none"),
         ({"baseline": "none", "scale_rewards": "none", "max_num_gen_batches": 2}, "grpo.baseline = none has none"),
