@@ -198,7 +198,6 @@ def _update(
         if config.kl_in_loss:
             kl = learner.kl(seen.trajectory, scored, seen.token_mask)
             per_frame = per_frame + config.kl_coef * kl
-            tally.add("kl", float(kl.detach().sum()), frames)
         loss = losses.reduce_loss(
             per_frame, mask, loss_type="dapo", total_frames=total_frames, total_rows=total_rows, world=engine.world
         )
@@ -208,6 +207,8 @@ def _update(
         engine.backward(loss, last=at + size >= len(rows))
         step_loss += float(loss.detach())
         tally_ratio(tally, logp, seen.logp, lessons.advantages[part], mask, clip)
+        if config.kl_in_loss:
+            tally.add("kl", float(kl.detach().sum()), frames)
         tally.add("loss/policy", float(surrogate.detach().sum()), frames)
         tally.add("loss/value", float(value.detach().sum()), frames)
         if config.cliprange_value is not None:

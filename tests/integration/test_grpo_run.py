@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import sys
@@ -217,6 +218,20 @@ def test_a_loss_that_is_not_a_number_is_skipped_counted_and_described(tmp_path):
     tensors = load_file(tmp_path / "nan-000000-1-rank0.safetensors")
     assert tensors["codes"].shape == (len(dump["rows"]), 2, FRAMES)
     assert {"old_logp", "advantages", "mask", "valid", "sampler_logp"} <= tensors.keys()
+
+
+@pytest.mark.parametrize("choice", [{}, {"use_kl_in_reward": True, "kl_estimator": "k1"}], ids=str)
+def test_a_skipped_update_leaves_the_kl_coefficient_and_the_metrics_as_they_are(tmp_path, choice):
+    policy = ToyPolicy(3)
+    policy.broken_scores = 2  # both updates of the first iteration
+    steered = replace(CONFIG, **({"kl_estimator": "k3"} | choice), target_kl=1e-3, kl_horizon=50, save_steps=1)
+    run = toy_run(tmp_path, steered, seed=3, policy=policy)
+    assert run.metrics["skipped_updates"] == 2
+    lines = metrics(tmp_path)
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+    if not choice:  # in the reward it is measured whatever the update does
+        assert lines[0]["beta"] == lines[1]["beta"] == CONFIG.beta
+    assert lines[1]["beta"] != lines[2]["beta"]
 
 
 def test_a_skipped_update_leaves_no_trace_in_the_next_one(tmp_path):
