@@ -50,9 +50,10 @@ if TYPE_CHECKING:
 Teaching = MoshiTeaching | ChunkTeaching
 FREE = frozenset((
     "iterations", "delay", "eval_steps", "save_steps", "save_total_limit", "nan_budget", "per_device_train_batch_size",
-    "zero_stage", "offload", "gradient_checkpointing", "collective_timeout", "tensorboard",
+    "zero_stage", "offload", "gradient_checkpointing", "collective_timeout", "tensorboard", "learning_rate",
 ))  # fmt: skip
-"""What may change on --resume: what changes no figure of training, its length, and how its ranks share the work."""
+"""What may change on --resume: what changes no figure of training, its length, how its ranks share the work, and the
+learning rate: the run that broke would break again at the old one."""
 
 
 def train(

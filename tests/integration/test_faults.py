@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -70,6 +71,11 @@ def test_more_losses_that_are_no_numbers_than_the_budget_end_the_run_with_a_dump
         tensors = load_file(dump.with_suffix(".safetensors"))
         assert tensors["codes"].shape[0] == tensors["old_logp"].shape[0] == len(rows) == 5
         assert torch.isfinite(tensors["old_logp"][tensors["mask"]]).all()
+    shutil.copytree(run, tmp_path / "slower")
+    slower = [*arguments, "name=slower", "grpo.learning_rate=1e-5", "--resume"]  # as the line says
+    assert command(slower, errors)[0] == 0, errors.read_text()
+    rates = [json.loads(line)["learning_rate"] for line in (tmp_path / "slower" / "metrics.jsonl").open()]
+    assert len(rates) == 3 and rates[0] > 1e-5 >= rates[1]
     assert command([*arguments, "name=broken", "--resume"], errors)[0] == 0, errors.read_text()
     assert figures(run) == figures(tmp_path / "peace")
 

@@ -309,10 +309,8 @@ def test_a_full_disk_stops_the_run_in_one_line_and_keeps_the_last_checkpoint(str
 
 def test_resume_refuses_another_configuration_and_a_new_run_refuses_a_used_folder(tmp_path):
     toy_run(tmp_path, replace(CONFIG, iterations=1), seed=3)
-    with pytest.raises(
-        UptakeError, match=r"--resume: learning_rate is 1.0, but iteration-000001 was trained with 0.005"
-    ):
-        toy_run(tmp_path, replace(CONFIG, learning_rate=1.0), seed=3, resume=True)
+    with pytest.raises(UptakeError, match=r"--resume: weight_decay is 0.1, but iteration-000001 was trained with 0.0"):
+        toy_run(tmp_path, replace(CONFIG, weight_decay=0.1), seed=3, resume=True)
     with pytest.raises(UptakeError, match=r"--resume: seed is 4"):
         toy_run(tmp_path, CONFIG, seed=4, resume=True)
     with pytest.raises(UptakeError, match="already holds a run"):
