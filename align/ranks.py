@@ -169,29 +169,45 @@ class Watch:
         finally:
             self._waiting = None
 
-    def wait_for(self, rank: int) -> None:
-        """Wait until `rank` has done the work that it does alone, however long it takes.
+    def follow(self, place: str) -> None:
+        """Wait until the first rank has come here, however long its work before takes; it tells the others and goes on.
+
+        Args:
+            place: a name that is used once.
 
         Raises:
-            UptakeError: it ended before; with the status that `together` has.
+            UptakeError: it has ended, or gives no sign of life.
         """
-        self.doing(f"waiting for rank {rank}")
-        while (seen := self._seen.get(rank)) is None or seen.said["left"] != "":
-            if seen is not None and (seen.said["left"] or time.monotonic() - seen.at > GRACE):
-                raise self._who(0.0)
-            time.sleep(BEAT)
+        if self._store is None:
+            return
+        key, waiting = f"uptake/place/{place}", time.monotonic()
+        if self._rank == 0:
+            with self._lock:
+                self._store.set(key, "")
+            time.sleep(BEAT)  # the store may live in this process: let the others read it before it ends
+            return
+        while not self._told(key):
+            first = self._seen.get(0)
+            if first is not None and (first.said["left"] or time.monotonic() - first.at > GRACE):
+                raise self._who(time.monotonic() - waiting)
+            time.sleep(BEAT / 4)
+
+    def _told(self, key: str) -> bool:
+        try:
+            with self._lock:
+                return bool(self._store.check([key]))
+        except RuntimeError:
+            self._store_is_gone()
+            return False
 
     @contextmanager
-    def awaited(self) -> Iterator[None]:
-        """Around what this rank does alone while the others wait for it: they are told how it ended."""
+    def telling(self) -> Iterator[None]:
+        """Tell the other ranks why this one leaves, before anything else is wound up: they wait."""
         try:
             yield
         except BaseException as error:
             self.leave(error)
             raise
-        self.leave()
-        if self._world > 1:
-            time.sleep(2 * BEAT)  # as in `leave`
 
     def leave(self, error: BaseException | None = None) -> None:
         """Tell the others that this rank ends.
