@@ -39,7 +39,7 @@ EVERYWHERE: Mapping[str, Mapping[str, str]] = {
         ("always_backchannel", "mumbler", "truncator", "echo_chaser", "agreeable", "staccato"), _NO_WORDS
     ),
     "duplexpo_onset": dict.fromkeys(("mumbler", "truncator", "echo_chaser", "agreeable", "staccato"), _ANY_SOUND),
-    "duplexpo_stop": dict.fromkeys((*_STOPS_SOMEHOW, "staccato"), _ANY_STOP),
+    "duplexpo_stop": dict.fromkeys(_STOPS_SOMEHOW, _ANY_STOP),
     "steerduplex_continuation": dict.fromkeys(
         ("always_talking", "mumbler", "echo_chaser", "agreeable", "random", "rate_matched"), _LENGTH
     ),
@@ -105,6 +105,7 @@ EVERYWHERE: Mapping[str, Mapping[str, str]] = {
 ONLY_IN: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "core": {
         "duplexpo_backchannel": {"metronome": _ANY_SPEECH},
+        "duplexpo_stop": {"staccato": _ANY_STOP},
         "steerduplex_continuation": {"metronome": _LENGTH, "staccato": _LENGTH},
         "steerduplex_recovery": {"metronome": _ANY_SOUND},
     },
