@@ -31,7 +31,17 @@ _LENGTH = "published: the length of the speech is paid, and not when it began or
 
 _TIMED = ("mumbler", "truncator", "echo_chaser", "agreeable", "soup", "hum", "staccato")
 _ANSWERS_SHORTLY = ("always_backchannel", "metronome", *_TIMED)
-_STOPS_SOMEHOW = ("metronome", "mumbler", "echo_chaser", "agreeable", "soup", "hum", "random", "rate_matched")
+_STOPS_SOMEHOW = (
+    "metronome",
+    "mumbler",
+    "echo_chaser",
+    "agreeable",
+    "soup",
+    "hum",
+    "staccato",
+    "random",
+    "rate_matched",
+)
 
 EVERYWHERE: Mapping[str, Mapping[str, str]] = {
     "aspirin": dict.fromkeys(_ANSWERS_SHORTLY, _SHARES),
@@ -41,7 +51,7 @@ EVERYWHERE: Mapping[str, Mapping[str, str]] = {
     },
     "duplexpo_events": dict.fromkeys(("always_backchannel", *_TIMED), _NO_WORDS),
     "duplexpo_onset": dict.fromkeys(_TIMED, _ANY_SOUND),
-    "duplexpo_stop": dict.fromkeys((*_STOPS_SOMEHOW, "staccato"), _ANY_STOP),
+    "duplexpo_stop": dict.fromkeys(_STOPS_SOMEHOW, _ANY_STOP),
     "steerduplex_continuation": dict.fromkeys(
         ("always_talking", "mumbler", "echo_chaser", "agreeable", "soup", "hum", "random", "rate_matched"), _LENGTH
     ),
@@ -94,6 +104,7 @@ EVERYWHERE: Mapping[str, Mapping[str, str]] = {
 ONLY_IN: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "core": {
         "duplexpo_backchannel": {"metronome": _ANY_SPEECH},
+        "duplexpo_stop": {"staccato": _ANY_STOP},
         "steerduplex_continuation": {"metronome": _LENGTH, "staccato": _LENGTH},
         "steerduplex_recovery": {"metronome": _ANY_SOUND},
     },

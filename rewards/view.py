@@ -205,18 +205,20 @@ class EpisodeView:
         who has the floor has given it up after 0.5 s of silence and no sooner.
         """
         gap = self.samples(GAP_SECONDS)
-        ends = [e.offset for e in self.events if e.source == "user" and e.type in _ANSWERED]
         joined: list[Utterance] = []
         for burst in self.bursts:
             said = joined[-1] if joined else None
             breath = said is not None and burst.onset - said.offset <= gap
-            answers = said is not None and any(said.offset <= end <= burst.onset for end in ends)
-            if said is None or not breath or (answers and not said.takes_floor):
+            if said is None or not breath or (not said.takes_floor and self._handed_over(said.offset, burst.onset)):
                 joined.append(burst)
                 continue
             words = None if said.words is None else said.words + (burst.words or ())
             joined[-1] = Utterance(said.onset, burst.offset, self.seconds(burst.offset - said.onset), words)
         return tuple(joined)
+
+    def _handed_over(self, start: int, stop: int) -> bool:
+        """Whether a turn of the user's ends from one sample to another."""
+        return any(e.source == "user" and e.type in _ANSWERED and start <= e.offset <= stop for e in self.events)
 
     @cached_property
     def turns(self) -> tuple[Utterance, ...]:
