@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from align import curriculum
+from align.lora import adapters
 from align.policies.moshi.policy import MoshiPolicy
 from align.policies.sampling import Sampling
 from align.trainers import grpo
@@ -124,6 +125,20 @@ def test_lora_trains_linear_layers_of_the_temporal_transformer_and_is_merged_at_
     assert all(name.startswith("transformer.") and name.endswith("weight") for name in names)
     assert metrics["kl"] > 0
     assert not any("lora" in name for name, _ in policy.model.named_modules())
+
+
+def test_lora_in_bfloat16_writes_all_that_it_learned(pack, tmp_path):
+    """Merged into weights of bfloat16 most of it would be rounded away."""
+    policy, _ = train(pack, tmp_path, use_peft=True, lora_r=4, zero_stage=1, bf16=True, learning_rate=2e-4)
+    learned = adapters(policy.model)
+    assert learned, "they stay beside the weights, for what is measured after training"
+    start = {name: value.bfloat16().float() for name, value in tiny_moshi.policy().model.state_dict().items()}
+    for name, value in load_file(tmp_path / "policy" / "model.safetensors").items():
+        change = value - start[name]
+        if (adapter := learned.get(name.removesuffix(".weight"))) is None:
+            assert not change.any()
+        else:
+            assert adapter.change().any() and (change - adapter.change()).norm() < 1e-3 * adapter.change().norm()
 
 
 def test_lora_without_a_layer_names_one(pack, tmp_path):

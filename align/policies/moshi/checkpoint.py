@@ -5,10 +5,12 @@ Only safetensors, JSON and sentencepiece are read: no pickle. Every fault is one
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from sentencepiece import SentencePieceProcessor as Tokenizer
+from torch import Tensor
 
 from align.policies.moshi.layouts import huggingface, kyutai, lora, personaplex
 from align.policies.moshi.model import MoshiModel
@@ -66,10 +68,14 @@ def save_checkpoint(
     dtype: torch.dtype = torch.float32,
     layout: str = "kyutai",
     base: str | Path | None = None,
+    learned: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the folder that `load_checkpoint` and the layout's own code read, the weights as `dtype`.
 
-    `base` is the checkpoint folder that the policy was trained from; some layouts need it.
+    Args:
+        model: adapters that are in it are added to the weights on the way; they stay in the model.
+        base: the checkpoint folder that the policy was trained from; some layouts need it.
+        learned: adapters that were added to the model's weights before (`kyutai.read_adapter`).
     """
     if layout not in LAYOUTS:
         raise UptakeError(f"export: unknown format {layout!r}{nearest(layout, LAYOUTS)}")
@@ -88,6 +94,6 @@ def save_checkpoint(
     elif layout == "hf":
         huggingface.save(folder, model, codec, tokenizer, dtype)
     elif layout == "kyutai-lora":
-        lora.save(folder, Path(str(base)), model, codec, tokenizer, dtype)
+        lora.save(folder, Path(str(base)), model, codec, tokenizer, dtype, learned or {})
     else:
         personaplex.save(folder, Path(str(base)), model, codec, tokenizer, dtype)
