@@ -20,13 +20,19 @@ from launch.terminal import make_console
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def parse_dtype(name: str) -> torch.dtype:
+    """The precision that `--dtype` names; raises UptakeError for none."""
+    if name not in DTYPES:
+        raise UptakeError(f"--dtype {name}: unknown{nearest(name, DTYPES)}")
+    return DTYPES[name]
+
+
 def run_export(
     policy: str, layout: str, out: Path, base: str | None, dtype: str, console: Console | None = None
 ) -> None:
     """Load a policy from any layout, write it in another, and say how it is used from there."""
     console = console or make_console()
-    if dtype not in DTYPES:
-        raise UptakeError(f"--dtype {dtype}: unknown{nearest(dtype, DTYPES)}")
+    kept = parse_dtype(dtype)
     source = find_folder(policy)
     if out.resolve() == source.resolve():
         raise UptakeError(f"--out {out}: is the policy itself; write to another folder")
@@ -36,7 +42,7 @@ def run_export(
     loaded = MoshiPolicy.load(source)
     base_folder = None if base is None else find_folder(base)
     learned = kyutai.read_adapter(source)
-    save_checkpoint(out, loaded.model, loaded.codec, loaded.tokenizer, DTYPES[dtype], layout, base_folder, learned)
+    save_checkpoint(out, loaded.model, loaded.codec, loaded.tokenizer, kept, layout, base_folder, learned)
     console.print(f"written: {out} ({layout}, {dtype})", soft_wrap=True, highlight=False)
     console.print(_usage(layout, out), soft_wrap=True, highlight=False, markup=False)
 

@@ -128,6 +128,8 @@ class Learner:
                 f"{config.section}.streams = {config.streams}: this policy has no trainable audio stream; use text or "
                 "speak"
             )
+        if config.bf16:  # before anything is copied
+            policy.model.to(torch.bfloat16)
         self._codebooks = {"semantic": 1, "all": audio}.get(config.streams, 0)
         choose_trained(policy.model, config)
         if config.gradient_checkpointing:
@@ -160,7 +162,7 @@ class Learner:
         self._start: nn.Module | None = None
         if frozen_copy is not None:
             start = copy.copy(policy)  # shares the codec and the tokenizer; scoring keeps no state
-            start.model = frozen_copy.to(self.engine.device, torch.bfloat16 if config.bf16 else None)
+            start.model = frozen_copy.to(self.engine.device)
             self._start = _Scorer(start, self._codebooks)
 
     # Scores ---------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 from sentencepiece import SentencePieceProcessor as Tokenizer
 from torch import Tensor
 
+from align.files import read_dtype
 from align.policies.moshi.layouts import huggingface, kyutai, lora, personaplex
 from align.policies.moshi.model import MoshiModel
 from envs.codec import Codec
@@ -50,6 +51,22 @@ def find_layout(folder: str | Path) -> str:
         return "kyutai-lora"
     config = kyutai.model_config(folder, values)
     return "personaplex" if personaplex.predicts_the_user(config) else "kyutai"
+
+
+def saved_dtype(folder: str | Path) -> torch.dtype:
+    """The precision to run a checkpoint in: bfloat16 if it is published so, float32 for any other.
+
+    An adapter is merged when it is read, and bfloat16 would round most of it away.
+    """
+    folder = Path(folder)
+    layout = find_layout(folder)
+    if layout == "kyutai-lora":
+        return torch.float32
+    if layout == "hf":
+        path = min(folder.glob("*.safetensors"), default=folder / kyutai.WEIGHTS)
+    else:
+        path = kyutai.weights_path(folder, kyutai.read_config(folder))
+    return torch.bfloat16 if read_dtype(path) == "BF16" else torch.float32
 
 
 def load_checkpoint(folder: str | Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, Tokenizer]:
