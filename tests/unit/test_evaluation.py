@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,11 +22,11 @@ from align.evaluation import (
     load_policy,
     policy_seed,
 )
-from align.policies.base import DuplexPolicy
 from align.policies.moshi.checkpoint import saved_dtype
 from align.policies.moshi.policy import MoshiPolicy
 from envs.errors import UptakeError
 from envs.pack import Pack
+from launch.evaluate import find_system
 from launch.terminal import ranking_line
 from launch.train import prepare
 from rewards.bootstrap import units
@@ -173,7 +174,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def precisions(policy: DuplexPolicy) -> set[torch.dtype]:
+def precisions(policy: Any) -> set[torch.dtype]:
     return {p.dtype for p in policy.model.parameters()}
 
 
@@ -195,3 +196,9 @@ def test_a_run_measures_before_it_in_the_precision_that_it_trains_in(published: 
     settings = [f"policy={published}", f"grpo.bf16={str(bf16).lower()}", "grpo.zero_stage=1"]
     job = prepare(load_config("quickstart", settings))
     assert precisions(job.policy) == {torch.bfloat16 if bf16 else torch.float32}
+
+
+def test_the_precision_of_an_evaluation_can_be_said() -> None:
+    assert precisions(find_system("pocket", 100, dtype="bfloat16")) == {torch.bfloat16}
+    with pytest.raises(UptakeError, match="--dtype bfloat17: unknown; did you mean 'bfloat16'"):
+        find_system("pocket", 100, dtype="bfloat17")
