@@ -33,6 +33,7 @@ from align.policies.cascade.policy import CascadePolicy
 from align.policies.chunk.config import KIND as CHUNK_KIND
 from align.policies.chunk.policy import ChunkPolicy
 from align.policies.live.agent import Live, LiveAgent
+from align.policies.moshi.checkpoint import saved_dtype
 from align.policies.moshi.layouts.kyutai import read_config
 from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.prompt import PromptConfig, make_prompt
@@ -330,12 +331,20 @@ def is_cascade_file(name: str) -> bool:
     return Path(name).suffix in (".yaml", ".yml") and not Path(name).is_dir()
 
 
-def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
+def _device() -> torch.device:
+    """Where this rank computes."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def load_policy(name: str, prompt: PromptConfig | None = None, dtype: torch.dtype | None = None) -> DuplexPolicy:
     """The policy that a name or path means, on this rank's GPU if there is one: `cascade`, the YAML file of one
     (`align.policies.cascade.config`), or see `find_folder`.
 
     Args:
         prompt: what its conversations begin with.
+        dtype: of its weights; None: float32 on a CPU, on a GPU that of the checkpoint (`saved_dtype`).
 
     Raises:
         UptakeError: no such checkpoint, or one that is incomplete or damaged; a prompt that does not fit it.
@@ -352,8 +361,12 @@ def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
         if not isinstance(policy, MoshiPolicy):
             raise UptakeError(f"'{name}': a {type(policy).__name__} takes no prompt; leave it out")
         policy = policy.prompted(make_prompt(policy, prompt))
-    if torch.cuda.is_available():
-        policy.model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
+    device = _device()
+    if dtype is None:
+        published = device.type != "cpu" and isinstance(policy, MoshiPolicy)
+        dtype = saved_dtype(find_folder(name)) if published else torch.float32
+    policy.model.to(dtype)  # first: the card need not hold it in float32
+    policy.model.to(device)
     return policy
 
 

@@ -43,6 +43,17 @@ class Pace:
     """Bytes kept for that way back, a frame of a conversation."""
 
 
+def loading(model: nn.Module, config: RunConfig | SftConfig) -> str:
+    """What a rank holds before it shares anything: the whole checkpoint, which is read in float32, then its own copy.
+
+    Args:
+        model: as it was loaded.
+    """
+    every = sum(p.numel() for p in model.parameters())
+    read, kept = every * 4 / 2**30, every * (2 if config.bf16 else 4) / 2**30
+    return f"loading a rank, before that: {read:.2f} GiB of the host's memory, then {kept:.2f} GiB on its device"
+
+
 def memory(model: nn.Module, spec: DuplexSpec, config: RunConfig, world: int, activations: int) -> dict[str, int]:
     """Bytes of one rank while it updates, by what they are for. The last conversations' memory is kept meanwhile.
 

@@ -76,6 +76,9 @@ Activity = Annotated[
     list[str] | None,
     typer.Option(help="Who speaks when: energy, silero, codec or text; and KEY=VALUE such as merge_gap=0.5, repeated."),
 ]
+Precision = Annotated[
+    str, typer.Option(help="float32 or bfloat16; left out: float32, on a GPU bfloat16 if the checkpoint was saved so.")
+]
 CheckpointArgument = Annotated[str, typer.Argument(help="`pocket`, a checkpoint folder or a run folder.")]
 
 
@@ -121,6 +124,7 @@ def evaluate(
     role: Role = "",
     voice: Voice = "",
     silence: Silence = 0.0,
+    dtype: Precision = "",
     asr: Annotated[bool, typer.Option("--asr", help="Judge the words that speech recognition hears.")] = False,
     recogniser: Annotated[
         str, typer.Option(help="Whose, which implies --asr: whisper, an entry point's name or FILE.py:NAME.")
@@ -148,6 +152,7 @@ def evaluate(
         episodes=episodes,
         compat=compat or [],
         prompt=_prompt(role, voice, silence),
+        dtype=dtype,
         activity=activity or [],
     )
 
@@ -191,6 +196,7 @@ def rollout(
     role: Role = "",
     voice: Voice = "",
     silence: Silence = 0.0,
+    dtype: Precision = "",
 ) -> None:
     """Play one conversation and write it: the record, a timeline picture, and stereo audio to listen to."""
     from launch.evaluate import run_rollout
@@ -206,6 +212,7 @@ def rollout(
         acoustics=acoustics,
         out=out,
         prompt=_prompt(role, voice, silence),
+        dtype=dtype,
     )
 
 

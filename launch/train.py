@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from align import curriculum, plan
@@ -175,7 +176,9 @@ def prepare(config: TrainConfig) -> Job:
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")
-    policy = load_policy(config.policy, config.prompt)
+    # The precision of training is that of the measurements before and after it.
+    dtype = torch.bfloat16 if config.algorithm.bf16 else torch.float32
+    policy = load_policy(config.policy, config.prompt, dtype)
     section, context = config.algorithm.section, config.algorithm.context_frames
     what = f"{section}.frames" + (f" and {section}.max_context_s together" if context else "")
     check_context(policy.spec, config.algorithm.frames + context, what)
@@ -199,6 +202,7 @@ def plan_comment(job: Job) -> str:
     """What the run will take, as YAML comments below its configuration."""
     config, world = job.config.algorithm, int(os.environ.get("WORLD_SIZE", "1"))
     rows = config.conversations // world
+    loading = plan.loading(job.policy.model, config)
     learner.choose_trained(job.policy.model, config)
     by_axis = curriculum.by_axis(job.pack.scenarios("train"))
     turns = [name for names in zip(*by_axis.values(), strict=False) for name in names]  # axes take turns, as they will
@@ -206,7 +210,7 @@ def plan_comment(job: Job) -> str:
     settings = job.config.evaluation
     measured = 2 * settings.frames * settings.variants * len(job.scenarios) * pace.frame / rows
     needs = plan.memory(job.policy.model, job.policy.spec, config, world, pace.activations)
-    found = plan.lines(needs, plan.seconds(pace, config, rows), config.iterations, measured)
+    found = [loading, *plan.lines(needs, plan.seconds(pace, config, rows), config.iterations, measured)]
     return "".join(f"# {line}".rstrip() + "\n" for line in ["", *found])
 
 

@@ -11,6 +11,7 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -96,6 +97,18 @@ def choose_trained(model: nn.Module, config: RunConfig | SftConfig) -> None:
             parameter.requires_grad_(not name.startswith(tuple(config.frozen)))
 
 
+def export_trained(policy: DuplexPolicy, config: RunConfig | SftConfig, folder: Path | None) -> None:
+    """Write a trained policy, if this rank has a folder to write it to, and merge its adapters.
+
+    In bfloat16 they stay beside the weights, where nothing of them is rounded away: what is measured after training is
+    what was trained. The folder has them merged in float32 in either case.
+    """
+    if folder is not None:
+        policy.export(folder)
+    if config.use_peft and not config.bf16:
+        merge_lora(policy.model)
+
+
 class Learner:
     """The policy that is trained, its engine, and its frozen start."""
 
@@ -115,6 +128,8 @@ class Learner:
                 f"{config.section}.streams = {config.streams}: this policy has no trainable audio stream; use text or "
                 "speak"
             )
+        if config.bf16:  # before anything is copied
+            policy.model.to(torch.bfloat16)
         self._codebooks = {"semantic": 1, "all": audio}.get(config.streams, 0)
         choose_trained(policy.model, config)
         if config.gradient_checkpointing:
@@ -147,7 +162,7 @@ class Learner:
         self._start: nn.Module | None = None
         if frozen_copy is not None:
             start = copy.copy(policy)  # shares the codec and the tokenizer; scoring keeps no state
-            start.model = frozen_copy.to(self.engine.device, torch.bfloat16 if config.bf16 else None)
+            start.model = frozen_copy.to(self.engine.device)
             self._start = _Scorer(start, self._codebooks)
 
     # Scores ---------------------------------------------------------------------------------------------------------
@@ -258,11 +273,10 @@ class Learner:
 
     # Weights --------------------------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """Leave the policy with whole, merged weights on every rank, for use without the other ranks."""
+    def finish(self, folder: Path) -> None:
+        """Leave the policy with whole weights on every rank, for use without the other ranks, and export it."""
         self.engine.release()
-        if self.config.use_peft:
-            merge_lora(self.policy.model)
+        export_trained(self.policy, self.config, folder if self.engine.rank == 0 else None)
 
 
 def recompute_activations(model: nn.Module, section: str) -> None:

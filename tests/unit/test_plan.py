@@ -117,3 +117,10 @@ def test_the_plan_says_sums_that_are_sums():
     assert said[0].endswith("weights 1.00 + gradients 0.50 = 1.50 GiB")
     assert said[1].endswith("rollout 2.0 + update 1.0 = 3.0 s")
     assert "10 iterations and 30 s of measuring, about 1 min" in said[2]
+
+
+def test_loading_a_7b_checkpoint_for_a_bfloat16_run_takes_the_card_no_more_than_its_own_copy():
+    with torch.device("meta"):
+        model = MoshiModel(MoshiConfig())
+    said = plan.loading(model, GrpoConfig(bf16=True, zero_stage=1))
+    assert said.endswith("28.64 GiB of the host's memory, then 14.32 GiB on its device")

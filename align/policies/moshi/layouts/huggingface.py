@@ -20,6 +20,7 @@ from sentencepiece import SentencePieceProcessor as Tokenizer
 from torch import Tensor
 
 from align.files import one_line, read_shapes
+from align.lora import merged_weights
 from align.policies.moshi.config import MoshiConfig, gated_width, hidden_scale, nominal_width
 from align.policies.moshi.layouts import kyutai
 from align.policies.moshi.layouts.tokenizers import load_tokenizer, save_tokenizer
@@ -90,7 +91,7 @@ def save(folder: Path, model: MoshiModel, codec: Codec, tokenizer: Tokenizer, dt
     config = _to_config(model.config, codec)
     with torch.device("meta"):
         theirs = MoshiForConditionalGeneration(config)
-    state = _to_transformers(kyutai.weights_of(model, dtype), model.config)
+    state = _to_transformers(merged_weights(model, dtype), model.config)
     state |= {f"audio_encoder.{name}": tensor.cpu() for name, tensor in codec.model.state_dict().items()}
     theirs.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     theirs.generation_config = GenerationConfig(do_sample=True, temperature=0.7, top_k=25)  # what moshi.server does
