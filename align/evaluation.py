@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from align import rollout
+from align.codecs.base import place
 from align.curriculum import by_axis
 from align.partner import PolicyPartner
 from align.policies.base import DuplexPolicy
@@ -331,8 +332,8 @@ def is_cascade_file(name: str) -> bool:
 
 
 def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
-    """The policy that a name or path means, on this rank's GPU if there is one: `cascade`, the YAML file of one
-    (`align.policies.cascade.config`), or see `find_folder`.
+    """The policy that a name or path means, its codec with it on this rank's GPU if there is one: `cascade`, the YAML
+    file of one (`align.policies.cascade.config`), or see `find_folder`.
 
     Args:
         prompt: what its conversations begin with.
@@ -348,13 +349,20 @@ def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
     else:
         folder = find_folder(name)
         policy = LOADERS.get(str(read_config(folder).get("model_type")), MoshiPolicy.load)(folder)
+    if (device := _own_gpu()) is not None:
+        policy.model.to(device)
+        if hasattr(policy, "codec"):
+            place(policy.codec, device)
     if prompt is not None and prompt != PromptConfig():
         if not isinstance(policy, MoshiPolicy):
             raise UptakeError(f"'{name}': a {type(policy).__name__} takes no prompt; leave it out")
         policy = policy.prompted(make_prompt(policy, prompt))
-    if torch.cuda.is_available():
-        policy.model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
     return policy
+
+
+def _own_gpu() -> torch.device | None:
+    """This rank's, if there is one."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else None
 
 
 def load_partner(name: str, batch: int) -> PolicyPartner:

@@ -206,6 +206,7 @@ def plan_comment(job: Job) -> str:
     settings = job.config.evaluation
     measured = 2 * settings.frames * settings.variants * len(job.scenarios) * pace.frame / rows
     needs = plan.memory(job.policy.model, job.policy.spec, config, world, pace.activations)
+    needs |= plan.codec_memory(job.policy, rows)
     found = plan.lines(needs, plan.seconds(pace, config, rows), config.iterations, measured)
     return "".join(f"# {line}".rstrip() + "\n" for line in ["", *found])
 

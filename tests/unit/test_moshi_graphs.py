@@ -9,8 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
 from align.lora import adapters_off, add_lora, merge_lora
 from align.policies import checks
@@ -23,6 +21,7 @@ from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.streaming import MoshiStream
 from align.policies.sampling import Sampling
 from tests.moshi_streams import ALL, BATCH, SAMPLING, assert_same, heard, live, open_rows, random_model
+from tests.on_one_device import OnOneDevice
 from tests.tape import Tape
 from tests.tiny_moshi import config, policy
 
@@ -195,19 +194,6 @@ def test_what_a_step_returned_is_not_changed_by_the_next():
         replayed.step(heard(rng), ALL)
     for step, (tokens, logp) in zip(out, kept, strict=True):
         assert np.array_equal(step.tokens, tokens) and np.array_equal(step.text_logp, logp)
-
-
-class OnOneDevice(TorchDispatchMode):
-    """Fails where an operation touches a tensor of the host: a copy that a capture cannot hold."""
-
-    calls = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.calls += 1
-        for tensor in tree_flatten((args, kwargs, out))[0]:
-            assert not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta", f"{func} on {tensor.device}"
-        return out
 
 
 @pytest.mark.parametrize("lora", [False, True])

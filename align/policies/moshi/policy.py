@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from align.codecs.base import codes_of_silence
+from align.codecs.base import codes_of_silence, place
 from align.codecs.shared_encoder import SharedEncoder
 from align.policies.base import (
     AudioActions,
@@ -129,6 +129,7 @@ class MoshiPolicy(Keeping):
 
     def _open(self, batch: int) -> None:
         c = self.model.config
+        place(self.codec, self.model.device)
         with torch.inference_mode(False):  # a tensor made in inference mode cannot be changed outside of it
             graphs = Graphs.on(self.model, self.model.device) if batch else None
             self._stream = MoshiStream(self.model, self.sampling, batch, graphs)
