@@ -18,9 +18,9 @@ import numpy as np
 class Codec(Protocol):
     """A streaming speech codec. `rows` is a (B,) bool mask or an array of indices.
 
-    One that computes on a device may say which (`device`, a torch.device) and be moved (`to(device)`): a policy keeps it
-    where its model is. A state is a dataclass in which every array or tensor (also inside a dict) has the batch first. What is only
-    allocated when first used starts as zeros.
+    One that computes on a device may say which (`device`, a torch.device) and be moved (`to(device)`): a policy keeps
+    it where its model is. A state is a dataclass in which every array or tensor (also inside a dict) has the batch
+    first. What is only allocated when first used starts as zeros.
     """
 
     sample_rate: int

@@ -8,7 +8,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-
 COPIES = (torch.ops.aten.lift_fresh, torch.ops.aten._to_copy)
 """What brings the host's values to a device."""
 

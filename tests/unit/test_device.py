@@ -1,4 +1,4 @@
-"""A policy's codec is where its model is. `meta` stands for a GPU: it computes no values, but memory is there or not."""
+"""A policy's codec is where its model is. `meta` stands for a GPU: it has no values, but memory is there or not."""
 
 from __future__ import annotations
 
