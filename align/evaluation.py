@@ -331,15 +331,16 @@ def is_cascade_file(name: str) -> bool:
     return Path(name).suffix in (".yaml", ".yml") and not Path(name).is_dir()
 
 
-def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
+def load_policy(name: str, prompt: PromptConfig | None = None, context: int = 0) -> DuplexPolicy:
     """The policy that a name or path means, its codec with it on this rank's GPU if there is one: `cascade`, the YAML
     file of one (`align.policies.cascade.config`), or see `find_folder`.
 
     Args:
         prompt: what its conversations begin with.
+        context: frames that a Moshi-class policy looks back; 0: as many as its checkpoint says.
 
     Raises:
-        UptakeError: no such checkpoint, or one that is incomplete or damaged; a prompt that does not fit it.
+        UptakeError: no such checkpoint, or one that is incomplete or damaged; a prompt or context that does not fit it.
     """
     policy: Any  # each class says more of its model than the contract does
     if name == CASCADE and not Path(name).is_dir():
@@ -348,7 +349,10 @@ def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
         policy = CascadePolicy.load(name)
     else:
         folder = find_folder(name)
-        policy = LOADERS.get(str(read_config(folder).get("model_type")), MoshiPolicy.load)(folder)
+        load = LOADERS.get(str(read_config(folder).get("model_type")))
+        policy = load(folder) if load is not None else MoshiPolicy.load(folder, context=context)
+    if context and not isinstance(policy, MoshiPolicy):
+        raise UptakeError(f"'{name}': the context of a {type(policy).__name__} cannot be set; leave it out")
     if (device := _own_gpu()) is not None:
         policy.model.to(device)
         if hasattr(policy, "codec"):

@@ -175,7 +175,7 @@ def prepare(config: TrainConfig) -> Job:
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")
-    policy = load_policy(config.policy, config.prompt)
+    policy = load_policy(config.policy, config.prompt, config.context)
     section, context = config.algorithm.section, config.algorithm.context_frames
     what = f"{section}.frames" + (f" and {section}.max_context_s together" if context else "")
     check_context(policy.spec, config.algorithm.frames + context, what)
@@ -265,6 +265,7 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False)
         for name in (
             "policy",
             "prompt",
+            "context",
             "pack",
             "users",
             "acoustics",

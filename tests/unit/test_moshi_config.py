@@ -63,6 +63,7 @@ def test_an_unknown_key_is_told_with_the_nearest_known_one():
         ({"context": True}, "context=True"),
         ({"hidden_scale": None}, "hidden_scale=None: must be a number above 0"),
         ({"max_period": 0}, "max_period=0"),
+        ({"hidden_scale": 10**400}, "no giant"),
         ({"existing_text_padding_id": 99999}, "existing_text_padding_id=99999: must be below text_card=32000"),
         ({"depformer_multi_linear": "yes"}, "depformer_multi_linear='yes': must be true or false"),
     ],
@@ -78,7 +79,7 @@ def test_what_is_empty_is_left_out(key):
 
 
 SMALL = tiny_moshi.config().to_dict()
-NUMBERS = st.integers(-3, 40) | st.floats(-3, 40) | st.sampled_from([math.inf, -math.inf, math.nan])
+NUMBERS = st.integers(-3, 40) | st.floats(-3, 40) | st.sampled_from([math.inf, -math.inf, math.nan, 1e308])
 ANYTHING = (
     st.none() | st.booleans() | st.text(max_size=4) | NUMBERS | st.lists(st.integers(-2, 9) | NUMBERS, max_size=17)
 )

@@ -145,8 +145,7 @@ class MoshiConfig:
             elif key in _FLAGS:
                 _check(key, value, isinstance(value, bool), "true or false")
             elif key in _NUMBERS:
-                good = _is_number(value) and math.isfinite(value) and value > 0
-                _check(key, value, good, "a number above 0")
+                _check(key, value, _is_number(value) and 0 < value < 1e18, "a number above 0, and no giant")
             else:
                 least = 0 if key.endswith("_id") else 1
                 good = _is_number(value) and isinstance(value, int) and value >= least

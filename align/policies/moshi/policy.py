@@ -106,9 +106,21 @@ class MoshiPolicy(Keeping):
         self._open(0)
 
     @classmethod
-    def load(cls, folder: str | Path, sampling: Sampling | None = None, codec: Codec | None = None) -> MoshiPolicy:
-        """The policy in a checkpoint folder (see `checkpoint`), with another `codec` if one is given."""
-        return cls(*load_checkpoint(folder, codec), sampling)
+    def load(
+        cls, folder: str | Path, sampling: Sampling | None = None, codec: Codec | None = None, context: int = 0
+    ) -> MoshiPolicy:
+        """The policy in a checkpoint folder (see `checkpoint`), with another `codec` if one is given.
+
+        It looks back `context` frames, or if that is 0 as many as the checkpoint says, which is the most: no weight has
+        learned to look further. UptakeError if it is more.
+        """
+        model, codec, tokenizer = load_checkpoint(folder, codec)
+        if context:
+            most = model.config.context
+            if not 0 < context <= most:
+                raise UptakeError(f"context = {context}: {folder} looks back {most} frames; give 1 to {most}, or 0")
+            model.config = replace(model.config, context=context)
+        return cls(model, codec, tokenizer, sampling)
 
     def prompted(self, prompt: np.ndarray | None) -> MoshiPolicy:
         """The same model with another prompt that every conversation begins with; its rows are its own."""
@@ -215,6 +227,11 @@ class MoshiPolicy(Keeping):
         free[1 + c.dep_q :] = False  # what a user said is known
         if (~free & ((codes < 0) | (codes >= limit))).any():
             raise ValueError("a prompt with tokens outside of their vocabulary; -2 means: sample, for the agent's")
+        if codes.shape[1] >= c.context:
+            raise UptakeError(
+                f"a prompt of {codes.shape[1]} frames: the policy looks back {c.context} frames and would have "
+                "forgotten its beginning when it is over; give a shorter one"
+            )
         return codes
 
     def fork(self, source: int, rows: Any, seeds: Sequence[int] | None = None) -> None:
