@@ -184,11 +184,11 @@ class MoshiConfig:
                 raise UptakeError(
                     f"moshi config: {dim}={getattr(self, dim)} is no multiple of 2·{heads}={getattr(self, heads)}"
                 )
-        for key, dim, feedforward in (
+        for key, width, feedforward in (
             ("hidden_scale", self.dim, self.feedforward),
             ("depformer_dim_feedforward", self.depformer_dim, self.depth_feedforward),
         ):
-            if gated_width(dim, feedforward) < 1:
+            if gated_width(width, feedforward) < 1:
                 raise UptakeError(
                     f"moshi config: {key}={getattr(self, key)!r} (hidden_scale={self.hidden_scale}) leaves a gated "
                     "block no width; set it higher"
