@@ -67,15 +67,15 @@ def test_without_a_chance_of_one_there_is_none(pack, policy):
 def test_where_nothing_is_said_its_text_has_the_models_own_padding(pack, policy, contexts):
     other = load_policy("pocket")
     other.model.config = dataclasses.replace(
-        other.model.config, existing_text_padding_id=7, existing_text_end_padding_id=9
+        other.model.config, existing_text_padding_id=1, existing_text_end_padding_id=2
     )
     moved = Contexts(pack, other, longest_s=30.0, probability=0.5, iterations=11, seed=3)
     checked = 0
     for ours, theirs in zip(moved.prompts(10, GROUPS), contexts.prompts(10, GROUPS), strict=True):
         if theirs is not None:
-            # The frame before a word is the end of padding; what is neither is a piece of a word, and stays.
-            assert np.array_equal(ours[0], np.select([theirs[0] == 3, theirs[0] == 0], [7, 9], theirs[0]))
-            checked += (ours[0] == 7).any() and (ours[0] == 9).any()
+            # Control ids, which are no piece of a word; what is neither is one, and stays.
+            assert np.array_equal(ours[0], np.select([theirs[0] == 3, theirs[0] == 0], [1, 2], theirs[0]))
+            checked += (ours[0] == 1).any() and (ours[0] == 2).any()
     assert checked
 
 
