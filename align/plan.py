@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from align import curriculum, rollout
 from align.trainers.run_config import RunConfig
 from envs.clock import CLOCK
+from envs.codec import state_bytes
 from envs.event import Word
 
 if TYPE_CHECKING:
@@ -82,6 +84,17 @@ def _stored(model: nn.Module, config: RunConfig | SftConfig, world: int) -> dict
         "gradients": trained * size // shards[2],
         "optimiser": trained * (ADAM + (MASTER if config.zero_stage else 0)) // shards[1],
     }
+
+
+def codec_memory(policy: DuplexPolicy, conversations: int) -> dict[str, int]:
+    """Bytes of a codec that is on the policy's device: its weights, and what it remembers of a rank's conversations."""
+    codec: Any = getattr(policy, "codec", None)
+    if not isinstance(getattr(codec, "model", None), nn.Module):
+        return {}
+    weights = sum(tensor.nbytes for tensor in (*codec.model.parameters(), *codec.model.buffers()))
+    state = codec.init_state(1)
+    codec.decode(state, codec.encode(state, np.zeros((1, codec.frame), np.float32)))
+    return {"codec": weights + conversations * state_bytes(state)}
 
 
 def measure(policy: DuplexPolicy, env: Any, scenarios: Sequence[str], config: RunConfig) -> Pace:

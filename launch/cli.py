@@ -68,6 +68,7 @@ Submit = Annotated[bool, typer.Option("--submit", help="Submit it.")]
 Role = Annotated[str, typer.Option(help="For PersonaPlex: the role that it is told to have.")]
 Voice = Annotated[str, typer.Option(help="For PersonaPlex: a recording of the voice that it is to speak with.")]
 Silence = Annotated[float, typer.Option(min=0, help="Seconds of silence before the conversation; for Moshi, 3.")]
+Context = Annotated[int, typer.Option(min=0, help="Frames that a Moshi-class policy looks back; 0: all it can.")]
 Acoustics = Annotated[
     str, typer.Option(help="How it sounds where a scenario does not say: a preset such as `cafe`, or a YAML file.")
 ]
@@ -124,6 +125,7 @@ def evaluate(
     role: Role = "",
     voice: Voice = "",
     silence: Silence = 0.0,
+    context: Context = 0,
     dtype: Precision = "",
     asr: Annotated[bool, typer.Option("--asr", help="Judge the words that speech recognition hears.")] = False,
     recogniser: Annotated[
@@ -152,6 +154,7 @@ def evaluate(
         episodes=episodes,
         compat=compat or [],
         prompt=_prompt(role, voice, silence),
+        context=context,
         dtype=dtype,
         activity=activity or [],
     )
@@ -196,6 +199,7 @@ def rollout(
     role: Role = "",
     voice: Voice = "",
     silence: Silence = 0.0,
+    context: Context = 0,
     dtype: Precision = "",
 ) -> None:
     """Play one conversation and write it: the record, a timeline picture, and stereo audio to listen to."""
@@ -212,6 +216,7 @@ def rollout(
         acoustics=acoustics,
         out=out,
         prompt=_prompt(role, voice, silence),
+        context=context,
         dtype=dtype,
     )
 
@@ -320,15 +325,18 @@ def doctor(
     checkpoint: Annotated[
         str | None, typer.Argument(help="`pocket`, a checkpoint folder or a run folder; left out: this machine.")
     ] = None,
+    context: Context = 0,
 ) -> None:
     """Check this machine and this installation, or a checkpoint."""
     if checkpoint is None:
+        if context:
+            raise typer.BadParameter("--context is that of a checkpoint; name one")
         from launch.doctor import run_doctor
 
         raise typer.Exit(0 if run_doctor() else 1)
     from launch.checkup import run_checkup
 
-    raise typer.Exit(0 if run_checkup(checkpoint) else 1)
+    raise typer.Exit(0 if run_checkup(checkpoint, context) else 1)
 
 
 @app.command("check-env")

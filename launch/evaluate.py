@@ -40,18 +40,21 @@ from rewards.compose import OURS, Composition
 from rewards.detector import ENERGY, parse_detector
 
 
-def find_system(name: str, frames: int, prompt: PromptConfig | None = None, dtype: str = "") -> DuplexPolicy | Scripted:
+def find_system(
+    name: str, frames: int, prompt: PromptConfig | None = None, context: int = 0, dtype: str = ""
+) -> DuplexPolicy | Scripted:
     """A scripted agent by name, else a policy by name or path, which must remember as many `frames`.
 
     Args:
         prompt: what its conversations begin with; None: what those of its run began with.
+        context: see `load_policy`.
         dtype: name of the precision of its weights; empty: `load_policy` says.
     """
     if (scripted := find_scripted(name)) is not None:
         return scripted
     if prompt is None and (run := Path(name) / "config.yaml").is_file():
         prompt = load_config(str(run)).prompt
-    policy = load_policy(name, prompt, parse_dtype(dtype) if dtype else None)
+    policy = load_policy(name, prompt, context, parse_dtype(dtype) if dtype else None)
     check_context(policy.spec, frames, "--frames")
     return policy
 
@@ -72,6 +75,7 @@ def run_evaluation(
     episodes: Path | None = None,
     compat: Sequence[str] = (),
     prompt: PromptConfig | None = None,
+    context: int = 0,
     dtype: str = "",
     activity: Sequence[str] = (),
     console: Console | None = None,
@@ -91,7 +95,7 @@ def run_evaluation(
     store = Store(episodes) if episodes is not None else None
     listener = Listener(recogniser) if recogniser else None
     pack = Pack.load(pack_path, users)
-    system = find_system(policy, frames, prompt, dtype)
+    system = find_system(policy, frames, prompt, context, dtype)
 
     ledgers: list[dict[str, Any]] = []
 
@@ -153,6 +157,7 @@ def run_rollout(
     out: Path,
     acoustics: str = "clean",
     prompt: PromptConfig | None = None,
+    context: int = 0,
     dtype: str = "",
     console: Console | None = None,
 ) -> None:
@@ -162,7 +167,7 @@ def run_rollout(
     find_acoustics(acoustics)
     pack = Pack.load(pack_path, users)
     split = pack.scenario(scenario).split
-    system = find_system(policy, frames, prompt, dtype)
+    system = find_system(policy, frames, prompt, context, dtype)
     (episode,) = play(system, pack, [(scenario, variant)], split=split, seed=seed, frames=frames, acoustics=acoustics)
     episode.save(out)
     write_look(episode, out, Composition(OURS).score(episode))

@@ -178,7 +178,7 @@ def prepare(config: TrainConfig) -> Job:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")
     # The precision of training is that of the measurements before and after it.
     dtype = torch.bfloat16 if config.algorithm.bf16 else torch.float32
-    policy = load_policy(config.policy, config.prompt, dtype)
+    policy = load_policy(config.policy, config.prompt, config.context, dtype)
     section, context = config.algorithm.section, config.algorithm.context_frames
     what = f"{section}.frames" + (f" and {section}.max_context_s together" if context else "")
     check_context(policy.spec, config.algorithm.frames + context, what)
@@ -210,6 +210,7 @@ def plan_comment(job: Job) -> str:
     settings = job.config.evaluation
     measured = 2 * settings.frames * settings.variants * len(job.scenarios) * pace.frame / rows
     needs = plan.memory(job.policy.model, job.policy.spec, config, world, pace.activations)
+    needs |= plan.codec_memory(job.policy, rows)
     found = [loading, *plan.lines(needs, plan.seconds(pace, config, rows), config.iterations, measured)]
     return "".join(f"# {line}".rstrip() + "\n" for line in ["", *found])
 
@@ -268,6 +269,7 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False)
         for name in (
             "policy",
             "prompt",
+            "context",
             "pack",
             "users",
             "acoustics",

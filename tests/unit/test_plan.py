@@ -18,6 +18,7 @@ from align.trainers.run_config import RunConfig
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.pack import Pack
 from tests import tiny_moshi
+from tests.checkpoints import mimi_policy
 from tests.packs import write_tiny_pack
 
 CONFIG = GrpoConfig(frames=30, num_groups=2, num_generations=4, per_device_train_batch_size=2)
@@ -61,6 +62,16 @@ def test_a_frame_of_a_conversation_keeps_half_a_mebibyte_of_keys_and_values_its_
     kept = memory(seven_billion, config, lived=38)["conversations"]
     assert kept == 40 * 288 * 2**19
     assert memory(seven_billion, GrpoConfig(bf16=True, frames=9000), lived=38)["conversations"] % 3000 == 0
+
+
+def test_a_codec_that_computes_with_torch_is_part_of_the_plan_with_what_each_conversation_makes_it_remember():
+    policy = mimi_policy()
+    none, one, two = (plan.codec_memory(policy, rows)["codec"] for rows in (0, 1, 2))
+    weights = policy.codec.model
+    assert none == sum(tensor.nbytes for tensor in (*weights.parameters(), *weights.buffers()))
+    ring = 20 + 2 - 1  # a frame is two steps of a transformer that sees 20
+    assert two - one == one - none > 2 * 2 * 2 * ring * 16 * 4  # both ways, layers, keys and values, width, bytes
+    assert plan.codec_memory(tiny_moshi.policy(), 2) == {}
 
 
 @pytest.mark.parametrize(("stage", "shared"), [(0, ()), (1, ("optimiser",)), (2, ("optimiser", "gradients"))])

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from align.codecs import load_codec, save_codec
-from align.codecs.base import codes_of_silence
+from align.codecs.base import codes_of_silence, place
 from align.files import one_line, read_json, read_tensors, write_json, write_tensors, write_whole
 from align.lora import merged_weights
 from align.policies.base import (
@@ -120,6 +120,7 @@ class ChunkPolicy(Keeping):
     # -- living --------------------------------------------------------------------------------------------------------
 
     def _open(self, batch: int) -> None:
+        place(self.codec, self.model.device)
         with torch.inference_mode(False):  # a tensor made in inference mode cannot be changed outside of it
             self._stream = ChunkStream(self.model, self.sampling, batch, self._silence)
         self._ear = self.codec.init_state(batch)

@@ -67,7 +67,10 @@ def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, T
                 f"{folder}: {len(names)} tensors {what}, e.g. {min(names)!r}; expected those of {ARCHITECTURE}; is "
                 f"{kyutai.CONFIG} of another model?"
             )
-    config = _config(theirs.config, path)
+    try:
+        config = _config(theirs.config, path)
+    except UptakeError as error:
+        raise error if str(path) in str(error) else UptakeError(f"{path}: {error}") from error
     model = kyutai.model_from(_from_transformers(theirs.state_dict(), config), config, files[0])
     tokenizer = load_tokenizer(folder, config.text_card)
     return model, codec or MimiCodec(theirs.audio_encoder, config.dep_q), tokenizer

@@ -31,6 +31,7 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer_spm.
 RELEASED_TOKENIZER = "tokenizer_spm_32k_3.model"
 ADAPTER = "adapter.safetensors"
 
+_FILES = {"moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name"}
 _PACKED = {"in_proj_weight": "in_projs", "in_proj.weight": "in_projs", "out_proj.weight": "out_projs"}
 
 
@@ -75,8 +76,17 @@ def read_adapter(folder: Path) -> dict[str, Tensor]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What config.json says; nothing if there is none, or an empty one."""
-    return read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    """What config.json says; nothing if there is none, or an empty one. A file's name that is null counts as left out.
+
+    Raises UptakeError if a file's name is no text.
+    """
+    values = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    for key in _FILES & values.keys():
+        if values[key] is None:
+            del values[key]
+        elif not isinstance(values[key], str):
+            raise UptakeError(f"{folder / CONFIG}: {key}={values[key]!r}: must be the name of a file")
+    return values
 
 
 def model_config(folder: Path, values: Mapping[str, Any]) -> MoshiConfig:

@@ -48,7 +48,10 @@ def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, T
         )
     model = kyutai.load_model(path, config)
     adapter_path = kyutai.named_file(folder, values.get("lora_name", LORA))
-    _add(model, read_tensors(adapter_path), float(values.get("lora_scaling", 2.0)), adapter_path)
+    scaling = values.get("lora_scaling", 2.0)
+    if isinstance(scaling, bool) or not isinstance(scaling, (int, float)):
+        raise UptakeError(f"{folder / kyutai.CONFIG}: lora_scaling={scaling!r}: must be a number")
+    _add(model, read_tensors(adapter_path), scaling, adapter_path)
     return model, codec, tokenizer
 
 
