@@ -47,7 +47,7 @@ from envs.users.declared import read_user
 from envs.users.llm_user import LlmUser
 from envs.users.persona import ReactiveUser
 from envs.users.policy_user import PolicyUser
-from envs.variables import Value, Var, known_variable, parse_var
+from envs.variables import Value, Var, check_number, known_variable, parse_var
 
 SCHEMA = "duplex.scenario/1"
 DEFAULT_ROOM_TONE_DB = -62.0
@@ -316,7 +316,7 @@ def _item(
             hint = f"belongs to type {' or '.join(types)}, this is {spec['type']}"
             raise document.error(f"item {name!r}: {key!r} {hint}", (*where, key))
     if "gain_db" in spec:
-        known_variable(document, spec["gain_db"], variables, (*where, "gain_db"))
+        check_number(document, spec["gain_db"], json_schema()["$defs"]["gain_db"], variables, (*where, "gain_db"))
     pauses = []
     for i, pause in enumerate(spec.get("pauses", ())):
         here = (*where, "pauses", i)

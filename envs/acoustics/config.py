@@ -32,7 +32,7 @@ from envs.errors import UptakeError, nearest
 from envs.located_yaml import Document
 from envs.schema import json_schema
 from envs.seeding import Seeds
-from envs.variables import Value, Var, known_variable, parse_var
+from envs.variables import Value, Var, check_number, check_span, known_variable, parse_var
 
 PRESETS = Path(__file__).with_name("presets.yaml")
 _STREAMS = {
@@ -142,7 +142,7 @@ def parse_acoustics(
     if isinstance(spec, str):
         return presets()[spec], None
     tone = spec.get("room_tone_db")
-    known_variable(document, tone, variables, (*where, "room_tone_db"))
+    check_number(document, tone, json_schema()["$defs"]["room_tone_db"], variables, (*where, "room_tone_db"))
     if not set(spec) - {"room_tone_db"}:
         return None, tone
     return _parse(document, spec, where, variables), tone
@@ -227,11 +227,7 @@ def _quantity(
         quantity = found = Var("uniform", (float(spec[0]), float(spec[1])))
     else:
         quantity = found = Var("choice", (float(spec),))
-    if found.least < limits["minimum"] or found.most > limits["maximum"]:
-        span = f"{limits['minimum']} to {limits['maximum']}"
-        raise document.error(
-            f"{name} can be {found.least:g} to {found.most:g}; it must stay within {span}, perhaps by clip", where
-        )
+    check_span(document, name, found, limits, where)
     return quantity
 
 

@@ -31,6 +31,9 @@ expect:
 """
 
 
+AT_MOST = MINIMAL[MINIMAL.index("b: 0.5") : MINIMAL.index("id: ask")]
+
+
 def test_times_may_have_units_and_variables_are_known_by_name():
     (scenario,) = parse_scenarios(MINIMAL.replace("1.0s", "750ms"))
     assert scenario.script[0].trigger.at == 0.75
@@ -68,6 +71,8 @@ def test_times_may_have_units_and_variables_are_known_by_name():
         ("id: cut", "id: ask", 8, "stands twice"),
         ("a: 0.1", "a: 0.9", 4, "lower bound is above"),
         ("a: 0.1", "a: -0.1", 8, "can be negative"),
+        (AT_MOST, AT_MOST.replace("0.5", "50") + "gain_db: $gap, ", 7, "gain_db: .gap can be 0.1 to 50;"),
+        ("user:\n", "acoustics: {room_tone_db: $gap}\nuser:\n", 5, "room_tone_db: .*must stay within -75 to -55"),
         ("dist: uniform", "dist: lognormal", 4, "needs 'median'"),
         ("event: ask", "event: aks", 10, "no event 'aks'"),
         ("full: 0.5", "full: 5", 10, "later than within.zero"),

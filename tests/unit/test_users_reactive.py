@@ -466,6 +466,22 @@ def test_a_bad_persona_is_named_with_its_line(persona, message):
 
 
 @pytest.mark.parametrize(
+    ("drawn", "persona", "message"),
+    [
+        ("{dist: uniform, a: -5, b: -1}", "patience_s: $x", r"x:5: patience_s: \$x can be -5 to -1; .* 0.5 to 60"),
+        ("{choice: [0.5, 5]}", "sure: $x", r"sure: \$x can be 0.5 to 5; it must stay within 0.05 to 0.95"),
+        ("{choice: [7]}", "barges_in: $x", "barges_in: .* within 0 to 1"),
+        ("{dist: lognormal, median: 4, sigma: 1}", "coughs_per_min: $x", "can be 0 to inf; .* perhaps by clip"),
+        ("{choice: [40]}", "gain_db: $x", "within -60 to 30"),
+    ],
+)  # fmt: skip
+def test_a_variable_is_held_to_the_limits_of_the_number_that_it_stands_for(drawn, persona, message):
+    text = scenario("bad", persona) + f"vars: {{x: {drawn}}}\n"
+    with pytest.raises(UptakeError, match=message):
+        parse_scenarios(text.replace("---\n", ""), "x")
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (
