@@ -274,7 +274,7 @@ class PolicyDriver:
 
     # -- the record ----------------------------------------------------------------------------------------------------
 
-    def done_at(self, row: int) -> int | None:
+    def done_at(self, row: int) -> int:
         """The sample at which the conversation ends: neither side hangs up."""
         return self._plan(row).longest
 

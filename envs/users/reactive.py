@@ -84,7 +84,7 @@ class ReactiveDriver:
         self._own[row, onset - now : onset - now + len(piece)] = piece
         return [Cue(row, onset, piece, "user")]
 
-    def done_at(self, row: int) -> int | None:
+    def done_at(self, row: int) -> int:
         """The sample at which the conversation ends, as far as it is known."""
         state, plan = self._states[row], self._plan(row)
         return plan.longest if state.left < 0 else min(state.left + plan.after_script, plan.longest)
