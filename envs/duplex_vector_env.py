@@ -259,7 +259,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "twin": plan.scenario.twin,
             "shares": list(self.pack.shares(plan.scenario)),
             "variant": plan.seeds.variant,
-            "seed": self._run_seed,
+            "seed": plan.seeds.run_seed,
             "vars": dict(plan.values),
             "voice": plan.voice,
             "room_tone_db": plan.room_tone_db,

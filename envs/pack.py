@@ -120,7 +120,7 @@ class Pack:
         self.version = version
         self._clips = dict(clips)
         self.hash = digest
-        """SHA-256 over `pack.json` (which holds the hash of every audio file) and all scenario files."""
+        """SHA-256 over `pack.json` (which has the hash of every audio file), all scenario files and what they name."""
         self.folder = folder
         self._scenarios: dict[str, Scenario] = {}
         for scenario in scenarios:
@@ -162,7 +162,7 @@ class Pack:
         scenarios = load_scenarios(file)
         if not scenarios:
             raise UptakeError(f"{file}: holds no scenario")
-        digest = hashlib.sha256(self.hash.encode() + b"\0" + file.read_bytes()).hexdigest()
+        digest = hashlib.sha256(self.hash.encode() + b"\0" + file.read_bytes() + _referred(scenarios)).hexdigest()
         pack = Pack(self.name, self.version, self._clips, scenarios, digest, self.folder)
         pack._content = self._content | pack._content
         return pack
@@ -198,6 +198,7 @@ class Pack:
             scenarios += load_scenarios(file)
         if not scenarios:
             raise UptakeError(f"{folder / 'scenarios'}: holds no scenario (*.yaml); rebuild the pack")
+        digest.update(_referred(scenarios))
         name, version = str(data.get("name", folder.name)), str(data.get("version", "0"))
         return cls(name, version, clips, scenarios, digest.hexdigest(), folder)
 
@@ -318,6 +319,15 @@ class Pack:
             return sorted(voice for voice, has in kinds.items() if len(wanted & has) == most)
         said = [{clip.voice for clip in self.candidates(scenario, item)} for item in scenario.script if item.say]
         return sorted(set.intersection(*said)) if said else []
+
+
+def _referred(scenarios: Iterable[Scenario]) -> bytes:
+    """The hashes of the files that scenarios refer to; nothing where they refer to none.
+
+    One that is missing is an error where it is opened: the log of a conversation only as that begins.
+    """
+    files = dict.fromkeys(file for scenario in scenarios for file in scenario.files if file.is_file())
+    return "".join(f"\0{file.name}\0{sha256_of(file)}" for file in files).encode()
 
 
 def sha256_of(path: Path) -> str:

@@ -175,6 +175,18 @@ class Scenario:
         found = [code for item in self.script for code in (item.pause_type if item.pauses else "", item.type)]
         return tuple(dict.fromkeys(code for code in found if code))
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it refers to besides the clips of a pack: a change there is a change of the scenario."""
+        named: list[str | Path | None] = []
+        if isinstance(self.user, ReactiveUser):
+            named = [self.user.laws if self.user.laws != "human" else None]
+        elif isinstance(self.user, Recording):
+            named = [self.user.file, self.user.words]
+        elif isinstance(self.user, LlmUser):
+            named = [self.user.log]
+        return (*(Path(file) for file in named if file), *(self.acoustics.files if self.acoustics else ()))
+
     def error(self, message: str, line: int | None = None) -> UptakeError:
         """An error about this scenario that starts with ``file:line``."""
         return UptakeError(f"{self.source}:{line or self.line}: {message}")

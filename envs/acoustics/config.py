@@ -55,6 +55,8 @@ class Acoustics:
     """Effect to its quantities; one that is not here is off. A lone quantity (`gain_db`) stands under its own name."""
     mix: tuple[tuple[float, Acoustics], ...] = ()
     """Weights and what they weigh: one of them is drawn, and `sections` are empty."""
+    files: tuple[Path, ...] = ()
+    """Where parts of the mix were read."""
 
     @property
     def effects(self) -> frozenset[str]:
@@ -187,7 +189,7 @@ def _parse(
 
 def _mix(document: Document, weights: Mapping[str, float], where: located_yaml.Path, known: Known) -> Acoustics:
     """What one of is drawn: presets, and files whose place counts from the document's."""
-    found = []
+    found, files = [], []
     for name, weight in weights.items():
         file = Path(document.source).parent / name
         if name in known:
@@ -197,6 +199,7 @@ def _mix(document: Document, weights: Mapping[str, float], where: located_yaml.P
             if isinstance(other.data, Mapping) and "mix" in other.data:  # perhaps of itself
                 raise document.error(f"mix: {name!r} is a mix itself; name what it mixes", (*where, name))
             one = _default(other)
+            files.append(file)
         else:
             raise document.error(f"mix: {name!r} is neither a preset nor a file{nearest(name, known)}", (*where, name))
         if one.mix:
@@ -204,7 +207,7 @@ def _mix(document: Document, weights: Mapping[str, float], where: located_yaml.P
         found.append((float(weight), one))
     if not sum(weight for weight, _ in found):
         raise document.error("mix: no weight is above 0; give one", where)
-    return Acoustics(mix=tuple(found))
+    return Acoustics(mix=tuple(found), files=tuple(files))
 
 
 def _quantity(

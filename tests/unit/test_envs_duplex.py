@@ -322,6 +322,13 @@ def test_no_action_is_swallowed_after_an_end_and_other_rows_go_on(pack):
     assert np.flatnonzero(env.episode(0).agent).tolist() == [F + 5] and info["frame"].tolist() == [0, 0]
 
 
+def test_the_record_says_the_seed_of_its_own_conversation(pack):
+    env = DuplexVectorEnv(pack, 2, frames=10)
+    env.reset(seed=7, options={"scenario": "turn"})
+    env.reset(seed=8, options={"scenario": "turn", "reset_mask": np.array([True, False])})
+    assert [env.episode(row).meta["seed"] for row in range(2)] == [8, 7]
+
+
 def test_reset_mask_leaves_other_rows_alone(pack):
     env = DuplexVectorEnv(pack, 2, frames=30)
     plain = listen(env, 20, seed=1, options={"scenario": "turn"})
