@@ -26,8 +26,10 @@ import numpy as np
 
 from envs import located_yaml
 from envs.acoustics.conditions import SECTIONS, Conditions
-from envs.acoustics.packets import Network
+from envs.acoustics.packets import PACKET_MS, Network, most_bad
 from envs.acoustics.room import Room, exists
+from envs.acoustics.underrun import LATE_IN_BURST, Underrun
+from envs.clock import CLOCK
 from envs.errors import UptakeError, nearest
 from envs.located_yaml import Document
 from envs.schema import json_schema
@@ -266,4 +268,20 @@ def _check_together(
                 f"network: loss {loss:g} needs bad spells nearly all the time at loss_in_burst {dense:g}; "
                 "raise loss_in_burst",
                 (*where, "network"),
+            )
+        burst, _ = bounds("network", "burst_ms", Network.burst_ms)
+        if loss / dense > (most := most_bad(burst / PACKET_MS)):
+            raise document.error(
+                f"network: in bad spells of {burst:g} ms a share of {most * dense:.2g} is lost at most, not {loss:g}; "
+                "raise burst_ms or loss_in_burst",
+                (*where, "network"),
+            )
+    if "underrun" in sections:
+        _, share = bounds("underrun", "share", Underrun.share)
+        burst, _ = bounds("underrun", "burst_ms", Underrun.burst_ms)
+        if share > (most := LATE_IN_BURST * most_bad(burst / (1000.0 * CLOCK.frame_seconds))):
+            raise document.error(
+                f"underrun: in slow spells of {burst:g} ms a share of {most:.2g} is late at most, not {share:g}; "
+                "raise burst_ms",
+                (*where, "underrun"),
             )
