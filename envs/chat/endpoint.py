@@ -141,7 +141,7 @@ def retry_after(value: str) -> float:
     """Seconds from a `Retry-After` header, given in seconds or as a date; 0 for what is neither."""
     try:
         return max(0.0, float(int(value)))
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())

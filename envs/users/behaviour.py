@@ -93,6 +93,8 @@ class State:
     incident: int = NEVER
     """Onset of the agent's speech over this turn that was decided on."""
     yield_at: int = NEVER
+    faults: int = 0
+    """Frames in which its turn model gave no probability."""
     left: int = NEVER
     gave_up: bool = False
 

@@ -232,7 +232,11 @@ def bind_reactive(
         f.name: settle(value, values) for f in fields(persona) if isinstance(value := getattr(persona, f.name), str)
     }
     persona = replace(persona, **numbers)  # type: ignore[arg-type]
-    clips, voice = _cast(pack.spoken(scenario.split), persona, seeds)
+    voices = pack.voices(scenario)
+    voice = voices[int(seeds.rng("voice").integers(len(voices)))]
+    # What that voice never says is taken from the others.
+    spoken = pack.spoken(scenario.split).items()
+    clips = {kind: [clip for clip in options if clip.voice == voice] or options for kind, options in spoken}
     agenda: list[tuple[str, Clip]] = []
     kinds = {name: next(kind for kind in TURNS[name].kinds if clips.get(kind)) for name in persona.says}
     left: dict[str, list[Clip]] = {}
@@ -257,24 +261,6 @@ def bind_reactive(
         agenda=tuple(agenda),
         clock=clock,
     )
-
-
-def _cast(
-    spoken: Mapping[str, Sequence[Clip]], persona: Persona, seeds: Seeds
-) -> tuple[dict[str, Sequence[Clip]], str]:
-    """The clips of one voice by kind; what that voice never says is taken from the others. Also the voice.
-
-    The voice is drawn from those that have the most of what this persona says.
-    """
-    wanted = {options[0] for _, options in persona.needs()}
-    voices: dict[str, set[str]] = {}
-    for kind, clips in spoken.items():
-        for clip in clips:
-            voices.setdefault(clip.voice, set()).add(kind)
-    most = max(len(wanted & kinds) for kinds in voices.values())
-    best = sorted(voice for voice, kinds in voices.items() if len(wanted & kinds) == most)
-    voice = best[int(seeds.rng("voice").integers(len(best)))]
-    return {kind: [c for c in clips if c.voice == voice] or list(clips) for kind, clips in spoken.items()}, voice
 
 
 def _weighted(weights: Mapping[str, float], u: float) -> str:

@@ -394,7 +394,8 @@ def test_a_model_that_thinks_before_it_answers_is_understood(judges) -> None:
 
 
 @pytest.mark.parametrize(
-    "header, seconds", [("3", 3.0), ("-1", 0.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("soon", 0.0), ("", 0.0)]
+    "header, seconds",
+    [("3", 3.0), ("-1", 0.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("soon", 0.0), ("", 0.0), ("9" * 400, 0.0)],
 )
 def test_how_long_to_wait_is_read_from_seconds_or_a_date(header: str, seconds: float) -> None:
     assert retry_after(header) == seconds

@@ -448,6 +448,34 @@ def test_a_learned_turn_model_plugs_in_by_entry_point_and_may_project_the_end(tm
         parse_scenarios(text.replace("turn_model: oracular", "turn_model: oraclar"))
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -0.1, 7.0])
+def test_what_is_no_probability_costs_its_row_the_floor_and_is_counted(pack, monkeypatch, caplog, wrong):
+    def update(self, heard: Heard, user: np.ndarray) -> np.ndarray:
+        return np.array([wrong, 1.0])
+
+    def run() -> list:
+        env = DuplexVectorEnv(pack, 2, frames=60)
+        env.reset(seed=3, options={"scenario": "asks"})
+        for action in speech(61, [(2.0, 3.0)])[1:]:
+            env.step(np.repeat(action[None], 2, axis=0))
+        return [env.episode(row) for row in range(2)]
+
+    monkeypatch.setattr(EnergyTurns, "update", update)
+    told, sure = run()
+    assert told.meta["user_faults"] == 60 and sure.meta["user_faults"] == 0
+    assert caplog.text.count("no probability: asks, variant 0 waits") == 1
+    assert len(told.events) < len(sure.events)  # it dares not take a turn, and does not take it for sure either
+
+
+@pytest.mark.parametrize("wrong", [np.ones(3), np.ones((2, 1)), 0.5, ["1", "1"]])
+def test_a_turn_model_that_gives_no_number_a_row_is_named(pack, monkeypatch, wrong):
+    monkeypatch.setattr(EnergyTurns, "update", lambda self, heard, user: wrong)
+    env = DuplexVectorEnv(pack, 2, frames=60)
+    env.reset(seed=3, options={"scenario": "asks"})
+    with pytest.raises(UptakeError, match=r"turn model 'energy' gave .*, expected one probability for each of 2 rows"):
+        env.step(np.zeros((2, F), np.float32))
+
+
 @pytest.mark.parametrize(
     ("persona", "message"),
     [
@@ -463,6 +491,22 @@ def test_a_learned_turn_model_plugs_in_by_entry_point_and_may_project_the_end(tm
 def test_a_bad_persona_is_named_with_its_line(persona, message):
     with pytest.raises(UptakeError, match=message):
         parse_scenarios(scenario("bad", persona), "x")
+
+
+@pytest.mark.parametrize(
+    ("drawn", "persona", "message"),
+    [
+        ("{dist: uniform, a: -5, b: -1}", "patience_s: $x", r"x:5: patience_s: \$x can be -5 to -1; .* 0.5 to 60"),
+        ("{choice: [0.5, 5]}", "sure: $x", r"sure: \$x can be 0.5 to 5; it must stay within 0.05 to 0.95"),
+        ("{choice: [7]}", "barges_in: $x", "barges_in: .* within 0 to 1"),
+        ("{dist: lognormal, median: 4, sigma: 1}", "coughs_per_min: $x", "can be 0 to inf; .* perhaps by clip"),
+        ("{choice: [40]}", "gain_db: $x", "within -60 to 30"),
+    ],
+)  # fmt: skip
+def test_a_variable_is_held_to_the_limits_of_the_number_that_it_stands_for(drawn, persona, message):
+    text = scenario("bad", persona) + f"vars: {{x: {drawn}}}\n"
+    with pytest.raises(UptakeError, match=message):
+        parse_scenarios(text.replace("---\n", ""), "x")
 
 
 @pytest.mark.parametrize(
