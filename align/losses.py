@@ -142,7 +142,8 @@ def exact_kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tensor:
 def sampled_kl(logp: Tensor, ref_logp: Tensor, mask: Tensor, estimator: str = "k3") -> Tensor:
     """KL(policy || reference) estimated from the sampled action only, with d = logp - ref.
 
-    `k1` is d: unbiased, and as a reward it has the KL's policy gradient; as a loss its gradient is zero on average.
+    `k1` is d: unbiased, and as a reward it has the KL's policy gradient, which an exact KL there has not (it is the
+    same whatever was sampled); as a loss its gradient is zero on average.
     `k2` is d^2 / 2: biased as a value, but as a loss on the policy's own samples it has the KL's gradient.
     `k3` is exp(-d) - 1 + d: unbiased and never negative; as a loss it has the gradient of the *other* KL,
     KL(reference || policy), unless it is multiplied by the ratio (`use_bias_correction_kl`).

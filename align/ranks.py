@@ -166,6 +166,45 @@ class Watch:
         finally:
             self._waiting = None
 
+    def follow(self, place: str) -> None:
+        """Wait until the first rank has come here, however long its work before takes; it tells the others and goes on.
+
+        Args:
+            place: a name that is used once.
+
+        Raises:
+            UptakeError: it has ended, or gives no sign of life.
+        """
+        if self._store is None:
+            return
+        key, waiting = f"uptake/place/{place}", time.monotonic()
+        if self._rank == 0:
+            with self._lock:
+                self._store.set(key, "")
+            return
+        while not self._told(key):
+            first = self._seen.get(0)
+            if first is not None and (first.said["left"] or time.monotonic() - first.at > GRACE):
+                raise UptakeError(self._who(time.monotonic() - waiting))
+            time.sleep(BEAT / 4)
+
+    def _told(self, key: str) -> bool:
+        try:
+            with self._lock:
+                return bool(self._store.check([key]))
+        except RuntimeError:
+            self._store_is_gone()
+            return False
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Tell the other ranks why this one leaves, before anything else is wound up: they wait."""
+        try:
+            yield
+        except BaseException as error:
+            self.leave(" ".join(f"{error or type(error).__name__}".split())[:300])
+            raise
+
     def leave(self, why: str) -> None:
         """Tell the others that this rank ends.
 

@@ -37,7 +37,7 @@ from align.judging import check_axes
 from align.memory import peak_memory
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
-from align.ranks import stop_ranks
+from align.ranks import start_ranks, stop_ranks, watch
 from align.report import save_conversation, write_report
 from align.rollout import check_context
 from align.trainers import grpo, learner, ppo
@@ -98,7 +98,11 @@ def _run(job: Job, console: Console, started: float, resume: bool) -> Path | Non
         claim(folder, config, resume, judged=judge is not None)
     if judge is not None:
         judge.record_in(folder, job.composition.rubrics, rank)
-    before = measure(job, "before", folder, console) if first else None
+    start_ranks(config.algorithm.collective_timeout)
+    # One rank measures; for that the others wait without a limit, which is for steps that ranks make together.
+    with watch().telling():
+        before = measure(job, "before", folder, console) if first else None
+        watch().follow("measured before")
     # wandb would print its own summary and listen in on the progress bar; what it logs is not touched.
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")

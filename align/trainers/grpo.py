@@ -140,11 +140,11 @@ def train(
             tally.add("time/judge", judged - judging)
             tally.add("time/update", judging - scoring + time.perf_counter() - judged)
             if config.target_kl is not None:
-                kl, counted = run.engine.total(tally.sums("kl"))
+                total, counted = run.engine.total(tally.sums("kl"))
+                kl = total / counted if counted else math.nan  # every update was skipped
                 run.carried["beta"] = kl_control.adapted(
-                    beta, kl / max(counted, 1.0), config.target_kl, config.num_groups * config.num_generations,
-                    config.kl_horizon,
-                )  # fmt: skip
+                    beta, kl, config.target_kl, config.num_groups * config.num_generations, config.kl_horizon
+                )
                 tally.add("beta", beta)
             metrics = run.end_iteration(iteration, tally, played, step, list(scenarios))
     run.finish()
@@ -214,7 +214,7 @@ def _update(
             per_action = per_action * lessons.weights[part]
         if config.kl_in_loss:
             kl = learner.kl(seen.trajectory, scored, seen.token_mask)
-            tally.add("kl", float(kl.detach().sum()), float(seen.token_mask.any(1).sum()))
+            drift = float(kl.detach().sum())
             if config.use_bias_correction_kl:
                 kl = kl * ratios.ratio(logp, seen.logp, seen.mask, level)
             per_action = per_action + lessons.beta * kl
@@ -227,6 +227,8 @@ def _update(
             return False
         engine.backward(loss, last=at + size >= len(rows))
         step_loss += float(loss.detach())
+        if config.kl_in_loss:
+            tally.add("kl", drift, float(seen.token_mask.any(1).sum()))
         tally_ratio(tally, logp, seen.logp, credit, seen.mask, clip, level)
     norm = engine.step(learning_rate)
     if not math.isfinite(norm):

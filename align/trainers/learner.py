@@ -211,14 +211,15 @@ class Learner:
 
     @torch.no_grad()
     def kl_rewards(self, old: Old) -> Tensor:
-        """(B, T) KL to the start as a cost of each frame, by `kl_estimator`: exact, or k1.
+        """(B, T) KL to the start as a cost of each frame: k1 of what was sampled.
 
-        As a reward only k1 of the sampled estimates has the expectation, and the policy gradient, of the KL.
+        As a reward only that has the policy gradient of the KL. k2 and k3 have another one. An exact KL is the same
+        whatever was sampled in its frame: no action is charged for its own distance, only for those it leads to.
         """
         parts = []
         for at in range(0, old.mask.shape[0], self.config.per_device_train_batch_size):
             part = old.rows(range(old.mask.shape[0])[at : at + self.config.per_device_train_batch_size])
-            scored = self.score(part.trajectory, self.config.kl_estimator == "exact")
+            scored = self.score(part.trajectory, False)
             kl = self.kl(part.trajectory, scored, part.token_mask)
             parts.append(kl if kl.dim() == 2 else kl.sum(1))
         return torch.cat(parts)

@@ -14,8 +14,8 @@ The algorithm is PPO with clipped ratio and clipped value loss (arXiv 1707.06347
 4. The value head reads the policy's own temporal transformer instead of a second model. It predicts before the frame's
    action is drawn, is checkpointed with the run, and is not exported.
 5. A conversation that `frames` cuts off is treated as over: no verdict falls after it, so nothing is bootstrapped.
-6. The KL to the start is exact over the text vocabulary; in the loss (`use_kl_in_reward: false`) or taken off each
-   frame's reward (`true`).
+6. The KL to the start is a term of the loss, exact over the text vocabulary; with `use_kl_in_reward: true` the
+   log-ratio of what was said is taken off each frame's reward (`kl_estimator: k1`).
 
 One iteration, top to bottom in `train`: draw scenarios, roll out, recompute old log-probabilities and values, judge,
 estimate advantages, update in minibatches for some epochs, log, checkpoint. The choices are in
@@ -198,7 +198,6 @@ def _update(
         if config.kl_in_loss:
             kl = learner.kl(seen.trajectory, scored, seen.token_mask)
             per_frame = per_frame + config.kl_coef * kl
-            tally.add("kl", float(kl.detach().sum()), frames)
         loss = losses.reduce_loss(
             per_frame, mask, loss_type="dapo", total_frames=total_frames, total_rows=total_rows, world=engine.world
         )
@@ -208,6 +207,8 @@ def _update(
         engine.backward(loss, last=at + size >= len(rows))
         step_loss += float(loss.detach())
         tally_ratio(tally, logp, seen.logp, lessons.advantages[part], mask, clip)
+        if config.kl_in_loss:
+            tally.add("kl", float(kl.detach().sum()), frames)
         tally.add("loss/policy", float(surrogate.detach().sum()), frames)
         tally.add("loss/value", float(value.detach().sum()), frames)
         if config.cliprange_value is not None:

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 FREE = frozenset((
     "iterations", "save_steps", "save_total_limit", "nan_budget", "per_device_train_batch_size", "zero_stage",
     "offload", "gradient_checkpointing", "collective_timeout", "log_episodes_steps", "tensorboard", "alarms",
+    "learning_rate",
 ))  # fmt: skip
-"""What may change on --resume: what changes no figure, the length of the run, and how its ranks share the work."""
+"""What may change on --resume: what changes no figure, the length of the run, how its ranks share the work, and the
+learning rate: the run that broke would break again at the old one."""
 
 
 class Run:
@@ -170,8 +172,8 @@ class Run:
             raise KeyboardInterrupt from None
         except FloatingPointError as error:
             raise UptakeError(
-                f"iteration {iteration}: {error}; lower {self.config.section}.learning_rate and start again, or "
-                "--resume from the last checkpoint"
+                f"iteration {iteration}: {error}; lower {self.config.section}.learning_rate and --resume from the "
+                "last checkpoint"
             ) from error
         return played
 

@@ -71,11 +71,11 @@ class RunConfig(ABC):
     streams: str = "text"
     """What the ratio is about. text: the sampled text token, as published; speak: only whether it is silent or not."""
     kl_estimator: str = "exact"
-    """exact: over the whole vocabulary, as published. From the sampled token only: k2 or k3 for a KL in the loss, k1
-    for one in the reward (`align.losses.sampled_kl` says why)."""
+    """In the loss exact, over the whole vocabulary, as published, or from the sampled token only k2 or k3; in the
+    reward k1 (`align.losses.sampled_kl` says why)."""
     use_kl_in_reward: bool = False
     """true: each frame's KL is taken off its reward, so that the advantage of an action counts the drift that it leads
-    to; false: it is a term of the loss, frame by frame."""
+    to, and kl_estimator must be k1; false: it is a term of the loss, frame by frame."""
     shuffle_rewards: bool = False
     """Control experiment: judgements are dealt out at random. Such a run must learn nothing."""
 
@@ -173,10 +173,11 @@ class RunConfig(ABC):
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UptakeError(f"{self.section}.{name} = {value!r}: must be at least {least}")
-        if self.kl_weight and self.use_kl_in_reward and self.kl_estimator in ("k2", "k3"):
+        if self.kl_weight and self.use_kl_in_reward and self.kl_estimator != "k1":
             raise UptakeError(
                 f"{self.section}.kl_estimator = '{self.kl_estimator}' with {self.section}.use_kl_in_reward: as a "
-                "reward only exact and k1 have the policy gradient of the KL"
+                f"reward only k1 has the policy gradient of the KL; give {self.section}.kl_estimator = k1, or take it "
+                f"into the loss with {self.section}.use_kl_in_reward = false"
             )
         if self.use_kl_in_reward and not self.kl_weight:
             raise UptakeError(f"{self.section}.use_kl_in_reward = true: there is no KL, its weight is 0")

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,9 +48,10 @@ if TYPE_CHECKING:
 Teaching = MoshiTeaching | ChunkTeaching
 FREE = frozenset((
     "iterations", "delay", "eval_steps", "save_steps", "save_total_limit", "nan_budget", "per_device_train_batch_size",
-    "zero_stage", "offload", "gradient_checkpointing", "collective_timeout", "tensorboard",
+    "zero_stage", "offload", "gradient_checkpointing", "collective_timeout", "tensorboard", "learning_rate",
 ))  # fmt: skip
-"""What may change on --resume: what changes no figure of training, its length, and how its ranks share the work."""
+"""What may change on --resume: what changes no figure of training, its length, how its ranks share the work, and the
+learning rate: the run that broke would break again at the old one."""
 
 
 def train(
@@ -126,7 +126,7 @@ def train(
         config={**asdict(config), "seed": seed, "world": world},
     )  # fmt: skip
     metrics: dict[str, float] = {}
-    with Interrupt() as interrupt, monitor, _telling(engine):
+    with Interrupt() as interrupt, monitor, engine.watch.telling():
         for iteration in range(first, config.iterations):
             began, tally = time.perf_counter(), Tally()
 
@@ -296,13 +296,3 @@ def _engine_config(config: SftConfig) -> EngineConfig:
         adam_beta2=config.adam_beta2,
         weight_decay=config.weight_decay,
     )
-
-
-@contextmanager
-def _telling(engine: Engine) -> Iterator[None]:
-    """Tell the other ranks why this one leaves, before anything else is wound up: they wait."""
-    try:
-        yield
-    except BaseException as error:
-        engine.watch.leave(" ".join(f"{error or type(error).__name__}".split())[:300])
-        raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 from align import checkpoints, losses
 from envs.duplex_vector_env import DuplexVectorEnv
+from launch import train
 from tests.child import command, start
 from tests.integration.test_quickstart import SMALL, figures
 from tests.judge_server import JudgeServer
@@ -70,6 +72,11 @@ def test_more_losses_that_are_no_numbers_than_the_budget_end_the_run_with_a_dump
         tensors = load_file(dump.with_suffix(".safetensors"))
         assert tensors["codes"].shape[0] == tensors["old_logp"].shape[0] == len(rows) == 5
         assert torch.isfinite(tensors["old_logp"][tensors["mask"]]).all()
+    shutil.copytree(run, tmp_path / "slower")
+    slower = [*arguments, "name=slower", "grpo.learning_rate=1e-5", "--resume"]  # as the line says
+    assert command(slower, errors)[0] == 0, errors.read_text()
+    rates = [json.loads(line)["learning_rate"] for line in (tmp_path / "slower" / "metrics.jsonl").open()]
+    assert len(rates) == 3 and rates[0] > 1e-5 >= rates[1]
     assert command([*arguments, "name=broken", "--resume"], errors)[0] == 0, errors.read_text()
     assert figures(run) == figures(tmp_path / "peace")
 
@@ -102,6 +109,7 @@ def test_a_run_goes_on_to_its_report_when_its_judge_dies_or_hangs(
 def test_a_rank_that_hangs_ends_the_run_in_one_line_that_says_who_and_where_and_it_can_go_on(
     world: list[str], tmp_path: Path
 ) -> None:
+    """Measuring before training, which only the first rank does, may take longer than the limit for a hang."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -117,6 +125,15 @@ def test_a_rank_that_hangs_ends_the_run_in_one_line_that_says_who_and_where_and_
 
         DuplexVectorEnv.step = stepped  # type: ignore[method-assign,assignment]
 
+    def measure_slowly() -> None:
+        measure = train.measure
+
+        def slow(*args: object) -> object:
+            time.sleep(10)
+            return measure(*args)  # type: ignore[arg-type]
+
+        train.measure = slow  # type: ignore[assignment]
+
     def rank(number: int) -> Callable[[], None]:
         def prepare() -> None:
             os.environ |= {
@@ -125,6 +142,8 @@ def test_a_rank_that_hangs_ends_the_run_in_one_line_that_says_who_and_where_and_
             }  # fmt: skip
             if number:
                 hang()
+            else:
+                measure_slowly()
 
         return prepare
 

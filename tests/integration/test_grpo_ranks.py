@@ -71,7 +71,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
 CISPO = {"loss_type": "cispo", "epsilon_high": 5.0, "max_num_gen_batches": 3, "target_kl": 1e-3, "kl_horizon": 50}
 REINFORCE = {
     "baseline": "none", "scale_rewards": "none", "credit": "uniform", "normalize_advantages": True,
-    "use_kl_in_reward": True, "loss_type": "dr_grpo", "importance_sampling_level": "sequence",
+    "use_kl_in_reward": True, "kl_estimator": "k1", "loss_type": "dr_grpo", "importance_sampling_level": "sequence",
 }  # fmt: skip
 
 

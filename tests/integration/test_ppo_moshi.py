@@ -96,7 +96,7 @@ def test_sharded_weights_end_where_whole_ones_do(pack, plain, tmp_path):
 
 
 def test_lora_trains_adapters_and_the_whole_head(pack, tmp_path):
-    train(pack, tmp_path, use_peft=True, lora_r=4, learning_rate=2e-2, use_kl_in_reward=True)
+    train(pack, tmp_path, use_peft=True, lora_r=4, learning_rate=2e-2, use_kl_in_reward=True, kl_estimator="k1")
     names = changed(tmp_path)
     assert names
     assert all(name.startswith("transformer.") and name.endswith("weight") for name in names)

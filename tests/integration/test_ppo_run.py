@@ -105,7 +105,6 @@ def test_micro_batches_do_not_matter(straight, tmp_path):
 @pytest.mark.parametrize(
     "choice",
     [
-        {"use_kl_in_reward": True, "kl_coef": 1.0},
         {"use_kl_in_reward": True, "kl_coef": 1.0, "kl_estimator": "k1"},
         {"kl_estimator": "k3", "kl_coef": 1.0},
         {"streams": "speak", "kl_coef": 0.0, "entropy_coeff": 0.1},
@@ -184,6 +183,7 @@ def test_a_policy_without_a_hidden_state_is_sent_to_grpo(tmp_path):
         ({"num_ppo_epochs": 0}, r"ppo.num_ppo_epochs = 0: must be at least 1"),
         ({"kl_estimator": "sampled"}, r"ppo.kl_estimator = 'sampled': must be one of exact, k1, k2, k3"),
         ({"learning_rate": 0.0}, r"ppo.learning_rate = 0 with a ppo.value_learning_rate"),
+        ({"use_kl_in_reward": True}, r"ppo.kl_estimator = 'exact' with ppo.use_kl_in_reward: .* only k1 has"),
         ({"bf16": True}, r"ppo.bf16 = true needs ppo.zero_stage"),
     ],
 )

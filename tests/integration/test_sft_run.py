@@ -201,6 +201,8 @@ def test_a_loss_that_is_no_number_is_skipped_counted_and_kept_to_be_looked_at(
     dumped = json.loads((tmp_path / "nan-000000-rank0.json").read_text())["rows"]
     assert len(dumped) == 4 and {"recording", "frame", "delay"} == dumped[0].keys()
     assert load_file(tmp_path / "nan-000000-rank0.safetensors")["codes"].shape == (4, 17, 40)
+    run(tmp_path, "moshi", replace(recordings, dev=""), resume=True, iterations=4, learning_rate=1e-4)
+    assert 0 < metrics(tmp_path)[-1]["learning_rate"] <= 1e-4
     seen.clear()
     with pytest.raises(UptakeError, match=r"more than sft\.nan_budget = 0"):
         run(tmp_path / "strict", "moshi", recordings, nan_budget=0)

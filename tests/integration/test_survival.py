@@ -39,6 +39,21 @@ sys.exit(guarded(lambda: toy_run(Path(sys.argv[1]), config, seed=5)))
 """
 
 
+def two_ranks(script, *arguments):
+    """The processes, which end by themselves or are to be killed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    env = os.environ | {"PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", script, *arguments], cwd=ROOT, env=env | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("what", "says"),
     [
@@ -48,17 +63,7 @@ sys.exit(guarded(lambda: toy_run(Path(sys.argv[1]), config, seed=5)))
     ],
 )
 def test_when_a_rank_is_lost_the_others_name_it_and_what_it_did_and_end_with_status_2(tmp_path, what, says):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    env = os.environ | {"PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RUN, str(tmp_path), what], cwd=ROOT, env=env | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in ("0", "1")
-    ]  # fmt: skip
+    ranks = two_ranks(RUN, str(tmp_path), what)
     try:
         _, errors = ranks[0].communicate(timeout=120)
     finally:
@@ -72,6 +77,41 @@ def test_when_a_rank_is_lost_the_others_name_it_and_what_it_did_and_end_with_sta
     assert "--resume" in lines[0]
     assert "Traceback" not in errors
     assert (tmp_path / "checkpoints" / "iteration-000002").is_dir()
+
+
+ALONE = """
+import os, signal, sys, time
+from align.ranks import start_ranks, watch
+from launch.errors import guarded
+
+def work():
+    start_ranks(60)
+    with watch().telling():
+        if os.environ["RANK"] == "0":
+            time.sleep(3)
+            {"killed": lambda: os.kill(os.getpid(), signal.SIGKILL), "fails": lambda: 1 / 0}[sys.argv[1]]()
+        watch().follow("the end of it")
+
+sys.exit(guarded(work))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "says"), [("killed", "rank 0 .*killed, out of memory"), ("fails", "rank 0 has ended: division by zero")]
+)
+def test_ranks_that_wait_for_the_first_one_without_a_limit_are_told_when_it_ends(what, says):
+    ranks = two_ranks(ALONE, what)
+    try:
+        _, errors = ranks[1].communicate(timeout=120)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    lines = [line for line in errors.splitlines() if line.startswith("uptake: ")]
+    assert ranks[1].returncode == 2, errors
+    assert len(lines) == 1, errors
+    assert re.search(says, lines[0]), lines[0]
+    assert "Traceback" not in errors
 
 
 def test_a_run_that_is_killed_at_random_and_inside_its_checkpoints_ends_bit_for_bit_as_in_peace():

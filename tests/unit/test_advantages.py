@@ -211,4 +211,5 @@ def test_the_kl_coefficient_is_steered_towards_its_target_by_at_most_a_fifth_a_h
     assert adapted(0.1, kl=0.2, target=0.2, conversations=80, horizon=80) == 0.1
     assert adapted(0.1, kl=9.0, target=0.2, conversations=80, horizon=80) == pytest.approx(0.12)
     assert adapted(0.1, kl=0.0, target=0.2, conversations=40, horizon=80) == pytest.approx(0.09)
+    assert adapted(0.1, kl=math.nan, target=0.2, conversations=80, horizon=80) == 0.1
     assert adapted(0.1, kl=0.21, target=0.2, conversations=80, horizon=80) == pytest.approx(0.105)
