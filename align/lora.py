@@ -25,16 +25,22 @@ def add_lora(model: nn.Module, targets: str, r: int, alpha: int) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
+    chosen = list(adapted_layers(model, targets))
+    model.requires_grad_(False)
+    inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=chosen, lora_dropout=0.0), model)
+
+
+def adapted_layers(model: nn.Module, targets: str) -> dict[str, nn.Linear]:
+    """The linear layers of a model without adapters that would get one, by name; arguments and errors of `add_lora`."""
     try:
         pattern = re.compile(targets)
     except re.error as error:
         raise UptakeError(f"lora_target_modules = '{targets}' is no regular expression: {error}") from error
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    chosen = [name for name in linear if pattern.fullmatch(name)]
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    chosen = {name: module for name, module in linear.items() if pattern.fullmatch(name)}
     if not chosen:
-        raise UptakeError(f"lora_target_modules = '{targets}' matches no linear layer; one is '{linear[0]}'")
-    model.requires_grad_(False)
-    inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=chosen, lora_dropout=0.0), model)
+        raise UptakeError(f"lora_target_modules = '{targets}' matches no linear layer; one is '{next(iter(linear))}'")
+    return chosen
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from align import losses, ratios
 from align.engine import Engine, EngineConfig
-from align.lora import adapters_off, add_lora, merge_lora
+from align.lora import adapted_layers, adapters_off, add_lora, merge_lora
 from align.policies.sampling import truncated_log_probs
 from align.tally import Tally
 from align.trainers.run_config import RunConfig
@@ -27,7 +27,7 @@ from align.value_head import ValueHead
 from envs.errors import UptakeError
 
 if TYPE_CHECKING:
-    from align.policies.base import DuplexPolicy, Trajectory
+    from align.policies.base import DuplexPolicy, DuplexSpec, Trajectory
     from align.trainers.sft_config import SftConfig
 
 
@@ -89,7 +89,9 @@ class Old:
 
 
 def choose_trained(model: nn.Module, config: RunConfig | SftConfig) -> None:
-    """Freeze a model, or give it adapters, as the run will."""
+    """Freeze a model, or give it adapters, and let it recompute its activations, as the run will."""
+    if config.gradient_checkpointing:
+        recompute_activations(model, config.section)
     if config.use_peft:
         add_lora(model, config.lora_target_modules, config.lora_r, config.lora_alpha)
     else:
@@ -109,6 +111,33 @@ def export_trained(policy: DuplexPolicy, config: RunConfig | SftConfig, folder: 
         merge_lora(policy.model)
 
 
+def codebooks_learned(spec: DuplexSpec, config: RunConfig) -> int:
+    """Agent codebooks in the objective; UptakeError where the policy does not train the ones that are wanted."""
+    audio = sum(stream.trainable for stream in spec.streams[1:])
+    if config.streams in ("semantic", "all") and not audio:
+        raise UptakeError(
+            f"{config.section}.streams = {config.streams}: this policy has no trainable audio stream; use text or speak"
+        )
+    return {"semantic": 1, "all": audio}.get(config.streams, 0)
+
+
+def trained_parameters(model: nn.Module, config: RunConfig, hidden: int) -> int:
+    """Numbers that a run trains: weights, or adapters, and the value head of PPO.
+
+    Args:
+        model: as it was loaded, before `choose_trained`.
+        hidden: the policy's `spec.hidden`.
+    """
+    if config.use_peft:
+        layers = adapted_layers(model, config.lora_target_modules).values()
+        trained = sum(config.lora_r * (layer.in_features + layer.out_features) for layer in layers)
+    else:
+        start = tuple(config.frozen)
+        trained = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(start))
+    head = hidden * hidden + 2 * hidden + 1  # `ValueHead`
+    return trained + (head if config.section == "ppo" else 0)
+
+
 class Learner:
     """The policy that is trained, its engine, and its frozen start."""
 
@@ -122,18 +151,10 @@ class Learner:
                 streams in the objective of one that does not train any.
         """
         self.policy, self.config = policy, config
-        audio = sum(stream.trainable for stream in policy.spec.streams[1:])
-        if config.streams in ("semantic", "all") and not audio:
-            raise UptakeError(
-                f"{config.section}.streams = {config.streams}: this policy has no trainable audio stream; use text or "
-                "speak"
-            )
+        self._codebooks = codebooks_learned(policy.spec, config)
         if config.bf16:  # before anything is copied
             policy.model.to(torch.bfloat16)
-        self._codebooks = {"semantic": 1, "all": audio}.get(config.streams, 0)
         choose_trained(policy.model, config)
-        if config.gradient_checkpointing:
-            recompute_activations(policy.model, config.section)
         keep = config.kl_weight and not config.use_peft
         frozen_copy = copy.deepcopy(policy.model).requires_grad_(False) if keep else None
         if values and not policy.spec.hidden:

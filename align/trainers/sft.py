@@ -37,7 +37,7 @@ from align.ranks import start_ranks
 from align.signals import Interrupt
 from align.tally import Tally
 from align.trainers import resuming, sft_data
-from align.trainers.learner import choose_trained, export_trained, recompute_activations
+from align.trainers.learner import choose_trained, export_trained
 from align.trainers.sft_data import Examples
 from envs.errors import UptakeError
 
@@ -280,8 +280,6 @@ def choose(teaching: Teaching, config: SftConfig) -> None:
         for name, parameter in teaching.model.named_parameters():
             if name.startswith(teaching.voice):
                 parameter.requires_grad_(False)
-    if config.gradient_checkpointing:
-        recompute_activations(teaching.model, "sft")
 
 
 def _engine_config(config: SftConfig) -> EngineConfig:
