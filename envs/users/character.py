@@ -6,7 +6,6 @@ decides when something is said, and the same utterance sounds the same whenever 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
@@ -124,11 +123,10 @@ class Character:
             self._drawn[key] = float(self.seeds.rng("user", name, *which).random())
         return self._drawn[key]
 
-    def draw(self, law: str, *which: str | int, at_least: int | None = None, scale: float = 1.0) -> int:
-        """A draw from a law times `scale`, in samples; from the law given that it is at least so many samples."""
-        least = -math.inf if at_least is None else self.clock.seconds(at_least) / scale
+    def draw(self, law: str, *which: str | int, scale: float = 1.0) -> int:
+        """A draw from a law times `scale`, in samples."""
         u, pair = self.chance(law, *which), self.chance("dyad " + law)
-        return self.clock.nearest_sample(scale * self.laws[law].at(u, pair, least))
+        return self.clock.nearest_sample(scale * self.laws[law].at(u, pair))
 
     def intent(self, index: int) -> Intent:
         """Why it interrupts for the n-th time."""

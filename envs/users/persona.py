@@ -158,7 +158,7 @@ class ReactiveUser:
 
     persona: Persona = Persona()
     laws: str = "human"
-    turn_model: str = "energy"
+    turn_model: str = "projection"
 
 
 def missing(persona: Persona, kinds: Collection[str]) -> str | None:
