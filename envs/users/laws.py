@@ -157,3 +157,13 @@ def _law(document: Document, name: str, spec: Mapping[str, Any]) -> Law:
         raise document.error(f"law {name!r}: the lower bound is above the upper one; swap them", where)
     params = tuple(float(spec[key]) for key in wanted)
     return Law(name, spec["dist"], params, (low, high), float(spec["dyad"]), spec["source"])
+
+
+def to_json(laws: Mapping[str, Law], name: str) -> dict[str, Any]:
+    """The content of a laws file; JSON is YAML, so that `load_laws` reads what it is written to."""
+    content = {}
+    for key, law in laws.items():
+        params = dict(zip(_PARAMETERS[law.dist], law.params, strict=True))
+        clip = {"clip": list(law.clip)} if all(map(math.isfinite, law.clip)) else {}
+        content[key] = {"dist": law.dist, **params, **clip, "dyad": law.dyad, "source": law.source}
+    return {"schema": SCHEMA, "name": name, "laws": content}
