@@ -6,8 +6,8 @@ transfers than either speaker does (Cavalcanti & Skantze 2025), so that an offse
 Distance of a law to a corpus, for each quantity over all its observations: Kolmogorov-Smirnov (the greatest
 difference of the two distribution functions, 0 to 1) and Wasserstein-1 (how far the mass has to move, in the
 quantity's unit), each with a 95 % interval from 200 resamplings of conversations. The law, or what simulated users
-did, is drawn from 16,384 times, 64 times in each of 256 conversations. Pauses under 0.18 s do not exist in a corpus (they do not split a unit), so
-that a law is compared by what it says of longer ones.
+did, is drawn from 16,384 times, 64 times in each of 256 conversations. Pauses under 0.18 s do not exist in a corpus
+(they do not split a unit), so that a law is compared by what it says of longer ones.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Cues:
 class Projection:
     """See the head of this module. Rows know nothing of each other."""
 
-    leads_s = LEADS_S
+    leads_s: tuple[float, ...] = LEADS_S
 
     def __init__(self, batch: int) -> None:
         self._cues = Cues(batch)

@@ -75,7 +75,7 @@ class EnergyTurns:
     the human law of pauses, even odds take 0.56 s: what a listener pays who cannot project the end of a turn.
     """
 
-    leads_s = (0.0,)
+    leads_s: tuple[float, ...] = (0.0,)
     SHIFT = 0.2
 
     def __init__(self, batch: int) -> None:

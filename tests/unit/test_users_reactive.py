@@ -21,6 +21,7 @@ from envs.pack import Pack
 from envs.scenario import parse_scenarios
 from envs.users import turn_models
 from envs.users.behaviour import State
+from envs.users.character import Utterance
 from envs.users.drivers import bind
 from envs.users.laws import load_laws
 from envs.users.persona import INTENTS
@@ -206,7 +207,8 @@ def test_without_an_answer_it_asks_again_says_hello_and_hangs_up(pack):
     episode = talk(pack, "asks", [], frames=200)
     assert ids(episode) == ["turn0", "turn0-1", "hello0", "hang-up"]
     turn, again, hello, left = episode.events
-    assert again.text == turn.text and hello.text == "hello" and left.type == "E2"
+    assert again.text != turn.text and hello.text == "hello" and left.type == "E2"
+    assert again.expected("responds").content == turn.expected("responds").content  # about the same, in other words
     assert episode.meta["ended"] == "script" and episode.meta["skipped"][0] == {"id": "turn0", "type": "A1"}
     waits = [CLOCK.seconds(b.onset - a.offset) for a, b in pairwise(episode.events)]
     assert all(1.0 < wait < 4.0 for wait in waits)  # patience_s: 2, and what its law makes of it
@@ -215,6 +217,18 @@ def test_without_an_answer_it_asks_again_says_hello_and_hangs_up(pack):
 def test_a_pack_without_hello_lets_it_repeat_itself(tmp_path):
     plain = reactive_pack(tmp_path, SETS, more=False)
     assert ids(talk(plain, "asks", [], frames=200)) == ["turn0", "turn0-1", "turn0-2", "hang-up"]
+
+
+def test_the_taxonomy_packs_clips_are_what_its_users_say():
+    pack = Pack.load("taxonomy", "reactive")
+    character = bind(pack, pack.scenario("reactive/interruptions/train"), 3, 0)
+    said = {character.speech(Utterance("cut", i)).events[0].type: i for i in range(40)}
+    assert set(said) == {"C2", "C4", "C5", "C6", "C7"}
+    kinds = {"C4": "repetition", "C5": "follow_up", "C6": "complaint"}
+    texts = {" ".join(word.text for word in c.words): c.said_as for c in pack.clips() if c.split == "train"}
+    for code, kind in kinds.items():
+        assert texts[character.speech(Utterance("cut", said[code])).events[0].text] == kind
+    assert character.has("bye") and "bye" in character.speech(Utterance("bye", 0)).events[0].text
 
 
 def test_a_backchannel_of_the_agent_is_no_answer(pack):
