@@ -539,7 +539,9 @@ def test_a_turn_model_that_gives_no_number_a_row_is_named(pack, monkeypatch, wro
     monkeypatch.setattr(Projection, "update", lambda self, heard, user: wrong)
     env = DuplexVectorEnv(pack, 2, frames=60)
     env.reset(seed=3, options={"scenario": "asks"})
-    with pytest.raises(UptakeError, match=r"turn model 'projection' gave .*, expected one probability for each of 2 rows"):
+    with pytest.raises(
+        UptakeError, match=r"turn model 'projection' gave .*, expected one probability for each of 2 rows"
+    ):
         env.step(np.zeros((2, F), np.float32))
 
 
