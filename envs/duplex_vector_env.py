@@ -57,7 +57,7 @@ from envs.users.script import Cue
 from envs.users.turn_models import Heard
 from envs.voice import Voice, mix
 
-SIMULATOR_VERSION = 1
+SIMULATOR_VERSION = 2
 """Raised whenever the same seed would give other audio or other events."""
 
 _TRACKS = ("_scene", "_agent")

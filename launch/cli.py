@@ -268,10 +268,13 @@ def segments(
 def fit(
     segments: Annotated[Path, typer.Argument(help="A folder that `uptake segments` wrote.")],
     laws: Annotated[
-        Path | None, typer.Option(help="Laws to compare with, as `uptake fit` writes them; left out: the literature's.")
+        Path | None,
+        typer.Option(
+            help="Laws that simulated users live by, such as `laws.json` of another fit; left out: the literature's."
+        ),
     ] = None,
 ) -> None:
-    """Learn how the people of a corpus time themselves, and how far other laws are from it."""
+    """Learn how the people of a corpus time themselves, and how far simulated users are from that."""
     from launch.corpora import run_fit
 
     run_fit(segments, laws)
