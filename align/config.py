@@ -70,6 +70,9 @@ class TrainConfig:
     """What training starts from: `pocket`, `cascade`, the path of a checkpoint folder, or a cascade's YAML file."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """What its conversations begin with."""
+    context: int = 0
+    """Frames that a Moshi-class policy looks back, at most those of its checkpoint; the trained one's config.json says
+    them. 0: as many as the checkpoint's."""
     pack: str = "core"
     """The scenarios and their audio: `core`, or the path of a pack folder."""
     users: str = ""
@@ -149,6 +152,7 @@ def _check_values(config: TrainConfig, given: Sequence[Setting]) -> None:
         check(("evaluation", name), lambda n: n >= 1, "must be at least 1")
     for path in (("seed",), ("evaluation", "seed"), ("evaluation", "conversations")):
         check(path, lambda n: n >= 0, "must be 0 or more")
+    check(("context",), lambda n: n >= 0, "must be 0 or more")
     check(("evaluation", "split"), lambda s: s in ("train", "dev", "test"), "must be train, dev or test")
     check(("wandb", "mode"), lambda m: m in ("disabled", "offline", "online"), "must be disabled, offline or online")
     check(("name",), lambda n: bool(n) and Path(n).name == n, "must be one folder name, without '/'")

@@ -59,7 +59,9 @@ class Contexts:
         lag = heard_after(self.policy.spec)
         talk = self._talk(rng, length + lag + 1)
         # As in supervised training: the agent's column t is audible `lag` frames later.
-        text = text_stream(talk.agent_words, self.policy.tokenizer, length + lag + 1)
+        c = self.policy.model.config
+        pad, epad = c.existing_text_padding_id, c.existing_text_end_padding_id
+        text = text_stream(talk.agent_words, self.policy.tokenizer, length + lag + 1, pad, epad)
         agent, user = (encode(self.policy.codec, track[None]) for track in (talk.agent, talk.user))  # (1, Q, frames)
         return align(text[None, lag:], agent[:, :, lag:], user[:, :, :-lag])[0]
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from align import rollout
+from align.codecs.base import place
 from align.curriculum import by_axis
 from align.partner import PolicyPartner
 from align.policies.base import DuplexPolicy
@@ -33,6 +34,7 @@ from align.policies.cascade.policy import CascadePolicy
 from align.policies.chunk.config import KIND as CHUNK_KIND
 from align.policies.chunk.policy import ChunkPolicy
 from align.policies.live.agent import Live, LiveAgent
+from align.policies.moshi.checkpoint import saved_dtype
 from align.policies.moshi.layouts.kyutai import read_config
 from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.prompt import PromptConfig, make_prompt
@@ -330,15 +332,19 @@ def is_cascade_file(name: str) -> bool:
     return Path(name).suffix in (".yaml", ".yml") and not Path(name).is_dir()
 
 
-def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
-    """The policy that a name or path means, on this rank's GPU if there is one: `cascade`, the YAML file of one
-    (`align.policies.cascade.config`), or see `find_folder`.
+def load_policy(
+    name: str, prompt: PromptConfig | None = None, context: int = 0, dtype: torch.dtype | None = None
+) -> DuplexPolicy:
+    """The policy that a name or path means, its codec with it on this rank's GPU if there is one: `cascade`, the YAML
+    file of one (`align.policies.cascade.config`), or see `find_folder`.
 
     Args:
         prompt: what its conversations begin with.
+        context: frames that a Moshi-class policy looks back; 0: as many as its checkpoint says.
+        dtype: of its weights; None: float32 on a CPU, on a GPU that of the checkpoint (`saved_dtype`).
 
     Raises:
-        UptakeError: no such checkpoint, or one that is incomplete or damaged; a prompt that does not fit it.
+        UptakeError: no such checkpoint, or one that is incomplete or damaged; a prompt or context that does not fit it.
     """
     policy: Any  # each class says more of its model than the contract does
     if name == CASCADE and not Path(name).is_dir():
@@ -347,14 +353,29 @@ def load_policy(name: str, prompt: PromptConfig | None = None) -> DuplexPolicy:
         policy = CascadePolicy.load(name)
     else:
         folder = find_folder(name)
-        policy = LOADERS.get(str(read_config(folder).get("model_type")), MoshiPolicy.load)(folder)
+        load = LOADERS.get(str(read_config(folder).get("model_type")))
+        policy = load(folder) if load is not None else MoshiPolicy.load(folder, context=context)
+    if context and not isinstance(policy, MoshiPolicy):
+        raise UptakeError(f"'{name}': the context of a {type(policy).__name__} cannot be set; leave it out")
+    device = _own_gpu()
+    if dtype is None:
+        published = device is not None and isinstance(policy, MoshiPolicy)
+        dtype = saved_dtype(find_folder(name)) if published else torch.float32
+    policy.model.to(dtype)  # first: the card need not hold it in float32
+    if device is not None:
+        policy.model.to(device)
+        if hasattr(policy, "codec"):
+            place(policy.codec, device)
     if prompt is not None and prompt != PromptConfig():
         if not isinstance(policy, MoshiPolicy):
             raise UptakeError(f"'{name}': a {type(policy).__name__} takes no prompt; leave it out")
         policy = policy.prompted(make_prompt(policy, prompt))
-    if torch.cuda.is_available():
-        policy.model.to(torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))))
     return policy
+
+
+def _own_gpu() -> torch.device | None:
+    """This rank's, if there is one."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if torch.cuda.is_available() else None
 
 
 def load_partner(name: str, batch: int) -> PolicyPartner:

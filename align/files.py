@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,20 @@ def read_shapes(path: Path) -> dict[str, Size]:
             return {name: Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UptakeError(f"{path}: truncated or not safetensors ({one_line(error)}); copy the file again") from error
+
+
+def read_dtype(path: Path) -> str:
+    """What most numbers of a safetensors file are, as the format spells it: BF16, F32, ..."""
+    _present(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            parts = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
+            counts: Counter[str] = Counter()
+            for part in parts:
+                counts[part.get_dtype()] += Size(part.get_shape()).numel()
+    except (SafetensorError, OSError) as error:
+        raise UptakeError(f"{path}: truncated or not safetensors ({one_line(error)}); copy the file again") from error
+    return max(counts, key=lambda kind: counts[kind])
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

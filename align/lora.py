@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,22 @@ def add_lora(model: nn.Module, targets: str, r: int, alpha: int) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
+    chosen = list(adapted_layers(model, targets))
+    model.requires_grad_(False)
+    inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=chosen, lora_dropout=0.0), model)
+
+
+def adapted_layers(model: nn.Module, targets: str) -> dict[str, nn.Linear]:
+    """The linear layers of a model without adapters that would get one, by name; arguments and errors of `add_lora`."""
     try:
         pattern = re.compile(targets)
     except re.error as error:
         raise UptakeError(f"lora_target_modules = '{targets}' is no regular expression: {error}") from error
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    chosen = [name for name in linear if pattern.fullmatch(name)]
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    chosen = {name: module for name, module in linear.items() if pattern.fullmatch(name)}
     if not chosen:
-        raise UptakeError(f"lora_target_modules = '{targets}' matches no linear layer; one is '{linear[0]}'")
-    model.requires_grad_(False)
-    inject_adapter_in_model(LoraConfig(r=r, lora_alpha=alpha, target_modules=chosen, lora_dropout=0.0), model)
+        raise UptakeError(f"lora_target_modules = '{targets}' matches no linear layer; one is '{next(iter(linear))}'")
+    return chosen
 
 
 @contextmanager
@@ -43,16 +49,58 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    before = [(layer, [p.requires_grad for p in layer.parameters()]) for layer in layers]
+    before = [(layer, layer.disable_adapters, [p.requires_grad for p in layer.parameters()]) for layer in layers]
     for layer in layers:
         layer.enable_adapters(False)
     try:
         yield
     finally:
-        for layer, flags in before:
-            layer.enable_adapters(True)
+        for layer, were_off, flags in before:
+            layer.enable_adapters(not were_off)
             for parameter, flag in zip(layer.parameters(), flags, strict=True):
                 parameter.requires_grad_(flag)
+
+
+class Adapter(NamedTuple):
+    """What is added to the weights of a linear layer, (out, in): `scaling` * up @ down."""
+
+    down: Tensor  # (r, in)
+    up: Tensor  # (out, r)
+    scaling: float
+
+    def change(self) -> Tensor:
+        """(out, in) float32, on the CPU."""
+        down, up = (one.detach().to("cpu", torch.float32) for one in (self.down, self.up))
+        return up @ down * self.scaling
+
+
+def adapters(model: nn.Module) -> dict[str, Adapter]:
+    """The adapters in a model by the full names of their layers; merged ones are in it no more."""
+    found = {}
+    for name, layer in model.named_modules():
+        if hasattr(layer, "lora_A"):
+            (key,) = layer.active_adapters
+            found[name] = Adapter(layer.lora_A[key].weight, layer.lora_B[key].weight, layer.scaling[key])
+    return found
+
+
+def merged_weights(model: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """All parameters under their published names as `dtype`, on the CPU, with the adapters added; the model stays.
+
+    They are added in float32: bfloat16, in which a large model trains, rounds each weight by up to 2e-3 of its size,
+    and adapters change it by less. On the CPU, so that the model's own device needs no memory for it.
+    """
+    learned = adapters(model)
+    out = {}
+    for name, value in model.named_parameters():
+        if ".lora_A." in name or ".lora_B." in name:
+            continue
+        published = name.replace(".base_layer.", ".")
+        whole = value.detach().cpu()
+        if (adapter := learned.get(published.removesuffix(".weight"))) is not None:
+            whole = whole.float() + adapter.change()
+        out[published] = whole.to(dtype)
+    return out
 
 
 @dataclass(frozen=True)
@@ -71,7 +119,8 @@ class Merged:
 def merge_lora(model: nn.Module, keep: bool = False) -> Merged | None:
     """Add the adapters to the weights and remove them, in place: parameter names are the published ones again.
 
-    The weights must be whole: under ZeRO-3, gather them first.
+    The sum has the precision of the weights: in bfloat16 most of a small change is lost, see `merged_weights`. The
+    weights must be whole: under ZeRO-3, gather them first.
 
     Args:
         keep: return what `unmerge_lora` needs to undo it. While merged, nothing is trainable that was an adapter, and

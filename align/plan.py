@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from align import curriculum, rollout
+from align.trainers import learner
 from align.trainers.run_config import RunConfig
 from envs.clock import CLOCK
+from envs.codec import state_bytes
 from envs.event import Word
 
 if TYPE_CHECKING:
-    from align.policies.base import DuplexPolicy, DuplexSpec
+    from align.policies.base import DuplexPolicy, DuplexSpec, Trajectory
     from align.trainers.sft import Teaching
     from align.trainers.sft_config import SftConfig
 
@@ -41,23 +44,76 @@ class Pace:
     """Seconds to score it with gradient, and back."""
     activations: int
     """Bytes kept for that way back, a frame of a conversation."""
+    lived_score: float = 0.0
+    lived_update: float = 0.0
+    lived_activations: int = 0
+    """The same three of a frame that conversations begin with, a prompt or a context: gone through, not learned."""
 
 
-def memory(model: nn.Module, spec: DuplexSpec, config: RunConfig, world: int, activations: int) -> dict[str, int]:
+def loading(model: nn.Module, config: RunConfig | SftConfig) -> str:
+    """What a rank holds before it shares anything: the whole checkpoint, which is read in float32, then its own copy.
+
+    Args:
+        model: as it was loaded.
+    """
+    every = sum(p.numel() for p in model.parameters())
+    read, kept = every * 4 / 2**30, every * (2 if config.bf16 else 4) / 2**30
+    return f"loading a rank, before that: {read:.2f} GiB of the host's memory, then {kept:.2f} GiB on its device"
+
+
+def memory(
+    model: nn.Module, spec: DuplexSpec, config: RunConfig, world: int, activations: int, lived: int = 0
+) -> dict[str, int]:
     """Bytes of one rank while it updates, by what they are for. The last conversations' memory is kept meanwhile.
 
     Args:
         model: after `learner.choose_trained`; may lie on the meta device.
         activations: bytes that a frame of a conversation keeps for the way back (`Pace.activations`).
+        lived: those of a frame before it (`Pace.lived_activations`).
     """
     size = 2 if config.bf16 else 4
     out = _stored(model, config, world)
     if config.kl_weight and not config.use_peft:
         out["reference"] = sum(p.numel() for p in model.parameters()) * size
-    frames = min(spec.context, spec.lived + config.context_frames + config.frames)
+    before = spec.lived + config.context_frames
+    frames = min(spec.context, before + config.frames)
     out["conversations"] = spec.cached * size * frames * config.conversations // world
-    out["activations"] = activations * config.frames * config.per_device_train_batch_size
+    out["activations"] = (activations * config.frames + lived * before) * config.per_device_train_batch_size
     return out
+
+
+def peak(needs: Mapping[str, int], model: nn.Module, config: RunConfig) -> str:
+    """The most that a rank holds, in words: while it updates (`memory`), or with whole weights while it converses."""
+    conversing = {name: size for name, size in needs.items() if name not in ("gradients", "activations")}
+    if config.zero_stage == 3:
+        conversing["whole weights"] = sum(p.numel() for p in model.parameters()) * (2 if config.bf16 else 4)
+    if sum(conversing.values()) > sum(needs.values()):
+        return f"and while it converses: {_sum(conversing, _gib)} GiB, its most"
+    return f"which is its most: while it converses {sum(conversing.values()) / 2**30:.2f} GiB"
+
+
+def checkpoint(trained: int, config: RunConfig) -> int:
+    """Bytes of a checkpoint on the disk: the weights that are trained, their fp32 masters and two moments."""
+    return trained * ((2 if config.bf16 else 4) + MASTER + ADAM)
+
+
+def disk(every: int, trained: int, config: RunConfig, kept: int = 0) -> int:
+    """Bytes that a run writes: checkpoints, the one that is written before the oldest goes, and the policy in fp32.
+
+    Args:
+        every: numbers in the policy.
+        trained: those of them that are trained (`learner.trained_parameters`).
+        kept: checkpoints that are there already.
+    """
+    return max(config.save_total_limit + 1 - kept, 0) * checkpoint(trained, config) + 4 * every
+
+
+def disk_line(every: int, trained: int, config: RunConfig) -> str:
+    """The same in words; what conversations and the report take is small beside it."""
+    return (
+        f"on the disk: {_gib(disk(every, trained, config))} GiB: {config.save_total_limit + 1} checkpoints of "
+        f"{_gib(checkpoint(trained, config))}, one of them while it is written, and the policy"
+    )
 
 
 def _stored(model: nn.Module, config: RunConfig | SftConfig, world: int) -> dict[str, int]:
@@ -73,6 +129,17 @@ def _stored(model: nn.Module, config: RunConfig | SftConfig, world: int) -> dict
     }
 
 
+def codec_memory(policy: DuplexPolicy, conversations: int) -> dict[str, int]:
+    """Bytes of a codec that is on the policy's device: its weights, and what it remembers of a rank's conversations."""
+    codec: Any = getattr(policy, "codec", None)
+    if not isinstance(getattr(codec, "model", None), nn.Module):
+        return {}
+    weights = sum(tensor.nbytes for tensor in (*codec.model.parameters(), *codec.model.buffers()))
+    state = codec.init_state(1)
+    codec.decode(state, codec.encode(state, np.zeros((1, codec.frame), np.float32)))
+    return {"codec": weights + conversations * state_bytes(state)}
+
+
 def measure(policy: DuplexPolicy, env: Any, scenarios: Sequence[str], config: RunConfig) -> Pace:
     """Play and learn from `PROBE_FRAMES` frames of the run's own conversations. The policy's gradients are lost.
 
@@ -86,32 +153,51 @@ def measure(policy: DuplexPolicy, env: Any, scenarios: Sequence[str], config: Ru
     rollout.collect(policy, env, chosen, [0] * rows, 1, list(range(rows)), 2)  # what happens once, happens now
     played = rollout.collect(policy, env, chosen, [0] * rows, 1, list(range(rows)), frames)
     size = min(rows, config.per_device_train_batch_size)
-    part = played.trajectory.rows(slice(0, size))
-    scored = size * played.trajectory.valid.shape[1]
+    part = replace(played.trajectory.rows(slice(0, size)), lived=None, lived_frames=None)
+    frame = played.seconds / (policy.spec.lived + frames)
+    alone = after = _learn(policy, part, config)
+    if policy.spec.lived + config.context_frames:
+        # Each conversation after one of its own length: what that adds is what a frame costs that is only gone through.
+        before = torch.full((size,), part.valid.shape[1], device=part.codes.device)
+        after = _learn(policy, replace(part, lived=part.codes, lived_frames=before), config)
+    lived = [max(both - one, 0.0) for one, both in zip(alone, after, strict=True)]
+    return Pace(frame, alone[0], alone[1], int(alone[2]), lived[0], lived[1], int(lived[2]))
+
+
+def _learn(policy: DuplexPolicy, part: Trajectory, config: RunConfig) -> tuple[float, float, float]:
+    """Of a frame of some conversations: seconds to score it without gradient, with it and back, bytes kept for that."""
+    codebooks = learner.codebooks_learned(policy.spec, config)
+    options: dict[str, Any] = {"full": config.full, **({"codebooks": codebooks} if codebooks else {})}
     with torch.no_grad():
-        policy.score(part, full=config.full)
+        policy.score(part, **options)
         began = time.perf_counter()
-        policy.score(part, full=config.full)
+        policy.score(part, **options)
         score = time.perf_counter() - began
     began = time.perf_counter()
     kept = _Kept(policy.model)
     with torch.autograd.graph.saved_tensors_hooks(kept.see, lambda tensor: tensor):
-        scores = policy.score(part, full=config.full)
-    (scores.logp.sum() + scores.entropy.sum()).backward()
+        scores = policy.score(part, **options)
+    loss = scores.logp.sum() + scores.entropy.sum()
+    (loss if scores.audio_logp is None else loss + scores.audio_logp.sum()).backward()
     update = time.perf_counter() - began
     policy.model.zero_grad()
-    return Pace(played.seconds / frames, score / scored, update / scored, kept.bytes // scored)
+    return score / part.valid.numel(), update / part.valid.numel(), kept.bytes / part.valid.numel()
 
 
-def seconds(pace: Pace, config: RunConfig, rows: int) -> dict[str, float]:
-    """One iteration of a rank with `rows` conversations, by phase; every conversation counted at its full length."""
-    learned = rows * config.frames
-    scoring = pace.score * learned
+def seconds(pace: Pace, config: RunConfig, rows: int, lived: int = 0) -> dict[str, float]:
+    """One iteration of a rank with `rows` conversations, by phase; every conversation counted at its full length.
+
+    Args:
+        lived: frames of the policy's prompt. The longest context of an iteration grows with the run: half of it here.
+    """
+    before = lived + config.context_frames / 2
+    scoring = rows * (pace.score * config.frames + pace.lived_score * before)
+    updating = rows * (pace.update * config.frames + pace.lived_update * before)
     reference = scoring * config.passes if config.kl_weight else 0.0
     return {
-        "rollout": pace.frame * config.frames,
+        "rollout": pace.frame * (before + config.frames),
         "scoring": scoring,
-        "update": pace.update * learned * config.passes + reference,
+        "update": updating * config.passes + reference,
     }
 
 
@@ -124,10 +210,14 @@ def lines(needs: Mapping[str, int], phases: Mapping[str, float], iterations: int
     iteration = sum(phases.values())
     whole = iterations * iteration + measuring
     return [
-        "memory of a rank, without libraries: " + _sum(needs, lambda b: f"{b / 2**30:.2f}") + " GiB",
+        "memory of a rank while it updates, without libraries: " + _sum(needs, _gib) + " GiB",
         "an iteration at the pace of this machine: " + _sum(phases, lambda s: f"{s:.1f}") + " s",
         f"the run: {iterations} iterations and {measuring:.0f} s of measuring, about {whole / 60:.0f} min",
     ]
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f}"
 
 
 def _sum(parts: Mapping[str, float], written: Any) -> str:
@@ -163,7 +253,7 @@ def lesson_lines(model: nn.Module, pace: Pace, config: SftConfig, world: int) ->
     needs["activations"] = pace.activations * config.frames * config.per_device_train_batch_size
     iteration = pace.update * config.frames * config.train_batch_size / world
     return [
-        "memory of a rank, without libraries: " + _sum(needs, lambda b: f"{b / 2**30:.2f}") + " GiB",
+        "memory of a rank, without libraries: " + _sum(needs, _gib) + " GiB",
         f"an iteration at the pace of this machine: {iteration:.1f} s; {config.iterations} of them: about "
         f"{config.iterations * iteration / 60:.0f} min",
     ]

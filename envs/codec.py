@@ -18,8 +18,9 @@ import numpy as np
 class Codec(Protocol):
     """A streaming speech codec. `rows` is a (B,) bool mask or an array of indices.
 
-    A state is a dataclass in which every array or tensor (also inside a dict) has the batch first. What is only
-    allocated when first used starts as zeros.
+    One that computes on a device may say which (`device`, a torch.device) and be moved (`to(device)`): a policy keeps
+    it where its model is. A state is a dataclass in which every array or tensor (also inside a dict) has the batch
+    first. What is only allocated when first used starts as zeros.
     """
 
     sample_rate: int
@@ -52,6 +53,11 @@ def _memories(state: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             yield from (((field.name, key), item) for key, item in value.items())
         elif hasattr(value, "shape"):
             yield (field.name,), value
+
+
+def state_bytes(state: Any) -> int:
+    """Memory of a state."""
+    return sum(int(memory.nbytes) for _, memory in _memories(state))
 
 
 def rows_taken(codec: Codec, state: Any, rows: np.ndarray) -> Any:

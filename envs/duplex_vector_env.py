@@ -57,7 +57,7 @@ from envs.users.script import Cue
 from envs.users.turn_models import Heard
 from envs.voice import Voice, mix
 
-SIMULATOR_VERSION = 1
+SIMULATOR_VERSION = 2
 """Raised whenever the same seed would give other audio or other events."""
 
 _TRACKS = ("_scene", "_agent")
@@ -205,8 +205,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         self._mix(self._driver.advance(Heard(now, self._heard, heard, words)))
 
         for row in np.flatnonzero(~self._terminated & ~again):
-            done_at = self._driver.done_at(int(row))
-            self._terminated[row] = done_at is not None and now[row] >= done_at
+            self._terminated[row] = now[row] >= self._driver.done_at(int(row))
         truncated = (self._frame >= self.frames) & ~again
         ending = np.flatnonzero((self._terminated | truncated) & (self._end == 0))
         self._end[ending] = self._frame[ending] + 1
@@ -260,7 +259,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "twin": plan.scenario.twin,
             "shares": list(self.pack.shares(plan.scenario)),
             "variant": plan.seeds.variant,
-            "seed": self._run_seed,
+            "seed": plan.seeds.run_seed,
             "vars": dict(plan.values),
             "voice": plan.voice,
             "room_tone_db": plan.room_tone_db,
@@ -440,9 +439,13 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         return heard
 
     def _mix(self, cues: Iterable[Cue]) -> None:
-        """Add what will be said to what will be heard."""
+        """Add what will be said to what will be heard, up to the frame that ends the conversation in any case."""
         for cue in cues:
-            own, pcm, chain = cue.source == "user", cue.pcm, self._chains.get(cue.row)
+            plan = self._driver.plans[cue.row]
+            assert plan is not None
+            end = self.clock.sample_of(self.clock.frames_covering(plan.longest))
+            pcm = cue.pcm[: max(0, end - cue.onset)]
+            own, chain = cue.source == "user", self._chains.get(cue.row)
             if own:
                 self._voices[cue.row].add(cue.onset, pcm)
             if chain is not None and not own:

@@ -53,7 +53,10 @@ def read(text: str, source: str) -> list[Document]:
         position = getattr(error, "position", 0)
         line = text.count("\n", 0, position if isinstance(position, int) else 0) + 1
         raise UptakeError(f"{source}:{line}: not YAML text: {str(error).splitlines()[0]}; save it as UTF-8") from error
-    return [_Reader(source).document(node) for node in nodes if node is not None]
+    try:
+        return [_Reader(source).document(node) for node in nodes if node is not None]
+    except RecursionError as error:
+        raise UptakeError(f"{source}:1: nested too deeply; no scenario has a use for that") from error
 
 
 class _Reader:

@@ -31,9 +31,10 @@ from envs.clock import CLOCK, Clock
 from envs.episode import from_pcm16, read_audio, to_pcm16
 from envs.errors import UptakeError, nearest
 from envs.event import Word
+from envs.fit import check_fit
 from envs.scenario import Cut, Scenario, ScriptItem, load_scenarios
 from envs.twins import check_twins
-from envs.users.persona import ReactiveUser, missing
+from envs.users.persona import ReactiveUser
 
 SCHEMA = "duplex.pack/1"
 AGENT_KINDS = ("agent", "agent_backchannel")
@@ -119,7 +120,7 @@ class Pack:
         self.version = version
         self._clips = dict(clips)
         self.hash = digest
-        """SHA-256 over `pack.json` (which holds the hash of every audio file) and all scenario files."""
+        """SHA-256 over `pack.json` (which has the hash of every audio file), all scenario files and what they name."""
         self.folder = folder
         self._scenarios: dict[str, Scenario] = {}
         for scenario in scenarios:
@@ -130,10 +131,11 @@ class Pack:
         for clip in self._clips.values():
             if clip.kind not in AGENT_KINDS:
                 self._by_text.setdefault(_normal(clip.text), []).append(clip)
+        self._spoken: dict[str, dict[str, list[Clip]]] = {}
         self._content = self._asked_for()
         for scenario in self._scenarios.values():
-            self._check(scenario)
-        check_twins(self._scenarios)
+            check_fit(self, scenario)
+        check_twins(self._scenarios, self.voices)
 
     @classmethod
     def load(cls, path: str | Path, users: str | Path = "") -> Pack:
@@ -160,7 +162,7 @@ class Pack:
         scenarios = load_scenarios(file)
         if not scenarios:
             raise UptakeError(f"{file}: holds no scenario")
-        digest = hashlib.sha256(self.hash.encode() + b"\0" + file.read_bytes()).hexdigest()
+        digest = hashlib.sha256(self.hash.encode() + b"\0" + file.read_bytes() + _referred(scenarios)).hexdigest()
         pack = Pack(self.name, self.version, self._clips, scenarios, digest, self.folder)
         pack._content = self._content | pack._content
         return pack
@@ -196,6 +198,7 @@ class Pack:
             scenarios += load_scenarios(file)
         if not scenarios:
             raise UptakeError(f"{folder / 'scenarios'}: holds no scenario (*.yaml); rebuild the pack")
+        digest.update(_referred(scenarios))
         name, version = str(data.get("name", folder.name)), str(data.get("version", "0"))
         return cls(name, version, clips, scenarios, digest.hexdigest(), folder)
 
@@ -209,13 +212,14 @@ class Pack:
         """All clips, or those of one kind, in order of their ids."""
         return [self._clips[name] for name in sorted(self._clips) if kind in (None, self._clips[name].kind)]
 
-    def spoken(self, split: str) -> dict[str, list[Clip]]:
+    def spoken(self, split: str) -> Mapping[str, Sequence[Clip]]:
         """What users of a split say, by kind of utterance (`Clip.said_as`), in order of the clips' ids."""
-        found: dict[str, list[Clip]] = {}
-        for clip in self.clips():
-            if clip.kind not in AGENT_KINDS and clip.split in (split, "all"):
-                found.setdefault(clip.said_as, []).append(clip)
-        return found
+        if split not in self._spoken:
+            found = self._spoken[split] = {}
+            for clip in self.clips():
+                if clip.kind not in AGENT_KINDS and clip.split in (split, "all"):
+                    found.setdefault(clip.said_as, []).append(clip)
+        return self._spoken[split]
 
     def wanted(self, clip: Clip) -> tuple[str, ...]:
         """Words of which a good answer to this clip has one, as the pack's scenarios say; empty when they do not."""
@@ -300,52 +304,30 @@ class Pack:
         played = [clips[0] for item in scenario.script if (clips := self.candidates(scenario, item))]
         return (scenario.seed_group, *sorted({_normal(clip.text) or clip.id for clip in played}))
 
-    def _check(self, scenario: Scenario) -> None:
-        if isinstance(scenario.user, ReactiveUser):
-            lacking = missing(scenario.user.persona, self.spoken(scenario.split))
-            if lacking:
-                raise scenario.error(f"{lacking} in split {scenario.split!r}; change the persona or add clips")
-        for item in scenario.script:
-            if item.clip is not None and item.clip not in self._clips:
-                raise scenario.error(f"no clip {item.clip!r} in the pack{nearest(item.clip, self._clips)}", item.line)
-            clips = self.candidates(scenario, item)
-            if not clips and item.silence is None:
-                said = {c.text for said in self._by_text.values() for c in said if c.split in (scenario.split, "all")}
-                hint = nearest(item.say or "", said)
-                raise scenario.error(f"no {scenario.split} clip says {item.say!r}{hint}", item.line)
-            for clip in clips:
-                if clip.split not in (scenario.split, "all"):
-                    raise scenario.error(
-                        f"clip {clip.id!r} belongs to split {clip.split!r}, the scenario to {scenario.split!r}; "
-                        "splits share no clip",
-                        item.line,
-                    )
-                self._check_item(scenario, item, clip)
+    def voices(self, scenario: Scenario) -> list[str]:
+        """The voices of which one is drawn for a scenario's user, in order.
 
-    def _check_item(self, scenario: Scenario, item: ScriptItem, clip: Clip) -> None:
-        last = -1
-        for cut in [*(pause.cut for pause in item.pauses), *([item.until] if item.until else [])]:
-            try:
-                onset, _ = clip.silence_at(cut)
-            except IndexError:
-                place = f"word {cut.after_word}" if cut.at_pause is None else f"pause {cut.at_pause}"
-                raise scenario.error(
-                    f"item {item.id!r}: clip {clip.id!r} has {len(clip.words)} words and {len(clip.pauses)} pauses, "
-                    f"so there is no cut after {place}; count from 0",
-                    item.line,
-                ) from None
-            if onset <= last:
-                raise scenario.error(f"item {item.id!r}: pauses and until must be in order of time", item.line)
-            last = onset
-        end = sum(clip.silence_at(item.until)) // 2 if item.until else clip.samples
-        played = sum((word.onset + word.offset) // 2 < end for word in clip.words)
-        for index in [*item.opportunities, *item.anchors.values()]:
-            if index >= played:
-                raise scenario.error(
-                    f"item {item.id!r}: {played} words of clip {clip.id!r} are played, so there is no word {index}; "
-                    "count from 0",
-                    item.line,
-                )
+        Of a script those that say all its `say` items; of a reactive user those that have the most of what it says.
+        """
+        if isinstance(scenario.user, ReactiveUser):
+            wanted = {options[0] for _, options in scenario.user.persona.needs()}
+            kinds: dict[str, set[str]] = {}
+            for kind, clips in self.spoken(scenario.split).items():
+                for clip in clips:
+                    kinds.setdefault(clip.voice, set()).add(kind)
+            most = max(len(wanted & has) for has in kinds.values())
+            return sorted(voice for voice, has in kinds.items() if len(wanted & has) == most)
+        said = [{clip.voice for clip in self.candidates(scenario, item)} for item in scenario.script if item.say]
+        return sorted(set.intersection(*said)) if said else []
+
+
+def _referred(scenarios: Iterable[Scenario]) -> bytes:
+    """The hashes of the files that scenarios refer to; nothing where they refer to none.
+
+    One that is missing is an error where it is opened: the log of a conversation only as that begins.
+    """
+    files = dict.fromkeys(file for scenario in scenarios for file in scenario.files if file.is_file())
+    return "".join(f"\0{file.name}\0{sha256_of(file)}" for file in files).encode()
 
 
 def sha256_of(path: Path) -> str:

@@ -47,7 +47,7 @@ from envs.users.declared import read_user
 from envs.users.llm_user import LlmUser
 from envs.users.persona import ReactiveUser
 from envs.users.policy_user import PolicyUser
-from envs.variables import Value, Var, known_variable, parse_var
+from envs.variables import Value, Var, check_number, known_variable, parse_var
 
 SCHEMA = "duplex.scenario/1"
 DEFAULT_ROOM_TONE_DB = -62.0
@@ -174,6 +174,18 @@ class Scenario:
             return tuple(sorted(self.types))
         found = [code for item in self.script for code in (item.pause_type if item.pauses else "", item.type)]
         return tuple(dict.fromkeys(code for code in found if code))
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What it refers to besides the clips of a pack: a change there is a change of the scenario."""
+        named: list[str | Path | None] = []
+        if isinstance(self.user, ReactiveUser):
+            named = [self.user.laws if self.user.laws != "human" else None]
+        elif isinstance(self.user, Recording):
+            named = [self.user.file, self.user.words]
+        elif isinstance(self.user, LlmUser):
+            named = [self.user.log]
+        return (*(Path(file) for file in named if file), *(self.acoustics.files if self.acoustics else ()))
 
     def error(self, message: str, line: int | None = None) -> UptakeError:
         """An error about this scenario that starts with ``file:line``."""
@@ -316,7 +328,7 @@ def _item(
             hint = f"belongs to type {' or '.join(types)}, this is {spec['type']}"
             raise document.error(f"item {name!r}: {key!r} {hint}", (*where, key))
     if "gain_db" in spec:
-        known_variable(document, spec["gain_db"], variables, (*where, "gain_db"))
+        check_number(document, spec["gain_db"], json_schema()["$defs"]["gain_db"], variables, (*where, "gain_db"))
     pauses = []
     for i, pause in enumerate(spec.get("pauses", ())):
         here = (*where, "pauses", i)

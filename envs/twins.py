@@ -1,21 +1,24 @@
 """Twins: two scenarios that share every sample up to the decision point, and differ in what is right after it.
 
 Only so can no constant behaviour be right in both. The decision point is where the first item in which their scripts
-differ begins; where both play the same clip there, it is where the first of them is cut or pauses. Scenarios with the
-same script are twins, too, that differ in their acoustics alone: a condition of the channel, and the same without it.
+differ begins; where both play the same clip there, it is where the first of them is cut or pauses. Reactive users may
+differ in `holds`, whose decision is at the first pause, and in `intents`, whose is where a barge-in begins. Scenarios
+with the same user are twins, too, that differ in their acoustics alone: a condition of the channel, and the same
+without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from envs.errors import UptakeError, nearest
 from envs.scenario import Scenario, ScriptItem
+from envs.users.persona import ReactiveUser
 
 
-def check_twins(scenarios: Mapping[str, Scenario]) -> None:
-    """Raise an error with ``file:line`` for the first scenario whose twin is none."""
+def check_twins(scenarios: Mapping[str, Scenario], voices: Callable[[Scenario], Sequence[str]]) -> None:
+    """Raise an error with ``file:line`` for the first scenario whose twin is none; `voices` is `Pack.voices`."""
     for scenario in scenarios.values():
         if scenario.twin is None:
             continue
@@ -24,8 +27,12 @@ def check_twins(scenarios: Mapping[str, Scenario]) -> None:
         twin = scenarios[scenario.twin]
         if twin.twin != scenario.id:
             raise scenario.error(f"the twin of {twin.id!r} is {twin.twin!r}, not {scenario.id!r}; name each other")
-        if (why := difference(scenario, twin)) is not None:
-            raise _wrong(scenario, twin, *why)
+        if (found := difference(scenario, twin)) is not None:
+            raise _wrong(scenario, twin, *found)
+        here, there = voices(scenario), voices(twin)
+        if here != there and _voice_is_heard(scenario, twin):
+            why = f"its voice is one of {list(here)} here and of {list(there)} there; say it in clips of one voice"
+            raise _wrong(scenario, twin, why, None)
 
 
 def difference(one: Scenario, other: Scenario) -> tuple[str, int | None] | None:
@@ -43,7 +50,7 @@ def difference(one: Scenario, other: Scenario) -> tuple[str, int | None] | None:
             return f"variable {name!r} is drawn in another way there", None
     if one.room_tone_db != other.room_tone_db:
         return f"room_tone_db is {one.room_tone_db} here and {other.room_tone_db} there", None
-    return _scripts(one, other)
+    return _scripts(one, other) if one.driver == "script" else _users(one, other)
 
 
 def first_difference(one: Scenario, other: Scenario) -> int:
@@ -69,6 +76,27 @@ def _scripts(one: Scenario, other: Scenario) -> tuple[str, int | None] | None:
     elif i == 0 and a.silence is None and b.silence is None:
         return f"item {a.id!r} plays {_sound(a)!r} here and {_sound(b)!r} there, and nothing comes before it", a.line
     return None
+
+
+def _users(one: Scenario, other: Scenario) -> tuple[str, int | None] | None:
+    a, b = one.user, other.user
+    if not (isinstance(a, ReactiveUser) and isinstance(b, ReactiveUser)):
+        said = f"the user is another one there; twins of the {one.driver} driver differ in their acoustics alone"
+        return None if a == b else (said, None)
+    # What is drawn by weight depends on the order, too.
+    here, there = ({**vars(user), **vars(user.persona), "says": [*user.persona.says.items()]} for user in (a, b))
+    for name, value in here.items():
+        if name not in ("persona", "holds", "intents") and value != there[name]:
+            return f"{name} is {value!r} here and {there[name]!r} there", None
+    if a != b and one.acoustics != other.acoustics:
+        return "acoustics are others there, and so is the persona; change one of them", None
+    return None
+
+
+def _voice_is_heard(one: Scenario, other: Scenario) -> bool:
+    """Whether the voice that is drawn for the user matters before the decision point."""
+    both = list(zip(one.script, other.script, strict=False))[: first_difference(one, other) + 1]
+    return one.driver != "script" or any(a.say and _sound(a) == _sound(b) for a, b in both)
 
 
 def _sound(item: ScriptItem) -> str | None:

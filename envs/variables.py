@@ -11,6 +11,7 @@ import numpy as np
 from envs import located_yaml
 from envs.errors import nearest
 from envs.located_yaml import Document
+from envs.schema import json_schema
 
 Value = float | str
 """A number, or ``$name`` of a variable."""
@@ -69,3 +70,26 @@ def known_variable(document: Document, value: Any, variables: Mapping[str, Var],
     if isinstance(value, str) and value[1:] not in variables:
         hint = nearest(value[1:], variables) or "; there are no vars"
         raise document.error(f"no variable {value!r}{hint}", where)
+
+
+def check_span(document: Document, name: str, var: Var, limits: Mapping[str, Any], where: located_yaml.Path) -> None:
+    """Raise an error if a draw may leave the `minimum` and `maximum` of a part of the grammar."""
+    if var.least < limits["minimum"] or var.most > limits["maximum"]:
+        span = f"{limits['minimum']} to {limits['maximum']}"
+        raise document.error(
+            f"{name} can be {var.least:g} to {var.most:g}; it must stay within {span}, perhaps by clip", where
+        )
+
+
+def check_number(
+    document: Document, value: Any, part: Mapping[str, Any], variables: Mapping[str, Var], where: located_yaml.Path
+) -> None:
+    """Raise an error if `value` names a variable that is not declared, or that may come out as no such number.
+
+    Args:
+        part: of the grammar, to which a plain `value` has been held already.
+    """
+    known_variable(document, value, variables, where)
+    if isinstance(value, str):
+        part = json_schema()["$defs"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+        check_span(document, f"{where[-1]}: {value}", variables[value[1:]], part["anyOf"][0], where)

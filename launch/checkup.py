@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -30,11 +31,12 @@ LAYOUT_NAMES = {
 }
 
 
-def run_checkup(name: str, console: Console | None = None) -> bool:
-    """Print one line a property and return whether streaming and scoring agree."""
+def run_checkup(name: str, context: int = 0, console: Console | None = None) -> bool:
+    """Print one line a property and return whether streaming and scoring agree; `context`: see `load_policy`."""
     console = console or make_console()
     folder = Path(name) if name == CASCADE or is_cascade_file(name) else find_folder(name)
-    policy = load_policy(name)
+    # What is allowed is a matter of the code, not of rounding.
+    policy = load_policy(name, context=context, dtype=torch.float32)
     # A policy that decides seldom, or only when somebody has spoken, needs longer to do something.
     user = _talkers(policy) if isinstance(policy, CascadePolicy) else None
     difference, actions = streaming_difference(policy, 24 if isinstance(policy, MoshiPolicy) else 96, user)

@@ -68,6 +68,7 @@ Submit = Annotated[bool, typer.Option("--submit", help="Submit it.")]
 Role = Annotated[str, typer.Option(help="For PersonaPlex: the role that it is told to have.")]
 Voice = Annotated[str, typer.Option(help="For PersonaPlex: a recording of the voice that it is to speak with.")]
 Silence = Annotated[float, typer.Option(min=0, help="Seconds of silence before the conversation; for Moshi, 3.")]
+Context = Annotated[int, typer.Option(min=0, help="Frames that a Moshi-class policy looks back; 0: all it can.")]
 Acoustics = Annotated[
     str, typer.Option(help="How it sounds where a scenario does not say: a preset such as `cafe`, or a YAML file.")
 ]
@@ -75,6 +76,9 @@ Acoustics = Annotated[
 Activity = Annotated[
     list[str] | None,
     typer.Option(help="Who speaks when: energy, silero, codec or text; and KEY=VALUE such as merge_gap=0.5, repeated."),
+]
+Precision = Annotated[
+    str, typer.Option(help="float32 or bfloat16; left out: float32, on a GPU bfloat16 if the checkpoint was saved so.")
 ]
 CheckpointArgument = Annotated[str, typer.Argument(help="`pocket`, a checkpoint folder or a run folder.")]
 
@@ -121,6 +125,8 @@ def evaluate(
     role: Role = "",
     voice: Voice = "",
     silence: Silence = 0.0,
+    context: Context = 0,
+    dtype: Precision = "",
     asr: Annotated[bool, typer.Option("--asr", help="Judge the words that speech recognition hears.")] = False,
     recogniser: Annotated[
         str, typer.Option(help="Whose, which implies --asr: whisper, an entry point's name or FILE.py:NAME.")
@@ -148,6 +154,8 @@ def evaluate(
         episodes=episodes,
         compat=compat or [],
         prompt=_prompt(role, voice, silence),
+        context=context,
+        dtype=dtype,
         activity=activity or [],
     )
 
@@ -191,6 +199,8 @@ def rollout(
     role: Role = "",
     voice: Voice = "",
     silence: Silence = 0.0,
+    context: Context = 0,
+    dtype: Precision = "",
 ) -> None:
     """Play one conversation and write it: the record, a timeline picture, and stereo audio to listen to."""
     from launch.evaluate import run_rollout
@@ -206,6 +216,8 @@ def rollout(
         acoustics=acoustics,
         out=out,
         prompt=_prompt(role, voice, silence),
+        context=context,
+        dtype=dtype,
     )
 
 
@@ -256,10 +268,13 @@ def segments(
 def fit(
     segments: Annotated[Path, typer.Argument(help="A folder that `uptake segments` wrote.")],
     laws: Annotated[
-        Path | None, typer.Option(help="Laws to compare with, as `uptake fit` writes them; left out: the literature's.")
+        Path | None,
+        typer.Option(
+            help="Laws that simulated users live by, such as `laws.json` of another fit; left out: the literature's."
+        ),
     ] = None,
 ) -> None:
-    """Learn how the people of a corpus time themselves, and how far other laws are from it."""
+    """Learn how the people of a corpus time themselves, and how far simulated users are from that."""
     from launch.corpora import run_fit
 
     run_fit(segments, laws)
@@ -313,15 +328,18 @@ def doctor(
     checkpoint: Annotated[
         str | None, typer.Argument(help="`pocket`, a checkpoint folder or a run folder; left out: this machine.")
     ] = None,
+    context: Context = 0,
 ) -> None:
     """Check this machine and this installation, or a checkpoint."""
     if checkpoint is None:
+        if context:
+            raise typer.BadParameter("--context is that of a checkpoint; name one")
         from launch.doctor import run_doctor
 
         raise typer.Exit(0 if run_doctor() else 1)
     from launch.checkup import run_checkup
 
-    raise typer.Exit(0 if run_checkup(checkpoint) else 1)
+    raise typer.Exit(0 if run_checkup(checkpoint, context) else 1)
 
 
 @app.command("check-env")

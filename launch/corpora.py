@@ -14,6 +14,8 @@ from envs.corpora import journal, laws
 from envs.corpora.axes import REASONS
 from envs.corpora.extraction import extract
 from envs.corpora.recording import READ_REASONS
+from envs.corpora.simulated import simulated
+from envs.users.laws import load_laws, to_json
 from launch.terminal import counting, make_console
 
 
@@ -82,22 +84,34 @@ def segments_table(summary: Mapping[str, Any]) -> Table:
 
 
 def run_fit(out: Path, given: Path | None, console: Console | None = None) -> None:
-    """Fit the timing laws of what `uptake segments` read into `out`, print them, and write `laws.json` there.
+    """Fit the timing laws of what `uptake segments` read into `out`, say how far simulated users are from the corpus,
+    and write `laws.json`, which a reactive user takes, and the report `fit.json` there.
+
+    What a corpus says too little about is left as the laws say that it is compared with.
 
     Args:
         out: the folder that `uptake segments` wrote.
-        given: laws to compare with, a file that `uptake fit` wrote; None: the literature's.
+        given: laws to compare with, and with what users do who live by them; None: the literature's.
         console: where to print.
 
     Raises:
         UptakeError: nothing was read there, or the laws are malformed.
     """
     console = console or make_console()
-    name, other = ("literature", laws.HUMAN) if given is None else (str(given), laws.load_laws(given))
+    name = "human" if given is None else str(given)
+    known = load_laws(name)
     learned = laws.fit(laws.timings(out))
-    compared = {name: laws.distances(learned, other), "its own": laws.distances(learned, learned.laws)}
-    content = laws.to_json(learned, compared)
-    journal.replace(out / "laws.json", [json.dumps(content, indent=1) + "\n"])
+    users = laws.fit(simulated(name)).observed
+    compared = {
+        "simulated users": laws.distances(learned, {key: laws.seen_in(seen) for key, seen in users.items() if seen}),
+        f"the laws {name}": laws.distances(learned, {key: laws.drawn_from(law) for key, law in known.items()}),
+        "its own laws": laws.distances(learned, {key: laws.drawn_from(law) for key, law in learned.laws.items()}),
+    }
+    for file, content in (
+        ("laws.json", to_json({**known, **learned.laws}, out.name)),
+        ("fit.json", laws.to_json(learned, compared)),
+    ):
+        journal.replace(out / file, [json.dumps(content, indent=1) + "\n"])
     console.print(f"{learned.conversations} conversations, {learned.lapses} lapses of more than 5 s left out")
     console.print(laws_table(learned, compared))
     console.print(figures_table(learned))
@@ -105,16 +119,14 @@ def run_fit(out: Path, given: Path | None, console: Console | None = None) -> No
 
 
 def laws_table(learned: laws.Fit, compared: Mapping[str, Mapping[str, laws.Distance]]) -> Table:
-    """Each quantity's law, and how far the others and its own are from the corpus."""
+    """Each quantity's law (of the spread, `pair` is the share between conversations), and how far what is from it."""
     table = Table(title="timing laws", title_justify="left")
-    columns = ("quantity", "values", "law", "location", "within", "between", *(f"from {name}" for name in compared))
+    columns = ("quantity", "values", "law", "location", "spread", "pair", *(f"from {name}" for name in compared))
     for column in columns:
         table.add_column(column, justify="left" if column in ("quantity", "law") else "right")
     for quantity, unit in laws.UNITS.items():
         law, values = learned.laws.get(quantity), sum(group.size for group in learned.observed[quantity])
-        shape = (
-            ("-",) * 4 if law is None else (law.family, f"{law.location:.3f}", f"{law.spread:.3f}", f"{law.dyad:.3f}")
-        )
+        shape = ("-",) * 4 if law is None else (law.dist, *(f"{number:.3f}" for number in (*law.params, law.dyad)))
         far = [_distance(found.get(quantity)) for found in compared.values()]
         table.add_row(f"{quantity.replace('_', ' ')}, {unit}", str(values), *shape, *far)
     return table

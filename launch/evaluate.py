@@ -33,23 +33,28 @@ from envs.episode import Episode
 from envs.event import Word
 from envs.look import write_look
 from envs.pack import Pack
+from launch.export import parse_dtype
 from launch.grading import Grader, parse_compat, print_result
 from launch.terminal import counting, make_console
 from rewards.compose import OURS, Composition
 from rewards.detector import ENERGY, parse_detector
 
 
-def find_system(name: str, frames: int, prompt: PromptConfig | None = None) -> DuplexPolicy | Scripted:
+def find_system(
+    name: str, frames: int, prompt: PromptConfig | None = None, context: int = 0, dtype: str = ""
+) -> DuplexPolicy | Scripted:
     """A scripted agent by name, else a policy by name or path, which must remember as many `frames`.
 
     Args:
         prompt: what its conversations begin with; None: what those of its run began with.
+        context: see `load_policy`.
+        dtype: name of the precision of its weights; empty: `load_policy` says.
     """
     if (scripted := find_scripted(name)) is not None:
         return scripted
     if prompt is None and (run := Path(name) / "config.yaml").is_file():
         prompt = load_config(str(run)).prompt
-    policy = load_policy(name, prompt)
+    policy = load_policy(name, prompt, context, parse_dtype(dtype) if dtype else None)
     check_context(policy.spec, frames, "--frames")
     return policy
 
@@ -70,6 +75,8 @@ def run_evaluation(
     episodes: Path | None = None,
     compat: Sequence[str] = (),
     prompt: PromptConfig | None = None,
+    context: int = 0,
+    dtype: str = "",
     activity: Sequence[str] = (),
     console: Console | None = None,
 ) -> None:
@@ -88,7 +95,7 @@ def run_evaluation(
     store = Store(episodes) if episodes is not None else None
     listener = Listener(recogniser) if recogniser else None
     pack = Pack.load(pack_path, users)
-    system = find_system(policy, frames, prompt)
+    system = find_system(policy, frames, prompt, context, dtype)
 
     ledgers: list[dict[str, Any]] = []
 
@@ -150,6 +157,8 @@ def run_rollout(
     out: Path,
     acoustics: str = "clean",
     prompt: PromptConfig | None = None,
+    context: int = 0,
+    dtype: str = "",
     console: Console | None = None,
 ) -> None:
     """Play one conversation; write its record, `timeline.png` with our rewards' verdicts on it, and `stereo.flac` with
@@ -158,7 +167,7 @@ def run_rollout(
     find_acoustics(acoustics)
     pack = Pack.load(pack_path, users)
     split = pack.scenario(scenario).split
-    system = find_system(policy, frames, prompt)
+    system = find_system(policy, frames, prompt, context, dtype)
     (episode,) = play(system, pack, [(scenario, variant)], split=split, seed=seed, frames=frames, acoustics=acoustics)
     episode.save(out)
     write_look(episode, out, Composition(OURS).score(episode))

@@ -20,13 +20,19 @@ from launch.terminal import make_console
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def parse_dtype(name: str) -> torch.dtype:
+    """The precision that `--dtype` names; raises UptakeError for none."""
+    if name not in DTYPES:
+        raise UptakeError(f"--dtype {name}: unknown{nearest(name, DTYPES)}")
+    return DTYPES[name]
+
+
 def run_export(
     policy: str, layout: str, out: Path, base: str | None, dtype: str, console: Console | None = None
 ) -> None:
     """Load a policy from any layout, write it in another, and say how it is used from there."""
     console = console or make_console()
-    if dtype not in DTYPES:
-        raise UptakeError(f"--dtype {dtype}: unknown{nearest(dtype, DTYPES)}")
+    kept = parse_dtype(dtype)
     source = find_folder(policy)
     if out.resolve() == source.resolve():
         raise UptakeError(f"--out {out}: is the policy itself; write to another folder")
@@ -35,7 +41,8 @@ def run_export(
         raise UptakeError(f"{source}: is of model_type {kind!r}, which only Uptake reads; copy the folder as it is")
     loaded = MoshiPolicy.load(source)
     base_folder = None if base is None else find_folder(base)
-    save_checkpoint(out, loaded.model, loaded.codec, loaded.tokenizer, DTYPES[dtype], layout, base_folder)
+    learned = kyutai.read_adapter(source)
+    save_checkpoint(out, loaded.model, loaded.codec, loaded.tokenizer, kept, layout, base_folder, learned)
     console.print(f"written: {out} ({layout}, {dtype})", soft_wrap=True, highlight=False)
     console.print(_usage(layout, out), soft_wrap=True, highlight=False, markup=False)
 
@@ -53,7 +60,8 @@ def _usage(layout: str, out: Path) -> str:
             f"--mimi-weight {out / names[0]} --tokenizer {out / names[1]} --voice-prompt-dir VOICES"
         )
     weights = values["moshi_name"].removeprefix("file://")
-    adapter = ["--lora-weight", lora.LORA] if layout == "kyutai-lora" else []
+    # Fused, the server rounds the sum to bfloat16, and most of what was learned with it.
+    adapter = ["--lora-weight", lora.LORA, "--no_fuse_lora"] if layout == "kyutai-lora" else []
     command = [
         "python", "-m", "moshi.server", "--hf-repo", "local/policy", "--config-path", kyutai.CONFIG, "--moshi-weight",
         weights, *adapter, "--mimi-weight", names[0], "--tokenizer", names[1],

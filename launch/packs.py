@@ -61,16 +61,14 @@ def run_scenario_check(file: Path, pack: str, console: Console | None = None) ->
     """Read a scenario file, and look for its clips and twins. Raises `UptakeError` with the line of the first mistake.
 
     Args:
-        file: one or more scenarios; those of a pack's own are looked at in that pack.
+        file: one or more scenarios; those in a pack's folder are looked at in that pack.
         pack: whose clips any others play.
     """
     console = console or make_console()
     scenarios = load_scenarios(file)
     home = next((folder for folder in file.resolve().parents if (folder / "pack.json").is_file()), None)
-    if home is None:
-        Pack.load(pack, users=file)
-    else:
-        Pack.load(home)
+    own = home is not None and file.suffix == ".yaml" and file.resolve().is_relative_to(home / "scenarios")
+    Pack.load(home or pack, users="" if own else file)
     for scenario in scenarios:
         items = ", ".join(f"{item.id} ({item.type})" for item in scenario.script)
         items = items or f"{scenario.driver} ({', '.join(scenario.about)})"

@@ -15,6 +15,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from align import plan, settings
@@ -48,7 +49,7 @@ def run_sft(
     console = console or make_console()
     config = load_config(name_or_path, overrides)
     config.sft.check(int(os.environ.get("WORLD_SIZE", "1")))
-    policy = load_policy(config.policy)
+    policy = load_policy(config.policy, dtype=torch.bfloat16 if config.sft.bf16 else torch.float32)
     teaching = sft.teach(policy, config.sft)
     check_context(policy.spec, config.sft.frames, "sft.frames")
     if dry_run:
@@ -97,9 +98,10 @@ def _inventory(path: Path, config: WarmStartConfig) -> str:
 def _plan(teaching: sft.Teaching, config: WarmStartConfig) -> list[str]:
     """What the run will take."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
+    loading = plan.loading(teaching.model, config.sft)
     sft.choose(teaching, config.sft)
     pace = plan.measure_lesson(teaching, config.sft)
-    return plan.lesson_lines(teaching.model, pace, config.sft, world)
+    return [loading, *plan.lesson_lines(teaching.model, pace, config.sft, world)]
 
 
 def _claim(config: WarmStartConfig, resume: bool) -> None:

@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from align import curriculum, plan
@@ -39,6 +40,7 @@ from align.ranks import start_ranks, stop_ranks, watch
 from align.report import save_conversation, write_report
 from align.rollout import check_context
 from align.trainers import grpo, learner, ppo
+from align.trainers.run_config import RunConfig
 from envs.acoustics.conditions import PEOPLED
 from envs.acoustics.config import find_acoustics
 from envs.duplex_vector_env import DuplexVectorEnv
@@ -51,7 +53,7 @@ from launch.terminal import comparison_tables, counting, make_console, ranking_l
 from rewards.compose import Composition
 
 FREE_DISK = 500 * 2**20
-"""Bytes that must be free at the start: checkpoints, conversations and the report of a small run."""
+"""Bytes that must be free at the start for conversations and the report, beside what `plan.disk` knows."""
 
 
 def run_training(
@@ -92,7 +94,8 @@ def _run(job: Job, console: Console, started: float, resume: bool) -> Path | Non
     if first and judge is not None:
         judge.probe(job.composition.rubrics[0])
     if first:
-        claim(folder, config, resume, judged=judge is not None)
+        kept = len(list_checkpoints(folder / "checkpoints"))
+        claim(folder, config, resume, judged=judge is not None, writes=plan.disk(*_written(job), kept))
     if judge is not None:
         judge.record_in(folder, job.composition.rubrics, rank)
     start_ranks(config.algorithm.collective_timeout)
@@ -185,7 +188,9 @@ def prepare(config: TrainConfig) -> Job:
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")
-    policy = load_policy(config.policy, config.prompt)
+    # The precision of training is that of the measurements before and after it.
+    dtype = torch.bfloat16 if config.algorithm.bf16 else torch.float32
+    policy = load_policy(config.policy, config.prompt, config.context, dtype)
     section, context = config.algorithm.section, config.algorithm.context_frames
     what = f"{section}.frames" + (f" and {section}.max_context_s together" if context else "")
     check_context(policy.spec, config.algorithm.frames + context, what)
@@ -209,15 +214,28 @@ def plan_comment(job: Job) -> str:
     """What the run will take, as YAML comments below its configuration."""
     config, world = job.config.algorithm, int(os.environ.get("WORLD_SIZE", "1"))
     rows = config.conversations // world
+    loading = plan.loading(job.policy.model, config)
+    written = _written(job)
     learner.choose_trained(job.policy.model, config)
     by_axis = curriculum.by_axis(job.pack.scenarios("train"))
     turns = [name for names in zip(*by_axis.values(), strict=False) for name in names]  # axes take turns, as they will
     pace = plan.measure(job.policy, make_env(job, rows), turns, config)
     settings = job.config.evaluation
-    measured = 2 * settings.frames * settings.variants * len(job.scenarios) * pace.frame / rows
-    needs = plan.memory(job.policy.model, job.policy.spec, config, world, pace.activations)
-    found = plan.lines(needs, plan.seconds(pace, config, rows), config.iterations, measured)
+    spec = job.policy.spec
+    measured = 2 * (spec.lived + settings.frames) * settings.variants * len(job.scenarios) * pace.frame / rows
+    needs = plan.memory(job.policy.model, spec, config, world, pace.activations, pace.lived_activations)
+    needs |= plan.codec_memory(job.policy, rows)
+    phases = plan.seconds(pace, config, rows, spec.lived)
+    memory, *times = plan.lines(needs, phases, config.iterations, measured)
+    found = [loading, memory, plan.peak(needs, job.policy.model, config), *times, plan.disk_line(*written)]
     return "".join(f"# {line}".rstrip() + "\n" for line in ["", *found])
+
+
+def _written(job: Job) -> tuple[int, int, RunConfig]:
+    """What `plan.disk` asks: numbers in the policy as it was loaded, those that are trained, and how."""
+    model, config = job.policy.model, job.config.algorithm
+    every = sum(p.numel() for p in model.parameters())
+    return every, learner.trained_parameters(model, config, job.policy.spec.hidden), config
 
 
 def make_env(job: Job, rows: int) -> DuplexVectorEnv:
@@ -249,14 +267,15 @@ def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:
         ppo.train(config.ppo, *world, **options)
 
 
-def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False) -> None:
+def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False, writes: int = 0) -> None:
     """Take the run folder: a new one, or with `resume` the one that is there. Nothing in it is ever overwritten.
 
     Args:
         judged: a language model is asked, so it must be the same one.
+        writes: bytes of what it will write that is large (`plan.disk`).
 
     Raises:
-        UptakeError: the folder holds a run and `resume` is false, or the other way round; the disk is nearly full.
+        UptakeError: the folder holds a run and `resume` is false, or the other way round; the disk is too full.
     """
     there = (folder / "config.yaml").is_file()
     if there and not resume:
@@ -274,6 +293,7 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False)
         for name in (
             "policy",
             "prompt",
+            "context",
             "pack",
             "users",
             "acoustics",
@@ -297,10 +317,11 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False)
                 )
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
-    if free < FREE_DISK:
+    if free < FREE_DISK + writes:
+        keep = f"{config.algorithm.section}.save_total_limit = {config.algorithm.save_total_limit}"
         raise UptakeError(
-            f"{folder}: {free // 2**20} MiB free on its disk, a run needs {FREE_DISK // 2**20}; free some space or "
-            "give another disk with runs=FOLDER"
+            f"{folder}: {free / 2**30:.1f} GiB free on its disk, this run needs {(FREE_DISK + writes) / 2**30:.1f} "
+            f"with {keep}; free some space or give another disk with runs=FOLDER"
         )
     save_config(config, folder / "config.yaml")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from envs.episode import Episode
 from envs.errors import UptakeError
 from envs.event import Event, Word
-from rewards.detector import ENERGY, Activity, DetectorConfig
+from rewards.detector import CODE_ACTIVITY, ENERGY, Activity, DetectorConfig
 from rewards.judge.answer import Answer
 from rewards.judge.rubric import Rubric
 from rewards.limits import TimeLimit, within
@@ -199,11 +199,22 @@ class Composition:
         that the record had the time before, this gives each verdict that `score` gives in the end, once, and as soon as
         it is known. Terms that ask a language model are not among them: their verdicts are final when it has answered.
 
+        What the agent says must be handed over as it will stand in the record: a word that is still being spelled is
+        left out, or ends after the record so far.
+
         Args:
             episode: a conversation so far (`DuplexVectorEnv.episode`).
             since: how many samples of it were judged before.
             transcript: as for `score`.
+
+        Raises:
+            UptakeError: activity is that of the agent's codes, and the record has none yet.
         """
+        if self.activity.detector == "codec" and CODE_ACTIVITY not in episode.meta:
+            raise UptakeError(
+                f"{episode.id}: activity.detector = codec hears the agent's codes, which are recorded when a "
+                "conversation is over; judge online by energy, silero or text"
+            )
         rules = [(place, term) for place, term in enumerate(self.rewards) if term.rubric is None]
         ended = episode.meta.get("ended") is not None
         return [verdict for _, verdict in self._grade(episode, transcript, rules, since, ended)]
@@ -251,7 +262,7 @@ class Composition:
                 raise TimeLimit(f"not asked any more after running out of time {STRIKES} times")
             return _signed(within(LIMIT_SECONDS, term, view, event), term, event, view)
         # A reward may be anybody's code: whatever it raises costs its verdict, and must not cost the run.
-        except (Exception, SystemExit) as error:
+        except Exception as error:
             self.faults[term.name] += 1
             self.strikes[term.name] += isinstance(error, TimeLimit)
             if (count := self.faults[term.name]) <= LOGGED:
@@ -279,11 +290,19 @@ def _signed(said: object, term: Reward, event: Event, view: EpisodeView) -> Verd
     if said.question is not None and said.question.rubric != term.rubric:
         raise TypeError("asks a language model by a rubric that is not the `rubric=` of its decorator")
     first, last = said.window
+    if last > view.end:
+        raise ValueError(f"verdict window {said.window} ends after {view.end}, the end of what the reward may see")
+    raw = {str(name): float(figure) for name, figure in said.raw.items()}
+    for name, figure in raw.items():
+        if not math.isfinite(figure):
+            raise ValueError(f"raw figure {name!r} is {figure}; leave out what is not known")
+    if "fault" in raw:
+        raise ValueError("raw figure 'fault' is how faults are counted; give it another name")
     return replace(
         said,
         value=None if said.value is None else float(said.value),
         window=(operator.index(first), operator.index(last)),
-        raw={str(name): float(figure) for name, figure in said.raw.items()},
+        raw=raw,
         term=term.name,
         event=event.id,
         closes=view.end,

@@ -27,6 +27,7 @@ _ANY_SOUND = "published: only the onset is timed; what follows it may be a sylla
 _ANY_SPEECH = "published: whatever sounds in an opportunity is a backchannel there, also speech that never ends"
 _NO_WORDS = "published: what goes wrong is counted in sounds; what they say is judged by nothing in it"
 _ANY_STOP = "published: only the time of the stop counts, so that speech which happens to end there has given way"
+_FEW_FAULTS = "published: faults are counted, and who says hardly anything makes hardly any"
 _LENGTH = "published: the length of the speech is paid, and not when it began or what it says"
 
 _TIMED = ("mumbler", "truncator", "echo_chaser", "agreeable", "soup", "hum", "staccato")
@@ -41,7 +42,7 @@ EVERYWHERE: Mapping[str, Mapping[str, str]] = {
     },
     "duplexpo_events": dict.fromkeys(("always_backchannel", *_TIMED), _NO_WORDS),
     "duplexpo_onset": dict.fromkeys(_TIMED, _ANY_SOUND),
-    "duplexpo_stop": dict.fromkeys((*_STOPS_SOMEHOW, "staccato"), _ANY_STOP),
+    "duplexpo_stop": dict.fromkeys(_STOPS_SOMEHOW, _ANY_STOP),
     "steerduplex_continuation": dict.fromkeys(
         ("always_talking", "mumbler", "echo_chaser", "agreeable", "soup", "hum", "random", "rate_matched"), _LENGTH
     ),
@@ -51,7 +52,7 @@ EVERYWHERE: Mapping[str, Mapping[str, str]] = {
     "steerduplex_recovery": dict.fromkeys(("mumbler", "echo_chaser", "agreeable", "soup", "hum"), _ANY_SOUND),
     "steerduplex_yield": dict.fromkeys(_STOPS_SOMEHOW, _ANY_STOP),
     "published_pause": dict.fromkeys(
-        ("silent", "always_backchannel", "metronome", "whisperer", *_TIMED), _SHORT_IS_FREE
+        ("silent", "always_backchannel", "metronome", "whisperer", "stopwatch", *_TIMED), _SHORT_IS_FREE
     ),
     "published_turn": {
         "always_talking": _EARLY,
@@ -93,11 +94,17 @@ EVERYWHERE: Mapping[str, Mapping[str, str]] = {
 
 ONLY_IN: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "core": {
-        "duplexpo_backchannel": {"metronome": _ANY_SPEECH},
+        "duplexpo_stop": {"staccato": _ANY_STOP},
         "steerduplex_continuation": {"metronome": _LENGTH, "staccato": _LENGTH},
         "steerduplex_recovery": {"metronome": _ANY_SOUND},
+        "steerduplex_yield": {"staccato": _ANY_STOP},
     },
-    "taxonomy": {},
+    "taxonomy": {
+        "aspirin": {"stopwatch": _SHARES},
+        "duplexpo_events": {"stopwatch": _FEW_FAULTS},
+        "recipes/aspirin": {"stopwatch": _SHARES},
+        "recipes/duplexpo": {"stopwatch": _FEW_FAULTS},
+    },
 }
 """Pack -> the same, for holes that are open in it alone: what a beat meets depends on the conversations."""
 SHIPPED = tuple(ONLY_IN)

@@ -62,6 +62,8 @@ def within(seconds: float, function: Callable[P, R], *args: P.args, **kwargs: P.
 
     Raises:
         TimeLimit: it has not returned after so many seconds; it is left behind.
+        RuntimeError: it raised what would end the program, or a task: Ctrl-C reaches the main thread alone, so that
+            this was the function's own doing.
     """
     worker: _Worker | None = getattr(_local, "worker", None)
     if worker is None or not worker.thread.is_alive():  # none yet, or this is a fork of the process that had one
@@ -77,6 +79,8 @@ def within(seconds: float, function: Callable[P, R], *args: P.args, **kwargs: P.
         worker.abandon()
         del _local.worker
         raise
+    if error is not None and not isinstance(error, Exception):
+        raise RuntimeError(f"raised {type(error).__name__}: {error}") from error
     if error is not None:
         raise error
     return result

@@ -23,9 +23,10 @@ class Verdict:
     value: float | None
     """In [-1, 1]; None when the term does not apply, which is masked and never counted as zero."""
     window: tuple[int, int]
-    """[start, stop) in samples: the actions that get the credit."""
+    """[start, stop) in samples: the actions that get the credit; none after the view's end."""
     raw: Mapping[str, float] = field(default_factory=dict)
-    """The figures behind the value, in seconds, counts or rates; signed and never clamped."""
+    """The figures behind the value, in seconds, counts or rates; signed, never clamped, and finite. The name `fault` is
+    taken: it marks a verdict that a term failed to give."""
     term: str = ""
     """Name of the reward, filled in by whoever called it."""
     event: str = ""

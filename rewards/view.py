@@ -12,7 +12,7 @@ import numpy as np
 from envs.clock import Clock
 from envs.episode import Episode
 from envs.event import BARGE_IN_TYPES, TURN_TYPES, Event, Word
-from rewards.detector import Activity
+from rewards.detector import CODE_ACTIVITY, Activity
 from rewards.meaning import Meaning
 
 TURN_SECONDS = 1.0
@@ -31,7 +31,11 @@ CREDIT_TAIL_SECONDS = 2.0
 
 _ANSWERED = TURN_TYPES | BARGE_IN_TYPES | {"A6", "B7"}
 """After the end of these the agent may speak at once. A barge-in that is given up (C8) hands nothing over."""
-_KNOWN_LATER = ("ended", "frames", "running", "skipped", "unfinished")
+_KNOWN_AT_RESET = (
+    "scenario", "driver", "split", "tags", "twin", "shares", "variant", "seed", "vars", "voice", "room_tone_db", "pack",
+    "pack_hash", "simulator", "topics", "text_stream", "policy_seed",
+)  # fmt: skip
+"""Fields of `Episode.meta` that say nothing of what happens in the conversation."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,17 @@ class EpisodeView:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """The episode's own meta data, without what is known only when it is over."""
-        return {name: value for name, value in self._episode.meta.items() if name not in _KNOWN_LATER}
+        """What the episode's meta data say that was known when it began, and of the rest what is known at `end`: the
+        `references` of events that have begun, and `code_activity` up to here.
+        """
+        meta = self._episode.meta
+        known = {name: meta[name] for name in _KNOWN_AT_RESET if name in meta}
+        if "references" in meta:
+            begun = {event.id for event in self.events}
+            known["references"] = {name: texts for name, texts in meta["references"].items() if name in begun}
+        if CODE_ACTIVITY in meta:
+            known[CODE_ACTIVITY] = meta[CODE_ACTIVITY][: self.end // self.clock.frame]
+        return known
 
     @property
     def agent_activity(self) -> np.ndarray:
@@ -155,8 +168,8 @@ class EpisodeView:
 
     @cached_property
     def transcript(self) -> tuple[Word, ...]:
-        """The agent's words that begin before `end`, the last of them cut there."""
-        return tuple(Word(w.text, w.onset, min(w.offset, self.end)) for w in self._words if w.onset < self.end)
+        """The agent's words that are over before `end`: nobody knows yet how one goes on that is being spelled."""
+        return tuple(word for word in self._words if word.offset < self.end)
 
     @property
     def has_text(self) -> bool:
@@ -205,18 +218,20 @@ class EpisodeView:
         who has the floor has given it up after 0.5 s of silence and no sooner.
         """
         gap = self.samples(GAP_SECONDS)
-        ends = [e.offset for e in self.events if e.source == "user" and e.type in _ANSWERED]
         joined: list[Utterance] = []
         for burst in self.bursts:
             said = joined[-1] if joined else None
             breath = said is not None and burst.onset - said.offset <= gap
-            answers = said is not None and any(said.offset <= end <= burst.onset for end in ends)
-            if said is None or not breath or (answers and not said.takes_floor):
+            if said is None or not breath or (not said.takes_floor and self._handed_over(said.offset, burst.onset)):
                 joined.append(burst)
                 continue
             words = None if said.words is None else said.words + (burst.words or ())
             joined[-1] = Utterance(said.onset, burst.offset, self.seconds(burst.offset - said.onset), words)
         return tuple(joined)
+
+    def _handed_over(self, start: int, stop: int) -> bool:
+        """Whether a turn of the user's ends from one sample to another."""
+        return any(e.source == "user" and e.type in _ANSWERED and start <= e.offset <= stop for e in self.events)
 
     @cached_property
     def turns(self) -> tuple[Utterance, ...]:

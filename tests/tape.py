@@ -34,7 +34,7 @@ class Tape(TorchDispatchMode):
         self._calls = calls = []
         with self:
             function()
-        return lambda: _replay(calls)
+        return Recording(calls).replay
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.overloadpacket in WAITS:
@@ -57,12 +57,21 @@ class Tape(TorchDispatchMode):
             self._calls.append((func, args, kwargs, [] if in_place else outputs))
 
 
+class Recording:
+    """What was recorded; like a `torch.cuda.CUDAGraph`, it can be replayed and not copied."""
+
+    def __init__(self, calls: list[Any]) -> None:
+        self._calls = calls
+
+    def replay(self) -> None:
+        for func, args, kwargs, outputs in self._calls:
+            results = [t for t in tree_flatten(func(*args, **kwargs))[0] if isinstance(t, Tensor)]
+            for place, result in zip(outputs, results, strict=False):
+                place.copy_(result)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        raise TypeError("cannot pickle 'CUDAGraph' object")
+
+
 def _written(argument: Any) -> bool:
     return argument.alias_info is not None and argument.alias_info.is_write
-
-
-def _replay(calls: list[Any]) -> None:
-    for func, args, kwargs, outputs in calls:
-        results = [t for t in tree_flatten(func(*args, **kwargs))[0] if isinstance(t, Tensor)]
-        for place, result in zip(outputs, results, strict=False):
-            place.copy_(result)

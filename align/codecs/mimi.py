@@ -32,6 +32,7 @@ from transformers.models.mimi.configuration_mimi import MimiConfig
 from transformers.models.mimi.modeling_mimi import (
     MimiConv1d,
     MimiConvTranspose1d,
+    MimiEuclideanCodebook,
     MimiModel,
     MimiResnetBlock,
     MimiTransformerModel,
@@ -94,20 +95,18 @@ class MimiCodec:
     """24 kHz speech <-> 8 codes every 80 ms (1920 samples). See `envs.codec.Codec` for the protocol.
 
     Construct from a model in memory, or with `MimiCodec.load(folder)`. It holds no stream state of its own, so one
-    codec serves any number of states. Runs in fp32 on `device`; numpy at the boundary.
+    codec serves any number of states. Runs in fp32 where its weights are (`to`); numpy at the boundary.
     """
 
-    def __init__(self, model: MimiModel, codebooks: int = 8, device: str | torch.device = "cpu") -> None:
+    def __init__(self, model: MimiModel, codebooks: int = 8) -> None:
         config = model.config
         _check_config(config, codebooks)
-        # Moved before first use: the quantizer caches its table on the device where it first ran.
         self.model = model.eval()
-        nn.Module.to(model, device=torch.device(device), dtype=torch.float32)
+        nn.Module.to(model, dtype=torch.float32)
         # A kernel's rounding depends on its operands' alignment, and weights mapped from a file have whatever the file
         # gives them: copied, the same weights give the same bits however they were loaded.
         for weights in itertools.chain(self.model.parameters(), self.model.buffers()):
             weights.data = weights.data.clone()
-        self.device = next(self.model.parameters()).device
         self.sample_rate: int = config.sampling_rate
         self.frame: int = config.frame_size
         self.codebooks = codebooks
@@ -115,7 +114,7 @@ class MimiCodec:
         self._names = {module: name for name, module in self.model.named_modules()}
 
     @classmethod
-    def load(cls, folder: str | Path, codebooks: int = 8, device: str | torch.device = "cpu") -> MimiCodec:
+    def load(cls, folder: str | Path, codebooks: int = 8) -> MimiCodec:
         """The codec in `folder` (config.json, model.safetensors, as `kyutai/mimi` is published). Never downloads.
 
         Raises `UptakeError`, one line, if a file is missing, truncated, or is not a Mimi in transformers' layout.
@@ -152,7 +151,20 @@ class MimiCodec:
                 f"{weights_file}: {len(missing)} tensors missing, e.g. {missing[0]!r}; "
                 "use the transformers layout of kyutai/mimi, not Moshi's tokenizer-*.safetensors"
             )
-        return cls(model, codebooks, device)
+        return cls(model, codebooks)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and the states that are made from now on."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: torch.device) -> None:
+        """Move the weights. States that were made before stay behind: make new ones."""
+        with torch.inference_mode(False):  # a weight made in inference mode could not be changed outside of it
+            nn.Module.to(self.model, device=device)
+        for module in self.model.modules():
+            if isinstance(module, MimiEuclideanCodebook):
+                module._embed = None  # computed from the weights where it was first used, and kept there
 
     def init_state(self, batch: int) -> MimiState:
         """A state of `batch` streams that have heard and said nothing."""
@@ -213,7 +225,7 @@ class MimiCodec:
     def _rows(self, state: MimiState, rows: np.ndarray | Sequence[int]) -> Tensor:
         given = np.asarray(rows)
         index = np.flatnonzero(given) if given.dtype == bool else given.astype(np.int64)
-        return torch.from_numpy(index).to(self.device)
+        return torch.from_numpy(index).to(state.device)
 
     def _layers(self, layers: Iterable[nn.Module], x: Tensor, state: MimiState, position: Tensor) -> Tensor:
         """Run a stack of SEANet layers over a chunk, (B, C, L) -> (B, C', L')."""

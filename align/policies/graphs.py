@@ -8,6 +8,7 @@ noticed and captured anew; an optimiser that updates in place changes neither.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Hashable
 from functools import cache
@@ -89,6 +90,10 @@ class Graphs:
         if device.type != "cuda" or os.environ.get(SWITCH) == "1":
             return None
         return cls(model, lambda: CudaRecorder(device))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Graphs:
+        """An empty one for the model of the copy: a recording runs on the memory that it was made on."""
+        return Graphs(copy.deepcopy(self._model, memo), self._make)
 
     def clear(self) -> None:
         """Forget all recordings: a buffer has moved."""

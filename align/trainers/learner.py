@@ -11,6 +11,7 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from align import losses, ratios
 from align.engine import Engine, EngineConfig
-from align.lora import adapters_off, add_lora, merge_lora
+from align.lora import adapted_layers, adapters_off, add_lora, merge_lora
 from align.policies.sampling import truncated_log_probs
 from align.tally import Tally
 from align.trainers.run_config import RunConfig
@@ -26,7 +27,7 @@ from align.value_head import ValueHead
 from envs.errors import UptakeError
 
 if TYPE_CHECKING:
-    from align.policies.base import DuplexPolicy, Trajectory
+    from align.policies.base import DuplexPolicy, DuplexSpec, Trajectory
     from align.trainers.sft_config import SftConfig
 
 
@@ -88,12 +89,53 @@ class Old:
 
 
 def choose_trained(model: nn.Module, config: RunConfig | SftConfig) -> None:
-    """Freeze a model, or give it adapters, as the run will."""
+    """Freeze a model, or give it adapters, and let it recompute its activations, as the run will."""
+    if config.gradient_checkpointing:
+        recompute_activations(model, config.section)
     if config.use_peft:
         add_lora(model, config.lora_target_modules, config.lora_r, config.lora_alpha)
     else:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.startswith(tuple(config.frozen)))
+
+
+def export_trained(policy: DuplexPolicy, config: RunConfig | SftConfig, folder: Path | None) -> None:
+    """Write a trained policy, if this rank has a folder to write it to, and merge its adapters.
+
+    In bfloat16 they stay beside the weights, where nothing of them is rounded away: what is measured after training is
+    what was trained. The folder has them merged in float32 in either case.
+    """
+    if folder is not None:
+        policy.export(folder)
+    if config.use_peft and not config.bf16:
+        merge_lora(policy.model)
+
+
+def codebooks_learned(spec: DuplexSpec, config: RunConfig) -> int:
+    """Agent codebooks in the objective; UptakeError where the policy does not train the ones that are wanted."""
+    audio = sum(stream.trainable for stream in spec.streams[1:])
+    if config.streams in ("semantic", "all") and not audio:
+        raise UptakeError(
+            f"{config.section}.streams = {config.streams}: this policy has no trainable audio stream; use text or speak"
+        )
+    return {"semantic": 1, "all": audio}.get(config.streams, 0)
+
+
+def trained_parameters(model: nn.Module, config: RunConfig, hidden: int) -> int:
+    """Numbers that a run trains: weights, or adapters, and the value head of PPO.
+
+    Args:
+        model: as it was loaded, before `choose_trained`.
+        hidden: the policy's `spec.hidden`.
+    """
+    if config.use_peft:
+        layers = adapted_layers(model, config.lora_target_modules).values()
+        trained = sum(config.lora_r * (layer.in_features + layer.out_features) for layer in layers)
+    else:
+        start = tuple(config.frozen)
+        trained = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(start))
+    head = hidden * hidden + 2 * hidden + 1  # `ValueHead`
+    return trained + (head if config.section == "ppo" else 0)
 
 
 class Learner:
@@ -109,16 +151,10 @@ class Learner:
                 streams in the objective of one that does not train any.
         """
         self.policy, self.config = policy, config
-        audio = sum(stream.trainable for stream in policy.spec.streams[1:])
-        if config.streams in ("semantic", "all") and not audio:
-            raise UptakeError(
-                f"{config.section}.streams = {config.streams}: this policy has no trainable audio stream; use text or "
-                "speak"
-            )
-        self._codebooks = {"semantic": 1, "all": audio}.get(config.streams, 0)
+        self._codebooks = codebooks_learned(policy.spec, config)
+        if config.bf16:  # before anything is copied
+            policy.model.to(torch.bfloat16)
         choose_trained(policy.model, config)
-        if config.gradient_checkpointing:
-            recompute_activations(policy.model, config.section)
         keep = config.kl_weight and not config.use_peft
         frozen_copy = copy.deepcopy(policy.model).requires_grad_(False) if keep else None
         if values and not policy.spec.hidden:
@@ -147,7 +183,7 @@ class Learner:
         self._start: nn.Module | None = None
         if frozen_copy is not None:
             start = copy.copy(policy)  # shares the codec and the tokenizer; scoring keeps no state
-            start.model = frozen_copy.to(self.engine.device, torch.bfloat16 if config.bf16 else None)
+            start.model = frozen_copy.to(self.engine.device)
             self._start = _Scorer(start, self._codebooks)
 
     # Scores ---------------------------------------------------------------------------------------------------------
@@ -259,11 +295,10 @@ class Learner:
 
     # Weights --------------------------------------------------------------------------------------------------------
 
-    def finish(self) -> None:
-        """Leave the policy with whole, merged weights on every rank, for use without the other ranks."""
+    def finish(self, folder: Path) -> None:
+        """Leave the policy with whole weights on every rank, for use without the other ranks, and export it."""
         self.engine.release()
-        if self.config.use_peft:
-            merge_lora(self.policy.model)
+        export_trained(self.policy, self.config, folder if self.engine.rank == 0 else None)
 
 
 def recompute_activations(model: nn.Module, section: str) -> None:

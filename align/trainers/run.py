@@ -278,9 +278,7 @@ class Run:
         """Leave the trained policy with whole weights on every rank, and export it."""
         if not self.engine.all_true(not self._interrupt.requested):  # pressed since, while wandb was finishing
             raise KeyboardInterrupt
-        self.learner.finish()
-        if self.rank == 0:
-            self.policy.export(self.folder / "policy")
+        self.learner.finish(self.folder / "policy")
 
     def _save(self, iteration: int, rng: Mapping[str, Tensor]) -> None:
         checkpoints.save_checkpoint(

@@ -28,7 +28,6 @@ import torch
 from align import checkpoints
 from align.engine import Engine, EngineConfig
 from align.files import write_json, write_tensors
-from align.lora import merge_lora
 from align.monitor import Monitor
 from align.policies.chunk.policy import ChunkPolicy
 from align.policies.chunk.teaching import ChunkTeaching
@@ -38,7 +37,7 @@ from align.ranks import start_ranks
 from align.signals import Interrupt
 from align.tally import Tally
 from align.trainers import resuming, sft_data
-from align.trainers.learner import choose_trained, recompute_activations
+from align.trainers.learner import choose_trained, export_trained
 from align.trainers.sft_data import Examples
 from envs.errors import UptakeError
 
@@ -177,11 +176,8 @@ def train(
     if not engine.all_true(not interrupt.requested):  # pressed since, while wandb was finishing
         raise KeyboardInterrupt
     engine.release()
-    if config.use_peft:
-        merge_lora(policy.model)
     teaching.settle()
-    if rank == 0:
-        policy.export(folder / "policy")
+    export_trained(policy, config, folder / "policy" if rank == 0 else None)
     return metrics
 
 
@@ -284,8 +280,6 @@ def choose(teaching: Teaching, config: SftConfig) -> None:
         for name, parameter in teaching.model.named_parameters():
             if name.startswith(teaching.voice):
                 parameter.requires_grad_(False)
-    if config.gradient_checkpointing:
-        recompute_activations(teaching.model, "sft")
 
 
 def _engine_config(config: SftConfig) -> EngineConfig:

@@ -26,13 +26,15 @@ import numpy as np
 
 from envs import located_yaml
 from envs.acoustics.conditions import SECTIONS, Conditions
-from envs.acoustics.packets import Network
+from envs.acoustics.packets import PACKET_MS, Network, most_bad
 from envs.acoustics.room import Room, exists
+from envs.acoustics.underrun import LATE_IN_BURST, Underrun
+from envs.clock import CLOCK
 from envs.errors import UptakeError, nearest
 from envs.located_yaml import Document
 from envs.schema import json_schema
 from envs.seeding import Seeds
-from envs.variables import Value, Var, known_variable, parse_var
+from envs.variables import Value, Var, check_number, check_span, known_variable, parse_var
 
 PRESETS = Path(__file__).with_name("presets.yaml")
 _STREAMS = {
@@ -55,6 +57,8 @@ class Acoustics:
     """Effect to its quantities; one that is not here is off. A lone quantity (`gain_db`) stands under its own name."""
     mix: tuple[tuple[float, Acoustics], ...] = ()
     """Weights and what they weigh: one of them is drawn, and `sections` are empty."""
+    files: tuple[Path, ...] = ()
+    """Where parts of the mix were read."""
 
     @property
     def effects(self) -> frozenset[str]:
@@ -142,7 +146,7 @@ def parse_acoustics(
     if isinstance(spec, str):
         return presets()[spec], None
     tone = spec.get("room_tone_db")
-    known_variable(document, tone, variables, (*where, "room_tone_db"))
+    check_number(document, tone, json_schema()["$defs"]["room_tone_db"], variables, (*where, "room_tone_db"))
     if not set(spec) - {"room_tone_db"}:
         return None, tone
     return _parse(document, spec, where, variables), tone
@@ -187,7 +191,7 @@ def _parse(
 
 def _mix(document: Document, weights: Mapping[str, float], where: located_yaml.Path, known: Known) -> Acoustics:
     """What one of is drawn: presets, and files whose place counts from the document's."""
-    found = []
+    found, files = [], []
     for name, weight in weights.items():
         file = Path(document.source).parent / name
         if name in known:
@@ -197,6 +201,7 @@ def _mix(document: Document, weights: Mapping[str, float], where: located_yaml.P
             if isinstance(other.data, Mapping) and "mix" in other.data:  # perhaps of itself
                 raise document.error(f"mix: {name!r} is a mix itself; name what it mixes", (*where, name))
             one = _default(other)
+            files.append(file)
         else:
             raise document.error(f"mix: {name!r} is neither a preset nor a file{nearest(name, known)}", (*where, name))
         if one.mix:
@@ -204,7 +209,7 @@ def _mix(document: Document, weights: Mapping[str, float], where: located_yaml.P
         found.append((float(weight), one))
     if not sum(weight for weight, _ in found):
         raise document.error("mix: no weight is above 0; give one", where)
-    return Acoustics(mix=tuple(found))
+    return Acoustics(mix=tuple(found), files=tuple(files))
 
 
 def _quantity(
@@ -227,11 +232,7 @@ def _quantity(
         quantity = found = Var("uniform", (float(spec[0]), float(spec[1])))
     else:
         quantity = found = Var("choice", (float(spec),))
-    if found.least < limits["minimum"] or found.most > limits["maximum"]:
-        span = f"{limits['minimum']} to {limits['maximum']}"
-        raise document.error(
-            f"{name} can be {found.least:g} to {found.most:g}; it must stay within {span}, perhaps by clip", where
-        )
+    check_span(document, name, found, limits, where)
     return quantity
 
 
@@ -267,4 +268,20 @@ def _check_together(
                 f"network: loss {loss:g} needs bad spells nearly all the time at loss_in_burst {dense:g}; "
                 "raise loss_in_burst",
                 (*where, "network"),
+            )
+        burst, _ = bounds("network", "burst_ms", Network.burst_ms)
+        if loss / dense > (most := most_bad(burst / PACKET_MS)):
+            raise document.error(
+                f"network: in bad spells of {burst:g} ms a share of {most * dense:.2g} is lost at most, not {loss:g}; "
+                "raise burst_ms or loss_in_burst",
+                (*where, "network"),
+            )
+    if "underrun" in sections:
+        _, share = bounds("underrun", "share", Underrun.share)
+        burst, _ = bounds("underrun", "burst_ms", Underrun.burst_ms)
+        if share > (most := LATE_IN_BURST * most_bad(burst / (1000.0 * CLOCK.frame_seconds))):
+            raise document.error(
+                f"underrun: in slow spells of {burst:g} ms a share of {most:.2g} is late at most, not {share:g}; "
+                "raise burst_ms",
+                (*where, "underrun"),
             )

@@ -41,6 +41,11 @@ class Network:
     """Share of packets lost within a bad spell; none is lost outside."""
 
 
+def most_bad(burst_packets: float) -> float:
+    """The largest share of the time that the bad state can take: it lasts so long, and is left for one packet."""
+    return max(burst_packets, 1.0) / (max(burst_packets, 1.0) + 1.0)
+
+
 def gilbert_elliott(
     packets: int, loss: float, burst_packets: float, loss_in_burst: float, rng: np.random.Generator
 ) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from envs.acoustics.packets import gilbert_elliott
 from envs.clock import CLOCK, Clock
 
-_IN_BURST = 0.9
+LATE_IN_BURST = 0.9
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Deadline:
     def __init__(self, underrun: Underrun, samples: int, rng: np.random.Generator, clock: Clock = CLOCK) -> None:
         frames = samples // clock.frame
         burst = underrun.burst_ms / 1000.0 / clock.frame_seconds
-        self._late = gilbert_elliott(frames, underrun.share, burst, _IN_BURST, rng)
+        self._late = gilbert_elliott(frames, underrun.share, burst, LATE_IN_BURST, rng)
         self._late.setflags(write=False)
         self._next = 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -16,6 +17,9 @@ Message = dict[str, str]
 
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 _KEY = re.compile(r"[\x21-\x7e]+")
+_SECRET_FIELD = re.compile(r".*(api[-_]?key|authorization|password|secret).*|(.*[-_])?(token|key)", re.IGNORECASE)
+_SECRET_PART = re.compile(r"(sk|pk|rk|gsk|hf|xai|nvapi)[-_].{5,}")
+"""How the keys of well-known services begin."""
 
 
 @dataclass
@@ -61,10 +65,12 @@ class EndpointConfig:
                 f"{self.section}.base_url=http://127.0.0.1:8000/v1 {self.section}.model=NAME"
             )
         address = urlsplit(self.base_url)
-        if address.username or address.password or address.query or address.fragment:
+        hidden = any(_SECRET_PART.fullmatch(part) for part in address.path.split("/"))
+        if address.username or address.password or address.query or address.fragment or hidden:
             raise UptakeError(
-                f"{self.section}.base_url holds a user, a password, a query or a fragment, which would be written into "
-                f"records; put a key into an environment variable and name it in {self.section}.api_key_env"
+                f"{self.section}.base_url holds a user, a password, a query, a fragment or a key, which would be "
+                f"written into records; put a key into an environment variable and name it in "
+                f"{self.section}.api_key_env"
             )
         if address.scheme not in ("http", "https") or not address.hostname:
             raise UptakeError(f"{self.section}.base_url = {self.base_url!r}: must be an http:// or https:// address")
@@ -84,6 +90,11 @@ class EndpointConfig:
                 raise UptakeError(f"{self.section}.{name} = {getattr(self, name)}: must be more than 0")
         if taken := {"model", "messages", "stream"} & set(self.body):
             raise UptakeError(f"{self.section}.body.{min(taken)}: is set by uptake; remove it")
+        if (secret := next(filter(_SECRET_FIELD.fullmatch, _names(self.body)), None)) is not None:
+            raise UptakeError(
+                f"{self.section}.body: {secret!r} would be written into records; put a key into an environment "
+                f"variable and name it in {self.section}.api_key_env"
+            )
         try:
             json.dumps(self.body, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -112,3 +123,10 @@ class EndpointConfig:
                 f"{self.section}.api_key_env = {self.api_key_env}: it holds a space or a sign that is not ASCII"
             )
         return key
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of all fields, those inside others included."""
+    for name, inner in value.items() if isinstance(value, Mapping) else ():
+        yield str(name)
+        yield from _names(inner)

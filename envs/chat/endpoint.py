@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ LARGEST_REPLY = 2**20
 """Bytes of a response that are read; no honest answer is longer."""
 SHOWN = 200
 """Characters of a server's text that a record or a log may hold."""
+_DATE = re.compile(r"-(\d{4}-?\d{2}-?\d{2}|\d{4})")
 
 
 class Fault(Exception):
@@ -112,7 +114,8 @@ class Endpoint:
             raise Fault("malformed", "no chat completion: model or content is no text", again=True)
         asked = self._config.model
         # A dated snapshot of the model is the model, and so is the name with its publisher in front.
-        if not (model == asked or model.startswith(f"{asked}-") or model.endswith(f"/{asked}")):
+        dated = model.startswith(asked) and _DATE.fullmatch(model.removeprefix(asked))
+        if not (model == asked or dated or model.endswith(f"/{asked}")):
             raise Fault(
                 "wrong_model",
                 f"asked for {asked!r}, answered by {self.clean(model)!r}; set {self._config.section}.model",
@@ -138,7 +141,7 @@ def retry_after(value: str) -> float:
     """Seconds from a `Retry-After` header, given in seconds or as a date; 0 for what is neither."""
     try:
         return max(0.0, float(int(value)))
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())

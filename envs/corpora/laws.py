@@ -5,9 +5,9 @@ transfers than either speaker does (Cavalcanti & Skantze 2025), so that an offse
 
 Distance of a law to a corpus, for each quantity over all its observations: Kolmogorov-Smirnov (the greatest
 difference of the two distribution functions, 0 to 1) and Wasserstein-1 (how far the mass has to move, in the
-quantity's unit), each with a 95 % interval from 200 resamplings of conversations. The law is drawn from 16,384 times,
-64 times in each of 256 conversations. Pauses under 0.18 s do not exist in a corpus (they do not split a unit), so
-that a law is compared by what it says of longer ones.
+quantity's unit), each with a 95 % interval from 200 resamplings of conversations. The law, or what simulated users
+did, is drawn from 16,384 times, 64 times in each of 256 conversations. Pauses under 0.18 s do not exist in a corpus
+(they do not split a unit), so that a law is compared by what it says of longer ones.
 """
 
 from __future__ import annotations
@@ -23,78 +23,48 @@ import numpy as np
 from scipy import stats
 
 from envs.corpora import journal
-from envs.corpora.text import read_json
 from envs.corpora.timing import Timing, measure
 from envs.corpora.utterances import UNIT_GAP_SECONDS
 from envs.errors import UptakeError
+from envs.users.laws import NAMES, Law
 
 UNITS: Mapping[str, str] = MappingProxyType(
-    {
-        "floor_transfer": "s",
-        "pause": "s",
-        "overlap": "s",
-        "backchannel_latency": "s",
-        "backchannel_rate": "1/min",
-    }
+    {"fto": "s", "pause": "s", "overlap": "s", "backchannel_lag": "s", "backchannel_rate": "1/min"}
 )
-"""The quantities, and what they are measured in."""
-_FAMILY = {"pause": "lognormal", "overlap": "lognormal"}
+"""The quantities, and what they are measured in. All but the rate, which is the persona's, are laws of a user."""
+_DIST = {"pause": "lognormal", "overlap": "lognormal"}
 _FLOOR = {"pause": UNIT_GAP_SECONDS}
+_LEAST_SPREAD, _MOST_DYAD = 1e-3, 0.99
 _DYADS, _EACH, _SEED, _RESAMPLES, _GRID = 256, 64, 20260609, 200, 2049
 
 
 class Draws(Protocol):
-    """What a law needs for its distance to be taken."""
+    """What is needed for a distance to be taken."""
 
-    def draw(self, rng: np.random.Generator, dyads: int, each: int) -> np.ndarray:
+    def __call__(self, rng: np.random.Generator, dyads: int, each: int) -> np.ndarray:
         """(dyads, each) values of the quantity: `each` in every one of `dyads` conversations."""
 
 
-@dataclass(frozen=True)
-class Law:
-    """A distribution within and between conversations."""
+def drawn_from(law: Law) -> Draws:
+    """A law to draw from."""
+    grid = np.linspace(0.0, 1.0, _GRID)[1:-1]
+    values = np.array([law.quantile(float(p)) for p in grid])
 
-    family: str
-    """normal, or lognormal (then the spreads are of the logarithm)."""
-    location: float
-    """Mean of a normal law, median of a lognormal one."""
-    spread: float
-    """Standard deviation within a conversation."""
-    dyad: float = 0.0
-    """Standard deviation of the conversations' means."""
-    low: float | None = None
-    """Values below are moved here; None: none are."""
-    high: float | None = None
-    source: str = ""
+    def draw(rng: np.random.Generator, dyads: int, each: int) -> np.ndarray:
+        own, pair = rng.standard_normal((dyads, each)), rng.standard_normal((dyads, 1))
+        return np.interp(stats.norm.cdf(math.sqrt(law.dyad) * pair + math.sqrt(1.0 - law.dyad) * own), grid, values)
 
-    def __post_init__(self) -> None:
-        if self.family not in ("normal", "lognormal"):
-            raise UptakeError(f"law: family {self.family!r} is neither normal nor lognormal")
-        numbers = (self.location, self.spread, self.dyad)
-        if not all(math.isfinite(number) for number in numbers) or min(self.spread, self.dyad) < 0:
-            raise UptakeError(f"law: location, spread, dyad {numbers}; all finite, spreads at least 0")
-        if self.family == "lognormal" and self.location <= 0:
-            raise UptakeError(f"law: the median {self.location} of a lognormal must be positive")
-
-    def draw(self, rng: np.random.Generator, dyads: int, each: int) -> np.ndarray:
-        """(dyads, each) values: an offset a conversation, a deviation a value."""
-        deviation = self.dyad * rng.standard_normal((dyads, 1)) + self.spread * rng.standard_normal((dyads, each))
-        values = self.location + deviation if self.family == "normal" else self.location * np.exp(deviation)
-        return values if self.low is None and self.high is None else np.clip(values, self.low, self.high)
+    return draw
 
 
-HUMAN: Mapping[str, Law] = MappingProxyType(
-    {
-        "floor_transfer": Law("normal", 0.2, 0.45, 0.0, -1.0, 2.0, "working law Normal(0.2, 0.45): a third overlaps"),
-        "pause": Law("lognormal", 0.35, 0.7, 0.0, source="median 0.35 s: pauses are typically 0.25 to 0.5 s"),
-        "overlap": Law(
-            "lognormal", 0.207, 0.877, 0.0, source="mode 96 ms and 75 % below 374 ms (Levinson & Torreira 2015)"
-        ),
-        "backchannel_latency": Law("normal", 0.35, 0.15, source="concentrated 0.1 to 0.6 s after the end of a clause"),
-        "backchannel_rate": Law("normal", 6.0, 0.0, 2.5, 0.0, source="6 a minute, people range from 1 to 12"),
-    }
-)
-"""What the literature says, as far as two figures make a law; sources in each."""
+def seen_in(observed: Sequence[np.ndarray]) -> Draws:
+    """What was observed elsewhere, to draw from as from a law: one array of values a conversation, at least one."""
+    values = np.concatenate(observed)
+
+    def draw(rng: np.random.Generator, dyads: int, each: int) -> np.ndarray:
+        return rng.choice(values, (dyads, each))
+
+    return draw
 
 
 @dataclass(frozen=True)
@@ -113,6 +83,7 @@ PUBLISHED_FIGURES: Mapping[str, Figure] = MappingProxyType(
         "transfers_overlapped": Figure(0.301, 0.301, "NXT-Switchboard, Levinson & Torreira 2015"),
         "overlaps_under_374_ms": Figure(0.75, 0.75, "Levinson & Torreira 2015"),
         "speech_overlapped": Figure(0.047, 0.047, "NXT-Switchboard, Levinson & Torreira 2015"),
+        "backchannels_per_minute": Figure(1.2, 3.2, "by setting (Frontiers in Robotics and AI 2023, 988042)"),
     }
 )
 
@@ -135,7 +106,7 @@ class Fit:
     observed: Mapping[str, Sequence[np.ndarray]]
     """Quantity -> one array of values a conversation (those with none left out)."""
     laws: Mapping[str, Law]
-    """Quantity -> its law; those that the corpus says too little of are missing."""
+    """Name -> law; those that the corpus says too little of are missing."""
     figures: Mapping[str, float]
     """As `PUBLISHED_FIGURES`, of this corpus."""
     conversations: int
@@ -152,21 +123,20 @@ def fit(timings: Iterable[Timing]) -> Fit:
         for name, found in zip(UNITS, values, strict=True):
             if found:
                 observed[name].append(np.asarray(found))
-    laws = {}
-    for name, groups in observed.items():
-        law = _law(groups, _FAMILY.get(name, "normal"), 0.0 if name == "backchannel_rate" else None)
-        if law is not None:
-            laws[name] = law
+    fitted = {name: _law(name, groups) for name, groups in observed.items() if name in NAMES}
+    laws = {name: law for name, law in fitted.items() if law is not None}
     return Fit(observed, laws, _figures(rows), len(rows), sum(row.lapses for row in rows))
 
 
-def _law(groups: Sequence[np.ndarray], family: str, low: float | None) -> Law | None:
+def _law(name: str, groups: Sequence[np.ndarray]) -> Law | None:
     """One-way random effects by the method of moments; None for fewer than two values.
 
     The location weighs each conversation's mean by its precision. With one value in every conversation the spread
-    within them is unknown, and all of it is between.
+    within them is unknown, and all of it is between. Nothing is drawn beyond what was observed.
     """
-    groups = [np.log(group) for group in groups] if family == "lognormal" else list(groups)
+    dist = _DIST.get(name, "normal")
+    seen = np.concatenate([np.zeros(0), *groups])
+    groups = [np.log(group) for group in groups] if dist == "lognormal" else list(groups)
     counts = np.array([group.size for group in groups])
     total, dyads = int(counts.sum()), len(groups)
     if total < 2:
@@ -182,12 +152,12 @@ def _law(groups: Sequence[np.ndarray], family: str, low: float | None) -> Law | 
     precision = 1.0 / np.maximum(between + within / counts, 1e-12)
     location = float(np.average(means, weights=precision))
     return Law(
-        family,
-        math.exp(location) if family == "lognormal" else location,
-        math.sqrt(within),
-        math.sqrt(between),
-        low,
-        source=f"{total} values of {dyads} conversations",
+        name,
+        dist,
+        (math.exp(location) if dist == "lognormal" else location, max(math.sqrt(within + between), _LEAST_SPREAD)),
+        (float(seen.min()), float(seen.max())),
+        min(between / max(within + between, 1e-12), _MOST_DYAD),
+        f"{total} values of {dyads} conversations",
     )
 
 
@@ -195,7 +165,10 @@ def _figures(rows: Sequence[Timing]) -> dict[str, float]:
     transfers = np.concatenate([np.zeros(0), *(row.floor_transfers for row in rows)])
     overlaps = -transfers[transfers < 0]
     speech = sum(row.speech for row in rows)
+    rates = [row.backchannels_per_minute for row in rows if row.backchannels_per_minute is not None]
     found: dict[str, float] = {}
+    if rates:
+        found["backchannels_per_minute"] = float(np.mean(rates))
     if transfers.size:
         found["floor_transfer_median_s"] = float(np.median(transfers))
         found["transfers_under_200_ms"] = float((transfers < 0.2).mean())
@@ -213,10 +186,10 @@ def distance(name: str, observed: Sequence[np.ndarray], law: Draws) -> Distance:
     Args:
         name: the quantity, one of `UNITS`.
         observed: one array of values a conversation, at least one.
-        law: anything that can be drawn from.
+        law: what is drawn from.
     """
     rng = np.random.default_rng(_SEED)
-    drawn = np.asarray(law.draw(rng, _DYADS, _EACH), np.float64).ravel()
+    drawn = np.asarray(law(rng, _DYADS, _EACH), np.float64).ravel()
     drawn = drawn[drawn >= _FLOOR.get(name, -math.inf)]
     if not drawn.size or not np.isfinite(drawn).all():
         raise UptakeError(f"{name}: the law draws no finite value that a corpus could show")
@@ -224,9 +197,10 @@ def distance(name: str, observed: Sequence[np.ndarray], law: Draws) -> Distance:
     values = np.concatenate(observed)
     ks = float(stats.ks_2samp(values, drawn, method="asymp").statistic)
     w1 = float(stats.wasserstein_distance(values, drawn))
-    # The resamplings look at a grid of quantiles: the values of a large corpus would be sorted 200 times.
+    # The resamplings look at a grid of quantiles: the values of a large corpus would be sorted 200 times. Each side has
+    # its own, or the few values of a small corpus would fall between those of the many that were drawn.
     points = np.linspace(0.0, 1.0, _GRID)
-    grid = np.unique(np.quantile(np.concatenate([values, drawn]), points, method="nearest"))
+    grid = np.unique(np.concatenate([np.quantile(one, points, method="nearest") for one in (values, drawn)]))
     counts = np.stack([np.bincount(np.searchsorted(grid, group), minlength=len(grid)) for group in observed])
     chosen = rng.multinomial(len(observed), np.full(len(observed), 1.0 / len(observed)), size=_RESAMPLES)
     below = np.cumsum(chosen.astype(np.float32) @ counts.astype(np.float32), axis=1)  # (resamples, grid)
@@ -258,25 +232,12 @@ def timings(out: Path) -> Iterable[Timing]:
 
 
 def to_json(learned: Fit, compared: Mapping[str, Mapping[str, Distance]]) -> dict[str, Any]:
-    """What `uptake fit` writes: `laws` can be given to it again. `compared`: name of other laws -> distances."""
+    """The report of a fit. `compared`: name of what the corpus was compared with -> distances."""
     return {
-        "v": 1,
+        "v": 2,
         "conversations": learned.conversations,
         "lapses": learned.lapses,
         "observations": {name: sum(group.size for group in groups) for name, groups in learned.observed.items()},
-        "laws": {name: asdict(law) for name, law in learned.laws.items()},
         "figures": dict(learned.figures),
         "distances": {name: {q: asdict(d) for q, d in found.items()} for name, found in compared.items()},
     }
-
-
-def load_laws(path: Path) -> dict[str, Law]:
-    """The laws in a file that `uptake fit` wrote; raises `UptakeError` naming what is malformed."""
-    content = read_json(path)
-    laws = content.get("laws") if isinstance(content, dict) else None
-    if not isinstance(laws, dict) or not set(laws) <= set(UNITS):
-        raise UptakeError(f"{path}: no 'laws' of {', '.join(UNITS)} in it")
-    try:
-        return {name: Law(**law) for name, law in laws.items()}
-    except TypeError as error:
-        raise UptakeError(f"{path}: {error}") from error

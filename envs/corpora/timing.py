@@ -34,7 +34,7 @@ class Timing:
     backchannel_latencies: tuple[float, ...]
     """From the nearest end of one of the speaker's units to the backchannel's onset; negative before it."""
     backchannels_per_minute: float | None
-    """Of both, a minute of utterances that last longer than a backchannel; None where there are none."""
+    """A minute of utterances that last longer than a backchannel; None where there are none."""
     lapses: int
     speech: float
     """Seconds in which anybody speaks."""
@@ -42,13 +42,15 @@ class Timing:
     """Seconds in which both do."""
 
 
-def measure(units: Sequence[Sequence[Interval]], thresholds: Thresholds = PUBLISHED) -> Timing:
+def measure(units: Sequence[Sequence[Interval]], thresholds: Thresholds = PUBLISHED, of: int | None = None) -> Timing:
     """The timing of one conversation.
 
     Args:
         units: inter-pausal units of both speakers in samples of the clock, disjoint and in order.
         thresholds: what an utterance and a backchannel are.
+        of: only what this speaker (0 or 1) does: turns that it takes, its pauses, its backchannels. None: both.
     """
+    whose = (1, 2) if of is None else (1 << of,)
     units = [[(on, off) for on, off in own] for own in units]
     said = utterances(units, CLOCK.nearest_sample(thresholds.boundary))
     longest = CLOCK.nearest_sample(thresholds.backchannel)
@@ -61,11 +63,11 @@ def measure(units: Sequence[Sequence[Interval]], thresholds: Thresholds = PUBLIS
         (_, _, before), (onset, offset, state) = runs[i - 1], runs[i]
         length = CLOCK.seconds(offset - onset)
         if state in (1, 2):
-            if before in (1, 2):
+            if before in (1, 2) and state in whose:
                 transfers.append(0.0)
             continue
         after = runs[i + 1][2] if i + 1 < len(runs) else 0
-        if before not in (1, 2) or after not in (1, 2) or (before == after and state == 3):
+        if before not in (1, 2) or after not in whose or (before == after and state == 3):
             continue
         if length > LAPSE_SECONDS:
             lapses += 1
@@ -73,7 +75,8 @@ def measure(units: Sequence[Sequence[Interval]], thresholds: Thresholds = PUBLIS
             pauses.append(length)
         else:
             transfers.append(length if state == 0 else -length)
-    held = CLOCK.seconds(sum(one.length for one in said if one.length > longest)) / 60.0
+    pairs = [pair for pair in pairs if 1 << pair[0].speaker in whose]
+    held = CLOCK.seconds(sum(one.length for one in said if one.length > longest and one.speaker != of)) / 60.0
     whole = list(_states(units))
     return Timing(
         floor_transfers=tuple(transfers),

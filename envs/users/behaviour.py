@@ -10,6 +10,7 @@ What it can not do: understand. It never sees a transcript; that an answer was w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ ANSWER = CLOCK.samples(0.6)
 """Agent speech that counts as an answer; less is a backchannel (`rewards.timing` draws the line there, too)."""
 COLLISION = CLOCK.samples(0.25)
 """Starts no further apart than this are simultaneous (taxonomy A6)."""
+EARLY = CLOCK.samples(0.3)
+"""Speech over the last words of an agent that may still end by itself: a user who came in too early hears by then that
+it does not."""
 MID_TURN = CLOCK.samples(1.0)
 """Agent speech over a running turn that may still be a backchannel: the user does not give way before (tau-voice)."""
 NEARLY_DONE = CLOCK.samples(0.3)
@@ -93,6 +97,8 @@ class State:
     incident: int = NEVER
     """Onset of the agent's speech over this turn that was decided on."""
     yield_at: int = NEVER
+    faults: int = 0
+    """Frames in which its turn model gave no probability."""
     left: int = NEVER
     gave_up: bool = False
 
@@ -109,9 +115,20 @@ class Ear(NamedTuple):
     speaking: bool
     onset: int
     offset: int
-    over: float
-    """Probability that the agent's turn is over; 1 before it has said anything."""
-    lead: int
+    ends: Sequence[float]
+    """Probability that the agent's turn is over after each of `leads`; 1 before it has said anything."""
+    leads: tuple[int, ...]
+    """Samples from now, 0 first."""
+
+    @property
+    def over(self) -> float:
+        """Probability that the agent's turn is over."""
+        return self.ends[0]
+
+    def ends_within(self, samples: int) -> float:
+        """Probability that it is over so soon: by the longest lead that is no longer."""
+        return next(p for p, lead in zip(reversed(self.ends), reversed(self.leads[: len(self.ends)]), strict=True)
+                    if lead <= max(samples, 0))  # fmt: skip
 
 
 def begin(character: Character) -> State:
@@ -175,17 +192,19 @@ def _while_speaking(character: Character, state: State, ear: Ear) -> None:
 def _meet(character: Character, state: State, ear: Ear, said: Said) -> None:
     """The agent speaks over a turn: give way to it or hold."""
     first = said.start + character.speech(said.utterance).lead
-    if not ear.speaking or ear.onset < first - COLLISION:
+    if not ear.speaking:
         return
+    early = ear.onset < first - COLLISION
     if state.incident != ear.onset:
         state.incident, state.yield_at = ear.onset, NEVER
         if state.yielded < _HOLDS_AFTER and character.chance("yields", len(state.said)) < character.number("yields"):
             overlap = character.draw("overlap", len(state.said))
             collides = abs(ear.onset - first) <= COLLISION
-            state.yield_at = max(ear.onset, first) + overlap + (0 if collides else MID_TURN)
+            state.yield_at = max(ear.onset, first) + overlap + (0 if collides else EARLY if early else MID_TURN)
     if state.yield_at < 0 or state.yield_at >= ear.now + FRAME or said.stop - state.yield_at <= NEARLY_DONE:
         return
-    _break_off(state, ear, state.yield_at, "collision" if abs(ear.onset - first) <= COLLISION else "yield")
+    why = "attempt" if early else "collision" if abs(ear.onset - first) <= COLLISION else "yield"
+    _break_off(state, ear, state.yield_at, why)
     state.yielded += 1
     state.attempt += 1
 
@@ -288,16 +307,12 @@ def _want(character: Character, state: State, ear: Ear) -> None:
         else:
             state.left = ear.now
         return
-    if ear.speaking and not (ear.lead and ear.over >= character.number("sure")):
-        state.due = NEVER
-        return
-    if ear.over < character.number("sure"):
+    offset = character.draw("fto", len(state.said))  # what it is up to; how well that comes out depends on its ear
+    if ear.ends_within(-offset) < character.number("sure"):
         state.due = NEVER
         return
     if state.due < 0:
-        last_end = ear.now + ear.lead if ear.speaking else max(ear.offset, state.free)
-        offset = character.draw("fto", len(state.said), at_least=ear.now - last_end)
-        state.due = max(last_end + offset, state.not_before)
+        state.due = max(max(ear.offset, state.free) + offset, ear.now, state.not_before)
     if more and _starts(character, utterance, state.due, ear):
         _take(character, state, ear, utterance, state.due)
     elif not more and state.due < ear.now + FRAME:

@@ -6,7 +6,6 @@ decides when something is said, and the same utterance sounds the same whenever 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
@@ -124,11 +123,10 @@ class Character:
             self._drawn[key] = float(self.seeds.rng("user", name, *which).random())
         return self._drawn[key]
 
-    def draw(self, law: str, *which: str | int, at_least: int | None = None, scale: float = 1.0) -> int:
-        """A draw from a law times `scale`, in samples; from the law given that it is at least so many samples."""
-        least = -math.inf if at_least is None else self.clock.seconds(at_least) / scale
+    def draw(self, law: str, *which: str | int, scale: float = 1.0) -> int:
+        """A draw from a law times `scale`, in samples."""
         u, pair = self.chance(law, *which), self.chance("dyad " + law)
-        return self.clock.nearest_sample(scale * self.laws[law].at(u, pair, least))
+        return self.clock.nearest_sample(scale * self.laws[law].at(u, pair))
 
     def intent(self, index: int) -> Intent:
         """Why it interrupts for the n-th time."""
@@ -136,7 +134,7 @@ class Character:
 
     def has(self, what: str) -> bool:
         """Whether the pack gives it words for `hello` or `bye`."""
-        return bool(self.clips.get(_ASIDES[what][1]))
+        return any(self.clips.get(kind) for kind in ASIDES[_ASIDES[what][1]])
 
     def speech(self, utterance: Utterance) -> Speech:
         """The audio and the events of an utterance."""
@@ -148,6 +146,8 @@ class Character:
     def _turn(self, said: Utterance) -> Speech:
         name, clip = self.agenda[said.number]
         kind = TURNS[name]
+        if said.attempt and name == "question":
+            clip = self._reworded(said, clip)
         if said.over:
             # A turn all the same, or an agent that never stops would meet no turn that it could fail to answer.
             item = ScriptItem(said.id, "C1", Trigger(), anchors=meaning(clip), turn=kind.turn or kind.type)
@@ -163,6 +163,12 @@ class Character:
         gaps = [self.draw("pause", said.number, i) for i in range(len(clip.pauses))]
         pauses = tuple(Pause(Cut(at_pause=i), self.clock.seconds(gap)) for i, gap in enumerate(gaps))
         return self._said(replace(item, pauses=pauses), clip, gaps)
+
+    def _reworded(self, said: Utterance, clip: Clip) -> Clip:
+        """Another question about the same, for one that had no answer; the same one where there is no other."""
+        asked = [one for _, one in self.agenda]
+        others = [c for c in self.clips.get("question", ()) if clip.topic and c.topic == clip.topic and c not in asked]
+        return others[(said.attempt - 1) % len(others)] if others else clip
 
     def _cut(self, said: Utterance) -> Speech:
         intent = self.intent(said.number)
@@ -232,7 +238,11 @@ def bind_reactive(
         f.name: settle(value, values) for f in fields(persona) if isinstance(value := getattr(persona, f.name), str)
     }
     persona = replace(persona, **numbers)  # type: ignore[arg-type]
-    clips, voice = _cast(pack.spoken(scenario.split), persona, seeds)
+    voices = pack.voices(scenario)
+    voice = voices[int(seeds.rng("voice").integers(len(voices)))]
+    # What that voice never says is taken from the others.
+    spoken = pack.spoken(scenario.split).items()
+    clips = {kind: [clip for clip in options if clip.voice == voice] or options for kind, options in spoken}
     agenda: list[tuple[str, Clip]] = []
     kinds = {name: next(kind for kind in TURNS[name].kinds if clips.get(kind)) for name in persona.says}
     left: dict[str, list[Clip]] = {}
@@ -257,24 +267,6 @@ def bind_reactive(
         agenda=tuple(agenda),
         clock=clock,
     )
-
-
-def _cast(
-    spoken: Mapping[str, Sequence[Clip]], persona: Persona, seeds: Seeds
-) -> tuple[dict[str, Sequence[Clip]], str]:
-    """The clips of one voice by kind; what that voice never says is taken from the others. Also the voice.
-
-    The voice is drawn from those that have the most of what this persona says.
-    """
-    wanted = {options[0] for _, options in persona.needs()}
-    voices: dict[str, set[str]] = {}
-    for kind, clips in spoken.items():
-        for clip in clips:
-            voices.setdefault(clip.voice, set()).add(kind)
-    most = max(len(wanted & kinds) for kinds in voices.values())
-    best = sorted(voice for voice, kinds in voices.items() if len(wanted & kinds) == most)
-    voice = best[int(seeds.rng("voice").integers(len(best)))]
-    return {kind: [c for c in clips if c.voice == voice] or list(clips) for kind, clips in spoken.items()}, voice
 
 
 def _weighted(weights: Mapping[str, float], u: float) -> str:

@@ -176,6 +176,9 @@ async def _settle(chat: Chat, question: Question) -> Decided:
             offer = await _say(caller.user.speech, decision, caller.user.endpoint.patience_s)
     except Fault as fault:
         return Decided(fault=fault.kind, detail=str(fault))
+    # What a server sends has no bounds that we could know: what nobody foresaw costs the decision, not the run.
+    except Exception as error:
+        return Decided(fault="unforeseen", detail=type(error).__name__)  # its text may hold a key
     found["tokens"] = found["tokens"] or sum(len(m["content"]) for m in question.messages) // 4
     return Decided(decision, offer, **found)
 

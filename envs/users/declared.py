@@ -10,12 +10,13 @@ from typing import Any
 from envs.errors import UptakeError, nearest
 from envs.located_yaml import Document
 from envs.recording import Recording
+from envs.schema import json_schema
 from envs.users.laws import load_laws
 from envs.users.llm_user import LlmUser, UserEndpoint, Voice
 from envs.users.persona import INTENTS, TURNS, Persona, ReactiveUser
 from envs.users.policy_user import PolicyUser
 from envs.users.turn_models import turn_model
-from envs.variables import Var, known_variable
+from envs.variables import Var, check_number
 
 _LLM = ("turns", "requests", "tokens", "think_s", "silence_s", "poll_s", "patience_s", "timeout_s", "faults")
 _BELONGS = {
@@ -75,8 +76,9 @@ def _llm(document: Document, spec: Mapping[str, Any]) -> LlmUser:
 def _reactive(document: Document, spec: Mapping[str, Any], variables: Mapping[str, Var]) -> ReactiveUser:
     where = ("user", "persona")
     persona = dict(spec.get("persona", {}))
+    grammar = json_schema()["$defs"]["persona"]["properties"]
     for key, value in persona.items():
-        known_variable(document, value, variables, (*where, key))
+        check_number(document, value, grammar[key], variables, (*where, key))
     for key, known in (("says", TURNS), ("intents", INTENTS)):
         if key not in persona:
             continue
@@ -86,7 +88,7 @@ def _reactive(document: Document, spec: Mapping[str, Any], variables: Mapping[st
         persona[key] = {name: float(weight) for name, weight in persona[key].items() if weight > 0}
         if not persona[key]:
             raise document.error(f"persona.{key} has no weight above 0; give one", (*where, key))
-    user = ReactiveUser(Persona(**persona), spec.get("laws", "human"), spec.get("turn_model", "energy"))
+    user = ReactiveUser(Persona(**persona), spec.get("laws", "human"), spec.get("turn_model", "projection"))
     if user.laws != "human":
         user = replace(user, laws=str(Path(document.source).parent / user.laws))
     try:

@@ -52,6 +52,10 @@ class Plan(Protocol):
     def conditions(self) -> Conditions:
         """How it sounds."""
 
+    @property
+    def longest(self) -> int:
+        """Samples after which it ends in any case."""
+
 
 class Driver(Protocol):
     """Decides what the users of a batch say and when. Rows know nothing of each other.
@@ -68,8 +72,8 @@ class Driver(Protocol):
     def advance(self, heard: Heard) -> list[Cue]:
         """Listen at the end of a frame; returns new audio, none of it before `heard.now`."""
 
-    def done_at(self, row: int) -> int | None:
-        """The sample at which the conversation ends, or None while that is not settled."""
+    def done_at(self, row: int) -> int:
+        """The sample at which the conversation ends, as far as it is known."""
 
     def events(self, row: int) -> list[Event]:
         """All events whose time is settled, those in the future too, in order of onset."""
@@ -146,8 +150,8 @@ class Users:
         """Let every user listen; returns what they say from `heard.now` on."""
         return [cue for driver in self._drivers.values() for cue in driver.advance(heard)]
 
-    def done_at(self, row: int) -> int | None:
-        """The sample at which a row's conversation ends, or None while that is not settled."""
+    def done_at(self, row: int) -> int:
+        """The sample at which a row's conversation ends, as far as it is known."""
         return self._of(row).done_at(row)
 
     def events(self, row: int) -> list[Event]:

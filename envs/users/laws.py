@@ -100,22 +100,16 @@ class Law:
             return _NORMAL.cdf((value - first) / last)
         return _NORMAL.cdf(math.log(value / first) / last) if value > 0 else 0.0
 
-    def at(self, own: float, pair: float = 0.5, at_least: float = -math.inf) -> float:
+    def at(self, own: float, pair: float = 0.5) -> float:
         """The value that two uniform draws in [0, 1) stand for.
 
         Args:
             own: of this occasion.
             pair: of the two people, the same throughout their conversation.
-            at_least: the value is from the law given that it is at least this; the clip still holds.
         """
         between, within = math.sqrt(self.dyad), math.sqrt(1.0 - self.dyad)
         shift = between * _NORMAL.inv_cdf(_open(pair))
-        low = 0.0
-        if at_least > -math.inf:
-            low = _NORMAL.cdf((_NORMAL.inv_cdf(_open(self.below(at_least))) - shift) / within)
-        own = _open(low + own * (1.0 - low))
-        value = self.quantile(_NORMAL.cdf(shift + within * _NORMAL.inv_cdf(own)) if self.dyad else own)
-        return min(max(value, at_least), self.clip[1])
+        return self.quantile(_NORMAL.cdf(shift + within * _NORMAL.inv_cdf(_open(own))) if self.dyad else own)
 
 
 def _open(p: float) -> float:
@@ -163,3 +157,13 @@ def _law(document: Document, name: str, spec: Mapping[str, Any]) -> Law:
         raise document.error(f"law {name!r}: the lower bound is above the upper one; swap them", where)
     params = tuple(float(spec[key]) for key in wanted)
     return Law(name, spec["dist"], params, (low, high), float(spec["dyad"]), spec["source"])
+
+
+def to_json(laws: Mapping[str, Law], name: str) -> dict[str, Any]:
+    """The content of a laws file; JSON is YAML, so that `load_laws` reads what it is written to."""
+    content = {}
+    for key, law in laws.items():
+        params = dict(zip(_PARAMETERS[law.dist], law.params, strict=True))
+        clip = {"clip": list(law.clip)} if all(map(math.isfinite, law.clip)) else {}
+        content[key] = {"dist": law.dist, **params, **clip, "dyad": law.dyad, "source": law.source}
+    return {"schema": SCHEMA, "name": name, "laws": content}

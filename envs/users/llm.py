@@ -308,7 +308,7 @@ class LlmDriver:
 
     # -- the record ----------------------------------------------------------------------------------------------------
 
-    def done_at(self, row: int) -> int | None:
+    def done_at(self, row: int) -> int:
         """The sample at which the conversation ends, as far as it is known."""
         state, plan = self._states[row], self._plan(row)
         return plan.longest if state.left < 0 else min(state.left + plan.after_script, plan.longest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -150,7 +149,6 @@ def _when(when: Any, act: str) -> tuple[str, float]:
         agent not in ("", "speaking", "silent")
         or isinstance(seconds, bool)
         or not isinstance(seconds, int | float)
-        or not math.isfinite(seconds)
         or not 0 <= seconds <= LONGEST_WAIT_S
     ):
         raise Fault("nonsense", f"when {when!r:.60} is no moment", again=True)

@@ -10,6 +10,7 @@ over: turns, barge-ins, backchannels and pauses by the rules that are used for r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -33,6 +34,7 @@ from envs.users.replay import TURN_GAP, find_events
 from envs.users.script import Cue
 from envs.users.turn_models import Heard
 
+log = logging.getLogger(__name__)
 _SILENT = np.zeros(CLOCK.frame, np.int16)
 _SILENT.setflags(write=False)
 OPENS_S = (0.4, 1.0)
@@ -148,6 +150,8 @@ class Side:
     now: int = CLOCK.frame
     fresh: bool = True
     """It has not heard frame 0 yet."""
+    faults: int = 0
+    """Frames that were no sound."""
 
     def hear(self, onset: int, offset: int) -> None:
         """Take note of the agent's latest segment (`OnlineActivity`)."""
@@ -249,10 +253,24 @@ class PolicyDriver:
             active = np.zeros(len(self.plans), bool)
             active[mine] = True
             audio = np.asarray(partner.step(ear, active), np.float32)
-            if audio.shape != ear.shape or not np.isfinite(audio[mine]).all():
-                raise UptakeError(f"user.policy {name!r} gave audio of shape {audio.shape} or with NaN; mend it")
-            said[mine] = audio[mine]
+            if audio.shape != ear.shape:
+                raise UptakeError(
+                    f"user.policy {name!r} gave audio of shape {audio.shape}, expected {ear.shape}; mend it"
+                )
+            for row in mine:
+                if np.isfinite(audio[row]).all():
+                    said[row] = audio[row]
+                else:
+                    self._fail(row)
         return said
+
+    def _fail(self, row: int) -> None:
+        """A frame that is no sound costs that frame of that row."""
+        plan, side = self._plan(row), self._sides[row]
+        if not side.faults:
+            told = f"{plan.scenario.id}, variant {plan.seeds.variant}, at {CLOCK.seconds(side.now):.2f} s"
+            log.warning("user.policy %s gave NaN or infinity, which is silence here: %s", plan.user.policy, told)
+        side.faults += 1
 
     def _opening(self, row: int, audio: np.ndarray) -> np.ndarray:
         """The first words in the place of what the policy says meanwhile: (F,) float32."""
@@ -274,7 +292,7 @@ class PolicyDriver:
 
     # -- the record ----------------------------------------------------------------------------------------------------
 
-    def done_at(self, row: int) -> int | None:
+    def done_at(self, row: int) -> int:
         """The sample at which the conversation ends: neither side hangs up."""
         return self._plan(row).longest
 
@@ -293,6 +311,10 @@ class PolicyDriver:
     def skipped(self, row: int) -> list[dict[str, str]]:
         """Nothing is planned, so nothing is left out."""
         return []
+
+    def notes(self, row: int) -> dict[str, Any]:
+        """Frames in which the policy gave no sound but NaN or infinity."""
+        return {"user_faults": self._sides[row].faults}
 
     # -- state ---------------------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ INTENTS: Mapping[str, Intent] = {
     "stop": Intent("C3", ("stop",), answered=False),
     "repetition": Intent("C4", ("repetition", TURN)),
     "follow_up": Intent("C5", ("follow_up", RELATED, "question")),
-    "dissatisfaction": Intent("C6", ("dissatisfaction", "correction", "barge_in")),
+    "dissatisfaction": Intent("C6", ("dissatisfaction", "complaint", "correction", "barge_in")),
     "completion": Intent("C7", ("completion", "barge_in"), head=True, answered=False),
     "attempt": Intent("C8", ("barge_in",), gives_up_s=0.6),
     "corrections": Intent("C9", ("correction", "barge_in"), rounds=3),
@@ -75,7 +75,7 @@ ASIDES: Mapping[str, tuple[str, ...]] = {
     COUGH: (COUGH,),
     ASIDE: (ASIDE,),
     HELLO: (HELLO,),
-    BYE: (BYE,),
+    BYE: (BYE, "closing"),
 }
 """Everything else that it says, and the kinds that it is taken from: of a barge-in, only the "yeah" before a pause."""
 
@@ -158,7 +158,7 @@ class ReactiveUser:
 
     persona: Persona = Persona()
     laws: str = "human"
-    turn_model: str = "energy"
+    turn_model: str = "projection"
 
 
 def missing(persona: Persona, kinds: Collection[str]) -> str | None:

@@ -193,9 +193,7 @@ def _moments(anchors: Mapping[str, int], expects: Sequence[Expect], onset: int, 
 def _cast(pack: Pack, scenario: Scenario, seeds: Seeds) -> list[Clip | None]:
     """One clip an item, None for a silence; all `say` items in one voice where a voice says them all."""
     options = [pack.candidates(scenario, item) for item in scenario.script]
-    spoken = [{clip.voice for clip in clips} for item, clips in zip(scenario.script, options, strict=True) if item.say]
-    rng = seeds.rng("voice")
-    shared = sorted(set.intersection(*spoken)) if spoken else []
+    shared, rng = pack.voices(scenario), seeds.rng("voice")
     voice = shared[int(rng.integers(len(shared)))] if shared else None
     cast: list[Clip | None] = []
     for clips in options:

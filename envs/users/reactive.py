@@ -6,6 +6,7 @@ writes down what happened as events of the taxonomy.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,13 +15,15 @@ import numpy as np
 
 from envs.clock import CLOCK
 from envs.episode import from_pcm16
+from envs.errors import UptakeError
 from envs.event import PAUSE_TYPES, Event, Word
 from envs.users.behaviour import FRAME, NEVER, Ear, Said, State, begin, tick
 from envs.users.character import Character, Utterance
 from envs.users.persona import TURNS
 from envs.users.script import Cue, shifted
-from envs.users.turn_models import Heard, TurnModel, turn_model
+from envs.users.turn_models import BUILT_IN, Heard, TurnModel, turn_model
 
+log = logging.getLogger(__name__)
 _FADE = 120  # samples (5 ms): nobody breaks off with a click
 
 
@@ -41,7 +44,7 @@ class ReactiveDriver:
         self._models[plan.turn_model].reset(np.array([row]))
         cues = []
         for now in (0, FRAME):
-            tick(plan, self._states[row], Ear(now, False, NEVER, NEVER, 1.0, 0))
+            tick(plan, self._states[row], Ear(now, False, NEVER, NEVER, (1.0,), (0,)))
             cues += self._speak(row, now)
         return cues
 
@@ -57,19 +60,42 @@ class ReactiveDriver:
             return []
         plans = [plan for plan in self.plans if plan is not None]
         used = {plan.turn_model for plan in plans}
-        user = from_pcm16(self._own) if used - {"energy"} else self._own  # the built-in model does not listen to it
-        over = {name: self._models[name].update(heard, user).tolist() for name in used}
-        leads = {name: CLOCK.nearest_sample(self._models[name].lead_s) for name in used}
+        user = from_pcm16(self._own) if used - set(BUILT_IN) else self._own
+        over = {name: self._over(name, heard, user) for name in used}
+        leads = {name: tuple(map(CLOCK.nearest_sample, self._models[name].leads_s)) for name in used}
         activity = heard.activity
         speaking, onset, offset = activity.speaking.tolist(), activity.onset.tolist(), activity.offset.tolist()
         times, cues = heard.now.tolist(), []
         for row, plan in zip(rows, plans, strict=True):
             name = plan.turn_model
-            free = 1.0 if onset[row] < 0 else over[name][row]  # what was never heard is not for a model to judge
-            ear = Ear(times[row], speaking[row], onset[row], offset[row], free, leads[name])
+            ends = over[name][row] if onset[row] >= 0 else [1.0]  # what was never heard is not for a model to judge
+            ear = Ear(times[row], speaking[row], onset[row], offset[row], ends, leads[name])
             tick(plan, self._states[row], ear)
             cues += self._speak(row, times[row])
         return cues
+
+    def _over(self, name: str, heard: Heard, user: np.ndarray) -> list[list[float]]:
+        """What a turn model makes of this frame, a probability a row and lead; what is none counts as 0: the user
+        waits.
+
+        Raises:
+            UptakeError: it does not give one number a row and lead.
+        """
+        over = np.asarray(self._models[name].update(heard, user))
+        if over.shape != (len(self.plans), len(self._models[name].leads_s)) or over.dtype.kind not in "fiub":
+            raise UptakeError(
+                f"turn model {name!r} gave {over.dtype} of shape {over.shape}, expected one probability for each of "
+                f"{len(self.plans)} rows and each of its leads; mend it"
+            )
+        right = (over >= 0.0) & (over <= 1.0)  # not so for NaN
+        for row in np.flatnonzero(~right.all(axis=1)).tolist():
+            plan = self.plans[row]
+            if plan is not None and plan.turn_model == name:
+                if not self._states[row].faults:
+                    told = f"{plan.scenario.id}, variant {plan.seeds.variant}"
+                    log.warning("turn model %s gave %s, no probability: %s waits", name, over[row].tolist(), told)
+                self._states[row].faults += 1
+        return np.where(right, over, 0.0).tolist()
 
     def _speak(self, row: int, now: int) -> list[Cue]:
         """What is heard of a user in the frame that starts at `now`."""
@@ -84,7 +110,7 @@ class ReactiveDriver:
         self._own[row, onset - now : onset - now + len(piece)] = piece
         return [Cue(row, onset, piece, "user")]
 
-    def done_at(self, row: int) -> int | None:
+    def done_at(self, row: int) -> int:
         """The sample at which the conversation ends, as far as it is known."""
         state, plan = self._states[row], self._plan(row)
         return plan.longest if state.left < 0 else min(state.left + plan.after_script, plan.longest)
@@ -105,6 +131,10 @@ class ReactiveDriver:
             for i, (name, _) in enumerate(plan.agenda)
             if i >= turn
         ]
+
+    def notes(self, row: int) -> dict[str, Any]:
+        """Frames in which its turn model gave no probability."""
+        return {"user_faults": self._states[row].faults}
 
     def fork(self, source: int, rows: Iterable[int]) -> None:
         """Let `rows` continue from where row `source` stands."""

@@ -2,7 +2,8 @@
 
 What happens is read from who spoke when (`envs.recording`):
 
-* speech of the user with silences of at most 1.0 s in it is an utterance, and those of at least 0.2 s are pauses (B1);
+* speech of the user with silences of at most 1.0 s in it is an utterance, and those of at least 0.2 s are pauses (B1).
+  Where no words file says when they speak, their sound does, and that joins what is less than 0.32 s apart;
 * an utterance of at most 1.0 s and two words while the other one spoke is a backchannel (D1), and any other of that
   length is nothing;
 * a longer one is a turn (A1 if its text ends in a question mark, else A3), or a barge-in (C1) if the other one had

@@ -138,11 +138,11 @@ class ScriptDriver:
         else:
             self._waiting.pop(row, None)
 
-    def done_at(self, row: int) -> int | None:
-        """The sample at which the conversation ends, or None while a line still waits."""
+    def done_at(self, row: int) -> int:
+        """The sample at which the conversation ends, as far as it is known."""
         plan, progress = self._plan(row), self._progress[row]
         if WAITING in progress.starts:
-            return None
+            return plan.longest
         return min(progress.settled + plan.after_script, plan.longest)
 
     def events(self, row: int) -> list[Event]:

@@ -1,7 +1,8 @@
 """Whether the agent's turn is over, as its listener hears it: what decides when a reactive user may speak.
 
-`energy` is built in. A learned model (VAP, smart-turn, ...) plugs in as an entry point of the group
-`uptake.turn_models`: a callable that takes the batch size and returns a `TurnModel`. A scenario names it:
+`projection` (`envs.users.projection`, the default) and `energy` are built in. A learned model (VAP, smart-turn, ...)
+plugs in as an entry point of the group `uptake.turn_models`: a callable that takes the batch size and returns a
+`TurnModel`. A scenario names it:
 
     user: {driver: reactive, turn_model: my_vap}
 """
@@ -21,6 +22,8 @@ from envs.event import Word
 from envs.users.laws import load_laws
 
 ENTRY_POINT_GROUP = "uptake.turn_models"
+BUILT_IN = ("projection", "energy")
+"""They do not listen to the user."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,15 @@ class Heard:
 class TurnModel(Protocol):
     """A batched, causal listener. Rows know nothing of each other."""
 
-    lead_s: float
-    """How far ahead of the end of a turn it says so; 0 for one that waits for silence."""
+    leads_s: tuple[float, ...]
+    """How far ahead it looks: 0 first, then growing. One that waits for silence has 0 alone."""
 
     def update(self, heard: Heard, user: np.ndarray) -> np.ndarray:
-        """Hear one frame of the agent and the user's own (B, F) float32; (B,): probability that the turn is over."""
+        """Hear one frame of the agent and the user's own (B, F) float32.
+
+        Returns:
+            (B, leads): probability that the turn is over that many seconds from now.
+        """
 
     def reset(self, rows: np.ndarray) -> None:
         """Forget everything about these rows."""
@@ -68,7 +75,7 @@ class EnergyTurns:
     the human law of pauses, even odds take 0.56 s: what a listener pays who cannot project the end of a turn.
     """
 
-    lead_s = 0.0
+    leads_s: tuple[float, ...] = (0.0,)
     SHIFT = 0.2
 
     def __init__(self, batch: int) -> None:
@@ -78,9 +85,9 @@ class EnergyTurns:
         self._over = self.SHIFT / (self.SHIFT + (1.0 - self.SHIFT) * longer)  # by hops of silence
 
     def update(self, heard: Heard, user: np.ndarray) -> np.ndarray:
-        """(B,) probability."""
+        """(B, 1) probability."""
         hops = (heard.now - heard.activity.offset) // DEFAULT.hop
-        return self._over[np.clip(hops, 0, len(self._over) - 1)]
+        return self._over[np.clip(hops, 0, len(self._over) - 1)][:, None]
 
     def reset(self, rows: np.ndarray) -> None:
         """Nothing is kept beyond the activity that is heard."""
@@ -103,6 +110,10 @@ def turn_model(name: str) -> Callable[[int], TurnModel]:
     """
     if name == "energy":
         return EnergyTurns
+    if name == "projection":
+        from envs.users.projection import Projection  # here: it needs `Heard`
+
+        return Projection
     points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in points:
         raise UptakeError(f"no turn model {name!r}{nearest(name, ['energy', *points])}")

@@ -3,9 +3,12 @@
     python tests/benchmarks/bench_gpu.py                               # one H100 or H200, the 7B and 1B shapes
     python tests/benchmarks/bench_gpu.py --shape pocket --device cpu   # the same code, figures of the CPU
 
-Prints one JSON line a batch size: frames a second over conversations of 20 s (no codec), step by step and with CUDA
-graphs, the same for their last two seconds alone, what capturing took, memory a stream, and the share of the roofline
+Prints one JSON line a batch size: frames a second over conversations of 20 s, step by step and with CUDA graphs, the
+same for their last two seconds alone, what capturing took, memory a stream, and the share of the roofline
 `rows · bandwidth / (weights + rows · frames so far · bytes a frame of cache)`: a frame reads every weight once.
+
+And one line a batch size end to end, as a rollout plays: `MoshiPolicy.step` from microphone to loudspeaker through a
+Mimi of the released shape (random weights, every row with a user of its own), and how much of it the codec alone takes.
 
 Then one line a shape about learning from the text stream: tokens a second of scoring without gradient, of an update
 (forward, backward, AdamW) and of both, beside a plain transformer (transformers' Llama) of the same width, depth and
@@ -28,14 +31,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MimiConfig, MimiModel
 
+from align.codecs.mimi import MimiCodec
 from align.evaluation import find_folder
 from align.lora import add_lora
 from align.policies.base import Trajectory, scores_of
 from align.policies.graphs import Graphs
 from align.policies.moshi.config import MoshiConfig, gated_width
 from align.policies.moshi.model import MoshiModel
+from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.streaming import MoshiStream
 from align.policies.sampling import Sampling, truncated_log_probs
 
@@ -145,6 +150,36 @@ def stepping(model: MoshiModel, batch: int, frames: int, clock: Clock) -> dict[s
     return out
 
 
+class Wordless:
+    """A tokenizer of no pieces: what a token is called costs nothing here."""
+
+    def get_piece_size(self) -> int:
+        """No token means anything."""
+        return 0
+
+
+def end_to_end(model: MoshiModel, batch: int, frames: int, clock: Clock) -> dict[str, Any]:
+    """Conversations of `frames` frames from sound to sound: one to capture where that is done, and one to be timed."""
+    codec = MimiCodec(MimiModel(MimiConfig(codebook_size=model.config.card)), model.config.dep_q)
+    tokenizer: Any = Wordless()
+    policy = MoshiPolicy(model, codec, tokenizer, SAMPLING)
+    user = np.random.default_rng(0).normal(0, 0.1, (frames, batch, codec.frame)).astype(np.float32)
+    out: dict[str, Any] = {"end_to_end": "mimi", "batch": batch, "frames": frames}
+    with torch.inference_mode():
+        for part in (user if clock.device.type == "cuda" else user[:2], user):
+            policy.reset(np.ones(batch, bool), list(range(batch)))
+            with clock.peak(out, "peak_gib"):
+                times = [clock(lambda heard=heard: policy.step(heard)) for heard in part]  # type: ignore[misc]
+        state, alone = codec.init_state(batch), []
+        for heard in user:
+            alone.append(clock(lambda heard=heard: codec.decode(state, codec.encode(state, heard))))  # type: ignore[misc]
+    out["codec_on"] = codec.device.type
+    out["frames_per_s"] = round(batch * frames / sum(times), 1)
+    out["times_real_time"] = round(batch * frames * 0.08 / sum(times), 1)
+    out["codec_share"] = round(median(alone) / median(times), 3)
+    return out
+
+
 def learning(model: MoshiModel, adapted: bool, batch: int, frames: int, rounds: int, clock: Clock) -> dict[str, Any]:
     """Scoring and updating by `batch` conversations, ours and a plain transformer's in turn; the first warms up."""
     c, device = model.config, clock.device
@@ -250,6 +285,7 @@ def main(arguments: list[str] | None = None) -> None:
         }
         for batch in options.batch:
             print(json.dumps(said | stepping(model, batch, options.frames, clock)), flush=True)
+            print(json.dumps(said | end_to_end(model, batch, options.frames, clock)), flush=True)
         learnt = learning(model, shape == ADAPTED, options.learn_batch, options.frames, options.rounds, clock)
         print(json.dumps(said | learnt), flush=True)
         del model

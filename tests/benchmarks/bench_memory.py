@@ -65,7 +65,6 @@ def planned(config: MoshiConfig, learning: GrpoConfig) -> dict[str, int]:
     env, axes = world(learning)
     policy = policy_of(config, learning.bf16)
     choose_trained(policy.model, learning)
-    policy.model.recompute = learning.gradient_checkpointing
     names = [name for group in zip(*axes.values(), strict=False) for name in group]
     pace = plan.measure(policy, env, names, learning)
     needs = plan.memory(policy.model, policy.spec, learning, 1, pace.activations)

@@ -244,6 +244,8 @@ def test_a_nearly_full_disk_stops_a_run_before_it_starts(
     usage = shutil.disk_usage("/")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=2**20))
     assert "free some space or give another disk with runs=FOLDER" in uptake.refused(*world)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=2**30))
+    assert "save_total_limit = 100000; free some space" in uptake.refused(*world, "grpo.save_total_limit=100000")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

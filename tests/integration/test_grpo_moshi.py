@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from align import curriculum
+from align.lora import adapters
 from align.policies.moshi.policy import MoshiPolicy
 from align.policies.sampling import Sampling
 from align.trainers import grpo
@@ -126,6 +127,20 @@ def test_lora_trains_linear_layers_of_the_temporal_transformer_and_is_merged_at_
     assert not any("lora" in name for name, _ in policy.model.named_modules())
 
 
+def test_lora_in_bfloat16_writes_all_that_it_learned(pack, tmp_path):
+    """Merged into weights of bfloat16 most of it would be rounded away."""
+    policy, _ = train(pack, tmp_path, use_peft=True, lora_r=4, zero_stage=1, bf16=True, learning_rate=2e-4)
+    learned = adapters(policy.model)
+    assert learned, "they stay beside the weights, for what is measured after training"
+    start = {name: value.bfloat16().float() for name, value in tiny_moshi.policy().model.state_dict().items()}
+    for name, value in load_file(tmp_path / "policy" / "model.safetensors").items():
+        change = value - start[name]
+        if (adapter := learned.get(name.removesuffix(".weight"))) is None:
+            assert not change.any()
+        else:
+            assert adapter.change().any() and (change - adapter.change()).norm() < 1e-3 * adapter.change().norm()
+
+
 def test_lora_without_a_layer_names_one(pack, tmp_path):
     with pytest.raises(UptakeError, match=r"'decoder.*' matches no linear layer; one is '"):
         train(pack, tmp_path, use_peft=True, lora_target_modules="decoder.*")
@@ -137,8 +152,9 @@ def test_top_k_keeps_the_ratio_and_the_kl_finite(pack, tmp_path):
     assert 0 < metrics["kl"] < 10
 
 
-def test_bfloat16_with_fp32_masters_stays_near_its_sampler(pack, tmp_path):
-    _, metrics = train(pack, tmp_path, zero_stage=1, bf16=True)
+@pytest.mark.parametrize("stage", [1, 3])
+def test_bfloat16_with_fp32_masters_stays_near_its_sampler(pack, tmp_path, stage):
+    _, metrics = train(pack, tmp_path, zero_stage=stage, bf16=True)
     assert metrics["sampling/sampling_logp_difference/mean"] < 0.02
     assert changed(tmp_path)
 

@@ -1,5 +1,6 @@
 """Mimi streams in both directions exactly as transformers runs it offline. Random weights in the published layout."""
 
+import copy
 import json
 from functools import cache
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import MimiConfig, MimiModel
 from align.codecs.mimi import MimiCodec
 from envs.codec import Codec, rows_kept
 from envs.errors import UptakeError
+from tests.on_one_device import OnOneDevice
 
 SMALL: dict[str, Any] = {
     "hidden_size": 16, "num_filters": 4, "codebook_size": 64, "codebook_dim": 8, "upsample_groups": 16,
@@ -205,6 +207,32 @@ def test_a_saved_codec_reloads_from_its_folder_and_speaks_the_same(tmp_path) -> 
     again, codes = MimiCodec.load(tmp_path), random_codes("tiny", 1, 8)
     assert (again.sample_rate, again.frame, again.codebooks, again.card) == (300, 24, 8, 64)
     np.testing.assert_array_equal(decode(again, again.init_state(1), codes), decode(c, c.init_state(1), codes))
+
+
+def test_a_codec_that_is_moved_keeps_weights_and_streams_where_it_is() -> None:
+    c, frame = copy.deepcopy(codec("tiny")), speech("tiny", 2, 1)[:, 0]
+    c.encode(c.init_state(2), frame)  # whatever it remembers of where it first ran
+    meta = torch.device("meta")  # what it computes has no values there, and cannot reach numpy
+    c.to(meta)
+    state = c.init_state(2)
+    with OnOneDevice(copies=True) as device:
+        with pytest.raises(NotImplementedError, match="no data"):
+            c.encode(state, frame)
+        with pytest.raises(NotImplementedError, match="no data"):
+            c.decode(state, np.zeros((2, c.codebooks), np.int64))
+        c.fork(state, 0, [1])
+        c.reset(state, [0])
+    assert device.calls > 200 and c.device == meta
+    assert len(state.tensors) > 10 and all(tensor.device == meta for tensor in state.tensors.values())
+
+
+def test_a_codec_moved_in_the_middle_of_a_rollout_says_the_same_and_can_be_used_outside_of_it() -> None:
+    c, pcm = copy.deepcopy(codec("tiny")), speech("tiny", 2, 8)
+    expected = encode(c, c.init_state(2), pcm)
+    with torch.inference_mode():
+        c.to(torch.device("cpu"))
+    np.testing.assert_array_equal(encode(c, c.init_state(2), pcm), expected)
+    assert not any(weight.is_inference() for weight in c.model.parameters())
 
 
 def _remove_weights(folder):

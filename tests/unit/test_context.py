@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,21 @@ def test_without_a_chance_of_one_there_is_none(pack, policy):
     assert never.prompts(10, GROUPS) == [None] * 24
 
 
+def test_where_nothing_is_said_its_text_has_the_models_own_padding(pack, policy, contexts):
+    other = load_policy("pocket")
+    other.model.config = dataclasses.replace(
+        other.model.config, existing_text_padding_id=1, existing_text_end_padding_id=2
+    )
+    moved = Contexts(pack, other, longest_s=30.0, probability=0.5, iterations=11, seed=3)
+    checked = 0
+    for ours, theirs in zip(moved.prompts(10, GROUPS), contexts.prompts(10, GROUPS), strict=True):
+        if theirs is not None:
+            # Control ids, which are no piece of a word; what is neither is one, and stays.
+            assert np.array_equal(ours[0], np.select([theirs[0] == 3, theirs[0] == 0], [1, 2], theirs[0]))
+            checked += (ours[0] == 1).any() and (ours[0] == 2).any()
+    assert checked
+
+
 @torch.no_grad()
 def test_its_text_is_what_the_policy_would_say_there_and_nowhere_else(contexts, policy):
     """Held to the ear of the policy: its words are likelier in their own frames than two frames off."""
@@ -84,7 +101,8 @@ def test_its_text_is_what_the_policy_would_say_there_and_nowhere_else(contexts, 
 def test_a_conversation_after_a_context_is_scored_as_it_was_sampled(contexts, pack, policy):
     env = DuplexVectorEnv(pack, 6, split="train", frames=20)
     ids = [scenario.id for scenario in pack.scenarios("train")][:2]
-    prompts = [p for p in contexts.prompts(10, GROUPS)[::3] if p is not None][:1] * 3 + [None] * 3
+    shorter = [p for p in contexts.prompts(10, GROUPS)[::3] if p is not None and p.shape[1] < policy.spec.context]
+    prompts = shorter[:1] * 3 + [None] * 3
     played = rollout.collect(policy, env, ids, [0, 0], 3, list(range(6)), 20, prompts=prompts)
     t = played.trajectory
     assert t.valid.shape == (6, 20)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from align.evaluation import load_policy
 from align.policies.graphs import SWITCH, CudaRecorder, Graphs
 from align.policies.moshi.frame import Sight
-from align.policies.moshi.model import MoshiModel
+from align.policies.moshi.model import Head, MoshiModel
 from align.policies.moshi.streaming import MoshiStream
 from envs.errors import UptakeError
 from tests.moshi_streams import ALL, BATCH, SAMPLING, assert_same, heard, live, open_rows, random_model
@@ -30,6 +31,22 @@ def test_a_captured_conversation_is_the_conversation(dtype):
     of = random_model().to("cuda", dtype)
     captured, plain = captured_and_plain(of)
     live(np.random.default_rng(0), 60, plain, captured)
+
+
+def test_a_head_of_bfloat16_gives_on_a_gpu_what_it_gives_on_a_cpu():
+    head, x = Head(256, 40, bias=False).to(torch.bfloat16), torch.randn(3, 5, 256).bfloat16()
+    expected = head(x)
+    on_gpu = head.to("cuda")(x.to("cuda").requires_grad_())
+    assert on_gpu.dtype == torch.float32
+    torch.testing.assert_close(on_gpu.cpu(), expected, rtol=0, atol=1e-4)
+    on_gpu.sum().backward()
+    assert head.weight.grad is not None and head.weight.grad.isfinite().all()
+
+
+def test_a_checkpoint_is_run_in_the_precision_that_it_was_published_in(tmp_path):
+    load_policy("pocket").export(tmp_path / "bf16", dtype=torch.bfloat16)
+    assert load_policy(str(tmp_path / "bf16")).model.text_linear.weight.dtype == torch.bfloat16
+    assert load_policy("pocket").model.text_linear.weight.dtype == torch.float32
 
 
 def test_capture_follows_weights_that_moved_and_a_cache_that_grew():

@@ -267,6 +267,8 @@ def test_a_section_may_hold_numbers_ranges_distributions_and_variables():
         ("rt60_s: [0.3, 0.5], distance_m: 0.5", "rt60_s: 0.05, distance_m: 4", 8, "no room has rt60_s 0.05"),
         ("loss: 0.02", "loss: 0.9", 9, "network.loss can be 0.9 to 0.9"),
         ("loss: 0.02", "loss: 0.3, loss_in_burst: 0.2", 9, "raise loss_in_burst"),
+        ("loss: 0.02", "loss: 0.5, loss_in_burst: 0.6", 9, "a share of 0.3 is lost at most, not 0.5"),
+        ("  echo", "  underrun: {share: 0.5, burst_ms: 80}\n  echo", 10, "a share of 0.45 is late at most, not 0.5"),
         ("burst_ms: {dist: uniform, a: 20", "burst_ms: {dist: uniform, a: 99", 9, "lower bound is above"),
         ("burst_ms: {dist: uniform", "burst_ms: {dist: unifrom", 9, "did you mean 'uniform'"),
         ("$late", "$lat", 11, "no variable '.lat'; did you mean 'late'"),

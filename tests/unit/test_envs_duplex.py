@@ -322,6 +322,13 @@ def test_no_action_is_swallowed_after_an_end_and_other_rows_go_on(pack):
     assert np.flatnonzero(env.episode(0).agent).tolist() == [F + 5] and info["frame"].tolist() == [0, 0]
 
 
+def test_the_record_says_the_seed_of_its_own_conversation(pack):
+    env = DuplexVectorEnv(pack, 2, frames=10)
+    env.reset(seed=7, options={"scenario": "turn"})
+    env.reset(seed=8, options={"scenario": "turn", "reset_mask": np.array([True, False])})
+    assert [env.episode(row).meta["seed"] for row in range(2)] == [8, 7]
+
+
 def test_reset_mask_leaves_other_rows_alone(pack):
     env = DuplexVectorEnv(pack, 2, frames=30)
     plain = listen(env, 20, seed=1, options={"scenario": "turn"})
@@ -446,3 +453,44 @@ def test_a_spoken_text_finds_its_clip_whatever_its_case(pack):
     env = DuplexVectorEnv(pack, 1, split="test", frames=40)
     listen(env, 40, seed=1)
     assert env.episode(0).events[0].text == "how is the garden" and env.episode(0).meta["voice"] == "other"
+
+
+LONG = """\
+schema: duplex.scenario/1
+id: waits
+split: train
+duration_s: {max: 1.3}
+user:
+  script:
+    - {id: ask, type: A1, clip: ask, at: 0.1}
+    - {id: cut, type: C1, clip: but, when: {agent: speaking, for: 0.8, after: ask}, timeout: 15}
+---
+schema: duplex.scenario/1
+id: talks
+split: train
+duration_s: {max: 1.3}
+ACOUSTICSuser:
+  script:
+    - {id: tell, type: A3, clip: story, at: 0.5}
+    - {id: door, type: D4, clip: door, at: 1.2}
+"""
+
+
+@pytest.mark.parametrize("acoustics", ["", "acoustics: {telephone: {}}\n"])
+@pytest.mark.parametrize("name", ["waits", "talks"])
+def test_a_conversation_is_over_at_its_longest_whoever_waits_or_talks_then(pack, tmp_path, name, acoustics):
+    path = tmp_path / "long.yaml"
+    path.write_text(LONG.replace("ACOUSTICS", acoustics))
+    env = DuplexVectorEnv(pack.with_users(path), 1, frames=60)
+    heard = [env.reset(seed=3, options={"scenario": name})[0]["mic"][0]]
+    ends = []
+    for _ in range(60):
+        obs, _, terminated, _, _ = env.step(silence(env))
+        heard.append(obs["mic"][0])
+        ends.append(bool(terminated[0]))
+    last = CLOCK.frames_covering(CLOCK.nearest_sample(1.3))
+    assert ends.index(True) + 2 == last  # frames that were heard by then, frame 0 among them
+    levels = 20 * np.log10(np.sqrt(np.mean(np.square(heard), axis=1)))
+    assert levels[last - 3 : last].max() > -30
+    assert levels[last + 1 :].max() < -50  # one frame for what is still on its way over the line
+    assert env.episode(0).meta["ended"] == "script" and env.episode(0).mic.size == last * F

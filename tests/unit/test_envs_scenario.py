@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from envs.errors import UptakeError
 from envs.pack import Pack, sha256_of
 from envs.scenario import json_schema, load_scenarios, parse_scenarios
+from launch.packs import run_scenario_check
 from tests.packs import SCENARIOS, tiny_pack, write_tiny_pack
+from tests.reactive_pack import reactive_pack
 
 MINIMAL = """\
 schema: duplex.scenario/1
@@ -29,6 +32,9 @@ user:
 expect:
   - {event: ask, agent: responds, within: {full: 0.5, zero: 1.0}}
 """
+
+
+AT_MOST = MINIMAL[MINIMAL.index("b: 0.5") : MINIMAL.index("id: ask")]
 
 
 def test_times_may_have_units_and_variables_are_known_by_name():
@@ -68,6 +74,8 @@ def test_times_may_have_units_and_variables_are_known_by_name():
         ("id: cut", "id: ask", 8, "stands twice"),
         ("a: 0.1", "a: 0.9", 4, "lower bound is above"),
         ("a: 0.1", "a: -0.1", 8, "can be negative"),
+        (AT_MOST, AT_MOST.replace("0.5", "50") + "gain_db: $gap, ", 7, "gain_db: .gap can be 0.1 to 50;"),
+        ("user:\n", "acoustics: {room_tone_db: $gap}\nuser:\n", 5, "room_tone_db: .*must stay within -75 to -55"),
         ("dist: uniform", "dist: lognormal", 4, "needs 'median'"),
         ("event: ask", "event: aks", 10, "no event 'aks'"),
         ("full: 0.5", "full: 5", 10, "later than within.zero"),
@@ -165,6 +173,26 @@ def test_a_file_of_several_scenarios_is_read_in_order_and_one_that_cannot_be_rea
         load_scenarios(path)
 
 
+@pytest.mark.parametrize("text", ["[" * 3000 + "]" * 3000, "{a: " * 3000 + "}" * 3000])
+def test_a_file_that_is_nested_without_end_is_refused_in_one_line(text):
+    with pytest.raises(UptakeError, match=r"^f\.yaml:1: nested too deeply"):
+        parse_scenarios(text, "f.yaml")
+
+
+def test_a_scenario_in_a_packs_folder_is_checked_wherever_it_lies_there(tmp_path):
+    folder = write_tiny_pack(tmp_path)
+    head = "schema: duplex.scenario/1\nid: mine\nsplit: train\n"
+    head += "user: {script: [{id: ask, type: A1, at: 1s, clip: CLIP}]}"
+    for place in (folder, folder / "drafts"):
+        place.mkdir(exist_ok=True)
+        (place / "mine.yaml").write_text(head.replace("CLIP", "no-such"))
+        with pytest.raises(UptakeError, match=r"mine\.yaml:4: no clip 'no-such' in the pack"):
+            run_scenario_check(place / "mine.yaml", "core")
+        (place / "mine.yaml").write_text(head.replace("CLIP", "digits"))
+        run_scenario_check(place / "mine.yaml", "core")
+    run_scenario_check(folder / "scenarios" / "all.yaml", "core")
+
+
 # -- packs -------------------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +201,40 @@ def test_a_pack_is_addressed_by_its_content(tmp_path):
     assert Pack.load(one).hash == Pack.load(two).hash
     (two / "scenarios" / "all.yaml").write_text(SCENARIOS.replace("0.8s", "0.9s"))
     assert Pack.load(one).hash != Pack.load(two).hash
+
+
+REFERS = {
+    "laws.yaml": "user: {driver: reactive, laws: laws.yaml, persona: {barges_in: 0, backchannels_per_min: 0, "
+    "coughs_per_min: 0, side_talk_per_min: 0}}",
+    "call.flac": "user: {driver: replay, recording: {file: call.flac, words: call.json}}",
+    "call.json": "user: {driver: replay, recording: {file: call.flac, words: call.json}}",
+    "street.yaml": "acoustics: {mix: {street.yaml: 1, clean: 1}}\nuser: {driver: policy, policy: pocket}",
+    "talk.jsonl": "user: {driver: llm, goal: Go., log: talk.jsonl, endpoint: {base_url: 'http://h/v1', model: m}}",
+}
+
+
+@pytest.mark.parametrize("name", REFERS)
+def test_the_hash_of_a_pack_covers_what_its_scenarios_refer_to(tmp_path, name):
+    base = reactive_pack(tmp_path / "pack", "")
+    before = {
+        "laws.yaml": (files("envs") / "users" / "laws.yaml").read_text(),
+        "call.json": '[["hi", 0.1, 0.5]]',
+        "street.yaml": "noise: {snr_db: 10}",
+        "talk.jsonl": "",
+    }
+
+    def hashed(folder: str, changed: bool) -> str:
+        place = tmp_path / folder
+        place.mkdir()
+        for file, text in before.items():
+            (place / file).write_text(text + ("\n" if changed and file == name else ""))
+        loud = 0.2 if changed and name == "call.flac" else 0.1
+        soundfile.write(place / "call.flac", loud * np.sin(np.arange(24000) * 0.1), 24000)
+        head = "schema: duplex.scenario/1\nid: a\nsplit: train\n"
+        (place / "users.yaml").write_text(head + REFERS[name])
+        return base.with_users(place / "users.yaml").hash
+
+    assert hashed("here", False) == hashed("there", False) != hashed("changed", True)
 
 
 def test_clips_and_scenarios_are_found_by_name_split_and_tag(tmp_path):

@@ -5,22 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from align.comparison import LABELS, compare, single
+from align.config import load_config
 from align.curriculum import by_axis
 from align.evaluation import (
     BASELINES,
     Evaluation,
     evaluate,
     examples,
+    find_folder,
     load_policy,
     policy_seed,
 )
+from align.policies.moshi.checkpoint import saved_dtype
+from align.policies.moshi.policy import MoshiPolicy
 from envs.errors import UptakeError
 from envs.pack import Pack
+from launch.evaluate import find_system
 from launch.terminal import ranking_line
+from launch.train import prepare
 from rewards.bootstrap import units
 from rewards.measures import MEASURES
 from tests.packs import tiny_pack
@@ -156,3 +164,41 @@ def test_every_measure_that_a_table_names_exists() -> None:
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UptakeError, match="no checkpoint 'nowhere'"):
         load_policy("nowhere")
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pocket, as a checkpoint of bfloat16."""
+    folder = tmp_path_factory.mktemp("published") / "bf16"
+    MoshiPolicy.load(find_folder("pocket")).export(folder, dtype=torch.bfloat16)
+    return folder
+
+
+def precisions(policy: Any) -> set[torch.dtype]:
+    return {p.dtype for p in policy.model.parameters()}
+
+
+def test_a_policy_is_loaded_in_one_precision_and_on_a_cpu_in_float32(published: Path) -> None:
+    assert precisions(load_policy(str(published))) == {torch.float32}
+    assert precisions(load_policy("pocket", dtype=torch.bfloat16)) == {torch.bfloat16}
+
+
+def test_what_was_published_in_bfloat16_is_known_and_an_adapter_is_not_rounded(published: Path, tmp_path: Path) -> None:
+    assert saved_dtype(published) == torch.bfloat16
+    assert saved_dtype(find_folder("pocket")) == torch.float32, "float16 is how it is stored, not how it runs"
+    policy = MoshiPolicy.load(published)
+    policy.export(tmp_path / "adapter", "kyutai-lora", dtype=torch.bfloat16, base=published)
+    assert saved_dtype(tmp_path / "adapter") == torch.float32
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_a_run_measures_before_it_in_the_precision_that_it_trains_in(published: Path, bf16: bool) -> None:
+    settings = [f"policy={published}", f"grpo.bf16={str(bf16).lower()}", "grpo.zero_stage=1"]
+    job = prepare(load_config("quickstart", settings))
+    assert precisions(job.policy) == {torch.bfloat16 if bf16 else torch.float32}
+
+
+def test_the_precision_of_an_evaluation_can_be_said() -> None:
+    assert precisions(find_system("pocket", 100, dtype="bfloat16")) == {torch.bfloat16}
+    with pytest.raises(UptakeError, match="--dtype bfloat17: unknown; did you mean 'bfloat16'"):
+        find_system("pocket", 100, dtype="bfloat17")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from envs.chat import chat as chat_module
 from envs.chat.breaker import Breaker
 from envs.chat.cache import Cache
-from envs.chat.endpoint import retry_after
+from envs.chat.endpoint import Endpoint, Fault, retry_after
 from envs.errors import UptakeError
 from rewards import Composition, EpisodeView, Verdict, get, names, reward
 from rewards import registry as registry_module
@@ -394,7 +394,8 @@ def test_a_model_that_thinks_before_it_answers_is_understood(judges) -> None:
 
 
 @pytest.mark.parametrize(
-    "header, seconds", [("3", 3.0), ("-1", 0.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("soon", 0.0), ("", 0.0)]
+    "header, seconds",
+    [("3", 3.0), ("-1", 0.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("soon", 0.0), ("", 0.0), ("9" * 400, 0.0)],
 )
 def test_how_long_to_wait_is_read_from_seconds_or_a_date(header: str, seconds: float) -> None:
     assert retry_after(header) == seconds
@@ -495,6 +496,8 @@ def test_a_key_that_is_missing_or_cannot_be_sent_is_named_by_its_variable_only(j
      ({"base_url": "host:8000"}, "must be an http:// or"), ({"api_key_env": "sk-secret"}, "never the key"),
      ({"concurrency": 0}, "at least 1"), ({"timeout_s": 0.0}, "more than 0"), ({"retries": -1}, "0 or more"),
      ({"patience_s": float("nan")}, "more than 0"), ({"transcript": "voice"}, "one of text, asr"),
+     ({"base_url": "http://h/v1/sk-secret0"}, "or a key"), ({"body": {"api_key": "sk-secret"}}, "'api_key' would be"),
+     ({"body": {"extra_headers": {"Authorization": "sk-secret"}}}, "'Authorization' would be written"),
      ({"body": {"messages": []}}, "set by uptake"), ({"body": {"seed": float("nan")}}, "as JSON")],
 )  # fmt: skip
 def test_a_section_that_cannot_work_is_one_line_without_a_secret(settings, says: str) -> None:
@@ -502,6 +505,26 @@ def test_a_section_that_cannot_work_is_one_line_without_a_secret(settings, says:
         JudgeConfig(**{"base_url": "http://127.0.0.1/v1", "model": "m", **settings}).check()
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_of_tokens_are_no_keys() -> None:
+    body = {"max_tokens": 16, "max_completion_tokens": 16, "logit_bias": {"50256": -100}}
+    JudgeConfig(base_url="http://h/openai/deployments/gpt-4o", model="m", body=body).check()
+
+
+@pytest.mark.parametrize(
+    ("model", "same"),
+    [("gpt-4o", True), ("gpt-4o-2024-08-06", True), ("gpt-4o-20240806", True), ("gpt-4o-0613", True),
+     ("openai/gpt-4o", True), ("gpt-4o-mini", False), ("gpt-4o-mini-2024-07-18", False), ("-2024-08-06", False)],
+)  # fmt: skip
+def test_a_dated_snapshot_is_the_model_and_a_smaller_sibling_is_another(model: str, same: bool) -> None:
+    endpoint = Endpoint(JudgeConfig(base_url="http://h/v1", model="gpt-4o"))
+    content = json.dumps({"model": model, "choices": [{"message": {"content": "2"}}]}).encode()
+    if same:
+        assert endpoint._read(content).model == model
+    else:
+        with pytest.raises(Fault, match="asked for 'gpt-4o', answered by"):
+            endpoint._read(content)
 
 
 @pytest.mark.parametrize("fault", ["denied", "prose", "wrong_model"])

@@ -17,6 +17,7 @@ from websockets.sync.server import serve
 from align.evaluation import evaluate, find_scripted
 from align.policies.live.agent import Live
 from align.policies.live.ledger import Ledger, summary
+from align.policies.live.playout import Playout
 from align.policies.live.protocols import Moshi, Realtime
 from envs.clock import CLOCK
 from envs.errors import UptakeError
@@ -133,6 +134,60 @@ def test_nonsense_from_a_server_is_a_fault_and_no_crash(wire, message):
 def test_a_user_who_begins_to_speak_flushes_what_was_not_played():
     assert Realtime().read('{"type": "input_audio_buffer.speech_started"}').flush
     assert Realtime().read('{"type": "error", "error": {}}').fault == "server_error"
+
+
+def test_what_the_user_cut_is_neither_heard_nor_said_and_the_server_is_told_how_much_was(pack):
+    told = []
+
+    def interrupted(connection):
+        def say(word, level, item):
+            pcm = np.full(CLOCK.sample_rate, level, "<i2")
+            common = {"item_id": item, "content_index": 0}
+            delta = {"type": "response.output_audio_transcript.delta", "delta": word, **common}
+            sound = {"type": "response.output_audio.delta", "delta": base64.b64encode(pcm.tobytes()).decode(), **common}
+            for event in (delta, sound):  # faster than it is played, as such servers send it
+                connection.send(json.dumps(event))
+
+        connection.send(json.dumps({"type": "session.created"}))
+        with contextlib.suppress(Exception):
+            for count, message in enumerate(connection, 1):
+                told.append(json.loads(message))
+                if count == 4:
+                    for word in (" the", " weather", " is"):
+                        say(word, 9000, "one")
+                if count == 20:
+                    connection.send(json.dumps({"type": "input_audio_buffer.speech_started"}))
+                    say(" sunny", 9000, "one")  # was on its way
+                    say(" Sorry?", 3000, "two")
+
+    with serving(interrupted) as address:
+        (episode,) = measured(pack, address, frames=45)
+    assert [word.text for word in episode.transcript] == ["the", "weather", "Sorry?"]
+    (cut,) = [event for event in told if event["type"] != "input_audio_buffer.append"]
+    heard = np.count_nonzero(np.abs(episode.agent) > 0.2)
+    assert CLOCK.sample_rate < heard < 2 * CLOCK.sample_rate
+    assert cut == {
+        "type": "conversation.item.truncate", "item_id": "one", "content_index": 0,
+        "audio_end_ms": 1000 * heard // CLOCK.sample_rate,
+    }  # fmt: skip
+    assert np.count_nonzero(np.abs(episode.agent) > 0.05) == heard + CLOCK.sample_rate
+
+
+def test_a_cut_is_of_every_utterance_that_waited_and_of_no_other():
+    playout, second = Playout(), np.ones(12 * F, np.float32)
+    for name in ("said", "begun", "waits"):
+        playout.add(second, (name, 0))
+        playout.say(f" {name}", (name, 0))
+    for frame in range(1, 19):
+        assert playout.play(frame).size == F
+    assert playout.flush() == {("waits", 0): 0, ("begun", 0): 6 * F}
+    assert playout.flush() == {} and playout.play(19).size == 0
+    playout.add(second, ("waits", 0))
+    playout.add(second, ("", 0))  # a server that names nothing is never taken for one that was cut
+    assert playout.flush() == {("", 0): 0} and Realtime().cut({("", 0): 0}) == []
+    playout.add(second, ("", 0))
+    assert playout.play(20).size == F
+    assert [word.text for word in playout.words()] == ["said"]
 
 
 def test_delays_are_from_the_nth_frame_sent_to_the_nth_frame_heard():

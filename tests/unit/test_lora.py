@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from align.lora import adapters_off, add_lora, merge_lora, unmerge_lora
+from align.lora import adapters, adapters_off, add_lora, merge_lora, merged_weights, unmerge_lora
 from tests import tiny_moshi
 
 TARGETS = r"transformer\.layers\.1\..*"
@@ -47,6 +47,51 @@ def test_merged_it_computes_what_the_adapters_did(dtype, rounding):
     assert (beside - without).abs().max() > 0.2, "the adapters do nothing here"
     assert (logits(model, codes) - beside).abs().max() < rounding
     assert model.state_dict().keys() == tiny_moshi.policy().model.state_dict().keys()
+
+
+def test_weights_that_are_written_are_those_that_merging_gives_and_the_model_stays():
+    model, _ = adapted()
+    before, written = weights(model), merged_weights(model)
+    assert same(weights(model), before)
+    merge_lora(model)
+    assert same(written, weights(model)) and not adapters(model)
+    assert same(merged_weights(model), weights(model)), "merged already"
+
+
+def test_small_changes_of_a_bfloat16_model_are_written_whole():
+    """The reviewer's case: adapters of a first run, whose change is far below the rounding of the weights."""
+    model, _ = adapted(torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.mul_(1e-3)
+    start = weights(tiny_moshi.policy().model.to(torch.bfloat16))
+    learned, written = adapters(model), merged_weights(model)
+    assert len(learned) == 4 and written.keys() == start.keys()
+    for name, value in written.items():
+        assert value.dtype == torch.float32
+        change = value - start[name].float()
+        if (adapter := learned.get(name.removesuffix(".weight"))) is None:
+            assert not change.any()
+        else:
+            assert (change - adapter.change()).norm() < 2e-3 * adapter.change().norm()
+    merge_lora(model)
+    name = next(iter(learned)) + ".weight"
+    rounded, change = model.state_dict()[name].float() - start[name].float(), learned[next(iter(learned))].change()
+    assert (rounded - change).norm() > 0.3 * change.norm(), "merged in bfloat16 it would be lost"
+
+
+@torch.no_grad()
+def test_a_reference_inside_a_reference_ends_with_its_own_end():
+    model, codes = adapted()
+    trained = logits(model, codes)
+    with adapters_off(model):
+        reference = logits(model, codes)
+        with adapters_off(model):
+            assert torch.equal(logits(model, codes), reference)
+        assert torch.equal(logits(model, codes), reference)
+        assert not any(p.requires_grad for p in model.parameters())
+    assert torch.equal(logits(model, codes), trained) and not torch.equal(trained, reference)
+    assert all(p.requires_grad == ("lora_" in name) for name, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -54,6 +54,18 @@ def test_another_transformers_model_is_called_by_its_type(folder):
     refused(folder, "config.json: found a transformers model of type 'llama'", "expected a Moshi-class checkpoint")
 
 
+def test_a_file_name_that_is_none_is_refused_and_one_that_is_null_is_left_out(folder):
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    for key in ("moshi_name", "mimi_name", "tokenizer_name"):
+        path.write_text(json.dumps(values | {key: ["a"]}))
+        refused(folder, f"{path}: {key}=['a']: must be the name of a file")
+    path.write_text(json.dumps(values | {"moshi_name": None, "tokenizer_name": None}))
+    MoshiPolicy.load(folder, codec=blur_codec())
+    path.write_text(json.dumps(values | {"lora": True, "lora_scaling": "x"}))
+    refused(folder, f"{path}: lora_scaling='x': must be a number")
+
+
 def test_weights_that_lie_on_the_hub_are_refused_by_name(folder):
     values = json.loads((folder / "config.json").read_text()) | {"moshi_name": "hf://kyutai/moshika/model.safetensors"}
     (folder / "config.json").write_text(json.dumps(values))

@@ -9,8 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
 from align.lora import adapters_off, add_lora, merge_lora
 from align.policies import checks
@@ -19,9 +17,11 @@ from align.policies.moshi import frame, streaming
 from align.policies.moshi import model as moshi_model
 from align.policies.moshi.frame import SAMPLE, Rows, Sight, advance
 from align.policies.moshi.model import MoshiModel
+from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.streaming import MoshiStream
 from align.policies.sampling import Sampling
 from tests.moshi_streams import ALL, BATCH, SAMPLING, assert_same, heard, live, open_rows, random_model
+from tests.on_one_device import OnOneDevice
 from tests.tape import Tape
 from tests.tiny_moshi import config, policy
 
@@ -89,14 +89,25 @@ def test_few_graphs_serve_a_whole_context_and_none_sees_much_more_than_it_must(c
         assert used <= slots <= context and slots - used < max(64, used / 4 + 1)
 
 
-def test_a_policy_that_replays_passes_the_checks_of_a_policy(monkeypatch):
+def test_a_policy_that_replays_passes_every_check_of_a_policy(monkeypatch):
     monkeypatch.setattr(Graphs, "on", classmethod(lambda cls, of, device: cls(of, Tape)))
     p = policy()
     prompt = np.full((9, 4), SAMPLE)
     prompt[0, :2] = [3, 20]
-    checks.check_streaming_equals_scoring(p, 24)
-    checks.check_row_does_not_depend_on_its_batch(p, 24)
-    checks.check_prompt_is_forced(p, prompt, 24)
+    checks.check_policy(p, lambda folder: MoshiPolicy.load(folder, p.sampling, p.codec), 18, prompt)
+
+
+def test_a_copy_of_what_a_policy_lives_shares_the_model_and_records_for_itself(monkeypatch):
+    monkeypatch.setattr(Graphs, "on", classmethod(lambda cls, of, device: cls(of, Tape)))
+    p, other = policy(), policy()
+    p.reset(np.ones(2, bool), [1, 2])
+    checks.play(p, checks.noise_user(p, 2, 3))
+    state = p.get_state()
+    kept = state["lived"]["_stream"].graphs
+    assert kept is not p._stream.graphs and kept._model is p.model and not kept._replays
+    other.set_state(state)
+    assert other._stream.graphs._model is other.model
+    assert all(a is b for a, b in zip(other._stream.graphs._weights, other.model.parameters(), strict=False))
 
 
 def test_weights_that_change_in_place_are_used_without_a_new_recording():
@@ -183,19 +194,6 @@ def test_what_a_step_returned_is_not_changed_by_the_next():
         replayed.step(heard(rng), ALL)
     for step, (tokens, logp) in zip(out, kept, strict=True):
         assert np.array_equal(step.tokens, tokens) and np.array_equal(step.text_logp, logp)
-
-
-class OnOneDevice(TorchDispatchMode):
-    """Fails where an operation touches a tensor of the host: a copy that a capture cannot hold."""
-
-    calls = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.calls += 1
-        for tensor in tree_flatten((args, kwargs, out))[0]:
-            assert not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta", f"{func} on {tensor.device}"
-        return out
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -12,9 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from align.policies.moshi.checkpoint import find_layout, load_checkpoint
+from align.lora import adapters, add_lora, merge_lora
+from align.policies.moshi.checkpoint import find_layout, load_checkpoint, save_checkpoint
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.layouts import kyutai
+from align.policies.moshi.layouts.kyutai import read_adapter
 from align.policies.moshi.layouts.shapes import config_of_shapes
 from align.policies.moshi.model import MoshiModel
 from align.policies.moshi.policy import MoshiPolicy
@@ -137,6 +139,15 @@ def adapt(model: MoshiModel, rank: int = 3, seed: int = 0) -> None:
                 weight += 0.02 * torch.randn(out, rank, generator=generator) @ low
 
 
+def learn(model: MoshiModel, seed: int = 0) -> None:
+    """Put adapters into a model, as a run does, that have learned something small."""
+    generator = torch.Generator().manual_seed(seed)
+    add_lora(model, r"transformer\.layers\..*", r=3, alpha=6)
+    with torch.no_grad():
+        for adapter in adapters(model).values():
+            adapter.up.copy_(1e-3 * torch.randn(adapter.up.shape, generator=generator))
+
+
 @pytest.fixture
 def adapted(tmp_path) -> tuple[MoshiPolicy, Path, Path]:
     policy = mimi_policy()
@@ -191,6 +202,68 @@ def test_an_adapter_that_leaves_layers_out_is_read(adapted):
     loaded = load_checkpoint(out)[0].state_dict()
     for name, value in policy.model.state_dict().items():
         torch.testing.assert_close(loaded[name], value, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("trained", [torch.float32, torch.bfloat16], ids=str)
+def test_adapters_travel_as_they_are_from_the_run_s_folder_whatever_the_precision(tmp_path, loaders, saved, trained):
+    base, run, out = (tmp_path / name for name in ("base", "run", "out"))
+    mimi_policy().export(base, dtype=saved)
+    policy = MoshiPolicy(*load_checkpoint(base))
+    policy.model.to(trained)
+    learn(policy.model)
+    policy.export(run)
+    loaded, codec, pieces = load_checkpoint(run)
+    save_checkpoint(out, loaded, codec, pieces, torch.float32, "kyutai-lora", base, read_adapter(run))
+    policy.export(tmp_path / "direct", "kyutai-lora", base=base)  # the adapters are in the model: the same
+    written = load_file(out / "lora.safetensors")
+    assert (out / "lora.safetensors").read_bytes() == (tmp_path / "direct/lora.safetensors").read_bytes()
+    for name, adapter in adapters(policy.model).items():
+        assert torch.equal(written[f"{name}.lora_A.weight"], adapter.down.float())
+        assert torch.equal(written[f"{name}.lora_B.weight"], 2 * adapter.up.float())
+    assert not written["text_linear.lora_B.weight"].any()
+    weights = str(base / "model.safetensors")
+    theirs = info(loaders, out, str(out / "lora.safetensors"), weights).get_moshi(dtype=torch.float32, fuse_lora=False)
+    same = saved == torch.bfloat16 or trained == torch.float32  # else the run began with other weights than the base's
+    if same:
+        equals_theirs(loaded, theirs, codes())
+
+
+@pytest.mark.parametrize("layout", ["kyutai", "hf"])
+def test_adapters_in_the_model_are_merged_into_what_is_written(tmp_path, layout):
+    policy = mimi_policy()
+    learn(policy.model)
+    policy.export(tmp_path / "out", layout)
+    assert len(adapters(policy.model)) == 8, "and stay in it"
+    merge_lora(policy.model)
+    assert same_weights(load_checkpoint(tmp_path / "out", blur_codec())[0], policy.model)
+
+
+def test_adapters_of_another_base_are_found_again_from_the_weights(tmp_path):
+    """A second run began where a first one ended: since the first one's base, both have learned."""
+    mimi_policy().export(tmp_path / "base")
+    for start, end in (("base", "run0"), ("run0", "run1")):
+        policy = MoshiPolicy(*load_checkpoint(tmp_path / start))
+        learn(policy.model, seed=int(end[-1]))
+        policy.export(tmp_path / end)
+    loaded, codec, pieces = load_checkpoint(tmp_path / "run1")
+    learned = read_adapter(tmp_path / "run1")
+    save_checkpoint(tmp_path / "out", loaded, codec, pieces, torch.float32, "kyutai-lora", tmp_path / "base", learned)
+    assert json.loads((tmp_path / "out/config.json").read_text())["lora_rank"] == 6
+    again = load_checkpoint(tmp_path / "out")[0].state_dict()
+    for name, value in loaded.state_dict().items():
+        torch.testing.assert_close(again[name], value, rtol=0, atol=2e-6)
+
+
+def test_a_policy_whose_weights_were_rounded_since_is_refused_with_where_to_export_from(tmp_path):
+    policy = mimi_policy()
+    policy.export(tmp_path / "base", dtype=torch.bfloat16)
+    policy = MoshiPolicy(*load_checkpoint(tmp_path / "base"))
+    adapt(policy.model)
+    policy.export(tmp_path / "rounded", dtype=torch.bfloat16)
+    rounded = MoshiPolicy(*load_checkpoint(tmp_path / "rounded"))
+    with pytest.raises(UptakeError, match=r"its weights were rounded since .export from the run's own folder."):
+        rounded.export(tmp_path / "out", "kyutai-lora", base=tmp_path / "base")
 
 
 def test_a_policy_trained_in_full_is_not_exported_as_an_adapter(tmp_path):
@@ -268,6 +341,15 @@ def test_personaplex_is_given_back_as_it_was_but_for_what_was_trained(personaple
     assert users and all(torch.equal(before[name], trained[name]) for name in users)
     again, _, _ = load_checkpoint(tmp_path / "out", blur_codec())
     assert same_weights(again, policy.model)
+
+
+def test_personaplex_is_given_back_with_adapters_merged(personaplex, tmp_path):
+    _, folder = personaplex
+    policy = MoshiPolicy(*load_checkpoint(folder, blur_codec()))
+    learn(policy.model)
+    policy.export(tmp_path / "out", "personaplex", base=folder)
+    merge_lora(policy.model)
+    assert same_weights(load_checkpoint(tmp_path / "out", blur_codec())[0], policy.model)
 
 
 def test_personaplex_is_not_written_without_the_folder_that_it_came_from(personaplex, tmp_path):

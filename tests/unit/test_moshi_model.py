@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from align.policies.moshi.model import ZERO, MoshiModel, RMSNorm
+from align.policies.moshi.model import ZERO, Head, MoshiModel, RMSNorm
 from tests.tiny_moshi import CARD, TEXT_CARD, config
 
 VARIANTS = [
@@ -140,6 +140,45 @@ def test_a_norm_in_bf16_is_the_norm_in_fp32_rounded_once():
     x = (3 * torch.randn(5, 7, 64, generator=generator)).to(torch.bfloat16)
     exact = torch.nn.functional.rms_norm(x.float(), (64,), norm.alpha.view(-1).float(), eps=1e-8)
     assert torch.equal(norm(x), exact.to(torch.bfloat16))
+
+
+@torch.no_grad()
+def test_logits_of_a_bf16_model_are_those_of_its_last_state_in_fp32():
+    model = MoshiModel(config()).to(torch.bfloat16)
+    hidden, text = model.text_forward(codes())
+    assert hidden.dtype == torch.bfloat16 and text.dtype == torch.float32
+    torch.testing.assert_close(text, hidden.float() @ model.text_linear.weight.float().T, rtol=0, atol=1e-6)
+    inputs: list[torch.Tensor] = []
+    model.linears[3].register_forward_hook(lambda module, given, out: inputs.append(given[0]))
+    audio = model.depth_scores(hidden, codes()).logits
+    assert audio.dtype == torch.float32 and model(codes()).audio_logits.dtype == torch.float32
+    exact = inputs[0].float() @ model.linears[3].weight.float().T
+    torch.testing.assert_close(audio[:, 3], exact, rtol=0, atol=1e-6)
+    assert not torch.equal(exact, exact.bfloat16().float()), "rounded, they would be others"
+
+
+def test_the_way_back_through_a_bf16_head_is_that_of_a_bf16_layer():
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randn(2, 5, 16, generator=generator).bfloat16()
+    weight = torch.randn(40, 16, generator=generator).bfloat16()
+    up = torch.randn(2, 5, 40, generator=generator).bfloat16()
+    grads = []
+    for kind in (Head, torch.nn.Linear):
+        layer, x = kind(16, 40, bias=False).to(torch.bfloat16), given.clone().requires_grad_()
+        layer.weight.data.copy_(weight)
+        layer(x).backward(up.to(layer(x).dtype))
+        grads.append((x.grad, layer.weight.grad))
+    for ours, theirs in zip(*grads, strict=True):
+        assert ours.dtype == torch.bfloat16
+        torch.testing.assert_close(ours, theirs, rtol=0.01, atol=0.05)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_head_passes_gradients_to_what_wants_them(trained):
+    head = Head(4, 3, bias=False).to(torch.bfloat16).requires_grad_(trained)
+    x = torch.ones(2, 4, dtype=torch.bfloat16, requires_grad=not trained)
+    head(x).sum().backward()
+    assert (head.weight.grad is not None) == trained and (x.grad is not None) != trained
 
 
 def test_codes_with_a_wrong_number_of_streams_are_refused():

@@ -204,8 +204,23 @@ def test_a_voice_is_its_codes_at_one_loudness_whatever_its_rate(tmp_path: Path):
     soundfile.write(tmp_path / "loud.wav", 0.3 * speech, 24_000)
     soundfile.write(tmp_path / "soft.wav", 0.03 * speech, 24_000, subtype="FLOAT")
     loud, soft = (load_voice(tmp_path / f"{name}.wav", codec) for name in ("loud", "soft"))
-    assert loud.shape == (8, 12)
+    assert loud.shape == (8, 13)
     assert np.abs(loud[0] - soft[0]).max() <= 1, "rounding of 16 bits"
+
+
+def test_a_voices_last_unfinished_frame_is_filled_up_as_personaplex_does(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for samples, frames in ((24_000, 13), (24_960, 13), (24_961, 14)):
+        soundfile.write(tmp_path / "voice.wav", rng.normal(0, 0.1, samples), 24_000)
+        assert load_voice(tmp_path / "voice.wav", WideCodec()).shape == (8, frames)
+
+
+def test_a_prompt_that_the_policy_would_have_forgotten_when_it_is_over_is_refused():
+    p = tiny_moshi.policy(context=16)
+    for rows in (17, 9):
+        p.reset(np.ones(1, bool), [1], prompts=[np.full((rows, 15), 5)])
+        with pytest.raises(UptakeError, match="prompt of 16 frames: the policy looks back 16 frames"):
+            p.reset(np.ones(1, bool), [1], prompts=[np.full((rows, 16), 5)])
 
 
 @pytest.mark.parametrize(

@@ -234,3 +234,26 @@ def test_a_model_that_changed_its_precision_streams_on_with_the_same_number_of_r
         mic = np.full((3, 1920), 0.01 * frame, np.float32)
         ours, theirs = p.step(mic, ALL), changed.step(mic, ALL)
         assert np.array_equal(ours.tokens, theirs.tokens)
+
+
+def test_in_bf16_what_was_sampled_is_scored_alike_and_the_top_k_are_k(monkeypatch):
+    """Streaming and scoring round the hidden state apart; their heads do not add to it."""
+    wide: list[int] = []
+
+    def seen(logits, temperature, top_k, keep=None):
+        assert logits.dtype == torch.float32
+        out = truncate(logits, temperature, top_k, keep)
+        wide.extend((out > -torch.inf).sum(-1).flatten().tolist())
+        return out
+
+    monkeypatch.setattr("align.policies.moshi.frame.truncate", seen)
+    p = policy(sampling=Sampling(text_top_k=12, audio_top_k=12))
+    p.model.to(torch.bfloat16)
+    p.reset(ALL, [1, 2, 3])
+    play(p, noise_user(p, 3, 40))
+    assert set(wide) == {12}
+    trajectory = p.trajectory()
+    with torch.no_grad():
+        scores = p.score(trajectory, codebooks=8)
+    assert scores.logp.dtype == torch.float32
+    assert (scores.logp - trajectory.sampler_logp)[trajectory.valid].abs().mean() < 5e-3

@@ -13,6 +13,7 @@ from envs.duplex_env import DuplexEnv
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError
 from envs.pack import Pack
+from envs.users.partner import PolicyDriver
 from tests.toy_duplex import ToyPolicy
 
 F = CLOCK.frame
@@ -56,6 +57,36 @@ def test_a_policy_without_a_state_to_copy_is_named_with_what_to_do():
     partner = PolicyPartner(ToyPolicy(), 1)
     with pytest.raises(UptakeError, match=r"a ToyPolicy that is the user cannot be copied out; use fork\(\)"):
         partner.get_state()
+
+
+class Broken:
+    """A partner that hums; row 0 gives NaN from its tenth frame on."""
+
+    context, frames = 1000, 0
+
+    def reset(self, rows, seeds):
+        self.frames = 0
+
+    def step(self, heard: np.ndarray, active: np.ndarray) -> np.ndarray:
+        self.frames += 1
+        said = np.full(heard.shape, 0.1, np.float32)
+        said[0, 5] = np.nan if self.frames > 10 else 0.1
+        return said
+
+    def words(self, row):
+        return ()
+
+
+def test_a_policy_that_gives_nan_is_silent_then_in_its_row_alone_and_it_is_counted(caplog):
+    env = DuplexVectorEnv(Pack.load("core", "selfplay"), 2, split="test", frames=40)
+    env._driver.use("policy", PolicyDriver(2, lambda name, batch: Broken()))
+    env.reset(seed=1, options={"scenario": "selfplay/test", "variant": 0})
+    for _ in range(40):
+        env.step(np.zeros((2, F), np.float32))
+    broken, sound = env.episode(0), env.episode(1)
+    assert broken.meta["user_faults"] == 31 and sound.meta["user_faults"] == 0
+    assert caplog.text.count("gave NaN or infinity, which is silence here: selfplay/test, variant 0") == 1
+    assert sound.user[-F:].any() and not broken.user[-F:].any()
 
 
 def test_two_policies_talk_and_both_sides_are_recorded():

@@ -13,7 +13,7 @@ from rewards.limits import TimeLimit, within
 from tests.unit.test_rewards_episodes import conversation, event
 
 BAD = """
-import time
+import asyncio, time
 import numpy as np
 from rewards import Verdict, reward
 
@@ -24,6 +24,16 @@ def bad(name):
 def raises(view, event): return 1 / 0
 @bad("gives_up")
 def gives_up(view, event): raise SystemExit(3)
+@bad("cancels")
+def cancels(view, event): raise asyncio.CancelledError("the client is closed")
+@bad("interrupts")
+def interrupts(view, event): raise KeyboardInterrupt
+@bad("sees_beyond")
+def sees_beyond(view, event): return Verdict(0.5, (0, view.end + 1))
+@bad("nan_figure")
+def nan_figure(view, event): return Verdict(0.5, (0, 1), {"x": float("nan")})
+@bad("says_fault")
+def says_fault(view, event): return Verdict(0.5, (0, 1), {"fault": 0.0})
 @bad("recurses")
 def recurses(view, event): return recurses(view, event)
 @bad("is_nan")
@@ -60,7 +70,8 @@ def spins_and_swallows(view, event):
 def in_numpy(view, event): return Verdict(np.float32(0.5), (np.int64(0), np.int64(1)), {"figure": np.float64(2.0)})
 """
 QUICK = ("raises", "gives_up", "recurses", "is_nan", "overflows", "forgets", "says_a_number", "says_text", "says_many")
-QUICK += ("half_a_window", "one_edge", "odd_figures", "writes")
+QUICK += ("half_a_window", "one_edge", "odd_figures", "writes", "cancels", "interrupts", "sees_beyond", "nan_figure")
+QUICK += ("says_fault",)
 ENDLESS = ("spins", "waits", "spins_and_swallows")
 
 

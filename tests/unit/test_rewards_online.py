@@ -9,16 +9,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envs.agents import AlwaysTalking, EnergyVad, Metronome, Oracle, ScriptedAgent, Silent
+from align.rollout import transcript
+from envs.agents import AlwaysTalking, EnergyVad, Metronome, Oracle, ScriptedAgent, Silent, converse
 from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
+from envs.errors import UptakeError
+from envs.event import Expect
 from envs.impostors import EchoChaser, RandomTalker, Truncator
 from envs.pack import Pack
 from rewards import Composition, get, names
-from rewards.detector import DetectorConfig
+from rewards.detector import CODE_ACTIVITY, DetectorConfig
+from rewards.view import EpisodeView
 from tests.packs import tiny_pack
-from tests.unit.test_rewards_episodes import MANY, conversation, spans, words
+from tests.unit.test_rewards_episodes import MANY, conversation, event, spans, words
 
 SCENARIOS = ("turn", "statement", "pause", "nopause", "dictation", "story", "barge", "ack", "stop", "noise")
 AGENTS: dict[str, Callable[[DuplexVectorEnv], ScriptedAgent]] = {
@@ -103,6 +107,60 @@ def test_every_kind_of_event_is_judged_online_as_afterwards(agent, user, kinds, 
     assert not composition.faults
     assert sorted(online, key=lambda v: (v.event, v.term)) == sorted(afterwards, key=lambda v: (v.event, v.term))
     assert {"aspirin", "waveform"} <= {v.term for v in online}
+
+
+PIECES = ["", " it", " will", " be", " sun", "ny", "", " at", " no", "on", "", "", " re", "al", "ly", ""]
+
+
+@settings(max_examples=25, deadline=None)
+@given(first=st.integers(20, 60), close=st.integers(0, 40 * CLOCK.frame), every=st.integers(1, 5))
+def test_a_word_that_is_spelled_piece_by_piece_is_seen_when_it_is_over_online_as_afterwards(first, close, every):
+    pieces = [""] * first + PIECES + [""] * 60
+    asked = event("A1", 0.5, 1.5, [Expect("responds", {}, ("sunny", "noon", "really"))])
+    spoken = [(CLOCK.seconds(CLOCK.sample_of(first)), CLOCK.seconds(CLOCK.sample_of(first + 15)))]
+    whole = conversation(spoken, [asked], seconds=10.0, transcript=transcript(pieces, CLOCK.frame, 0))
+    end = CLOCK.sample_of(first) + close
+    seen = EpisodeView(whole, end).transcript
+    frame = CLOCK.frames_covering(end)  # when the environment has it
+    online = transcript(pieces[:frame], CLOCK.frame, 0)
+    online = online[:-1] if pieces[frame - 1] else online
+    assert EpisodeView(whole, end, online).transcript == seen
+    assert {word.text for word in seen} <= {"it", "will", "be", "sunny", "at", "noon", "really"}
+
+    composition, judged, found = Composition({"quality": 1.0, "turn_taking": 1.0}), 0, []
+    whole = replace(whole, meta={"running": [], "ended": "frames"})
+    for at in [*range(every, 125, every), 125]:
+        said = transcript(pieces[:at], CLOCK.frame, 0)
+        heard = so_far(whole, at * CLOCK.frame)
+        over = said[:-1] if at < 125 and at <= len(pieces) and pieces[at - 1] else said
+        found += composition.due(heard, judged, over)
+        judged = heard.samples
+    assert sorted(found, key=lambda v: v.term) == sorted(
+        composition.score(whole, whole.transcript), key=lambda v: v.term
+    )
+
+
+def test_a_view_knows_nothing_that_the_record_notes_later(pack):
+    """Whatever a driver or a policy notes: only what was known at the start is let through."""
+    env = DuplexVectorEnv(pack, 1, frames=150)
+    speaker = Oracle(1, pack, env)
+    (episode,) = converse(env, speaker, 3, {"scenario": "barge"})
+    episode.meta |= {"text_stream": True, CODE_ACTIVITY: "01" * 75, "cascade": {"replies": ["an answer"]}}
+    end = episode.events[0].offset
+    seen = EpisodeView(episode, end).meta
+    assert seen["scenario"] == "barge" and seen["text_stream"]
+    assert len(seen[CODE_ACTIVITY]) == end // CLOCK.frame
+    assert not {"ended", "frames", "skipped", "unfinished", "running", "cascade"} & seen.keys()
+    assert set(seen["references"]) <= {"ask"} and "cut" in {event.id for event in episode.events}
+
+
+def test_codes_are_judged_from_the_record_and_refused_online(pack):
+    env = DuplexVectorEnv(pack, 1, frames=60)
+    env.reset(seed=1, options={"scenario": "turn"})
+    composition = Composition({"turn_taking": 1.0}, activity=DetectorConfig("codec"))
+    with pytest.raises(UptakeError, match=r"codec hears the agent's codes, which are recorded when .* is over"):
+        composition.due(env.episode(0), 0)
+    assert not composition.faults
 
 
 def test_a_turn_that_has_begun_and_is_not_over_is_known_to_a_view_online_as_later(pack):

@@ -50,17 +50,6 @@ def test_a_pair_of_speakers_keeps_its_share_of_the_variance_and_the_law_stays_wh
     assert (np.diff(found.mean(axis=1)) > 0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("least", [-0.1, 0.3, 0.9])
-def test_a_draw_that_is_at_least_so_much_is_the_tail_of_the_law(name, least):
-    law = load_laws()[name]
-    values = [law.at(u, 0.3, least) for u in GRID]
-    assert values == sorted(values) and min(values) >= min(least, law.clip[1])
-    free = [v for v in (law.at(u, 0.3) for u in GRID) if v >= least]
-    if len(free) > 30 and max(free) < law.clip[1] and min(free) > law.clip[0]:
-        assert float(np.median(values)) == pytest.approx(float(np.median(free)), rel=0.05)
-
-
 @pytest.mark.parametrize(
     ("law", "value"),
     [

@@ -316,6 +316,25 @@ def test_an_endpoint_that_is_down_is_a_fault_and_one_that_comes_back_is_asked_ag
     assert episode.meta["llm"]["faults"] == {"server_error": 1} and episode.decisions[1]["decision"]["act"] == "wait"
 
 
+def test_a_moment_further_off_than_any_clock_shows_is_nonsense(base, tmp_path):
+    with JudgeServer(answer=lambda body: '{"act": "wait", "when": {"after": 1' + "0" * 400 + "}}") as server:
+        (episode,) = talk(with_user(base, tmp_path, scenario(server.url)), on=[])
+    assert episode.meta["llm"]["faults"] == {"nonsense": 2} and episode.meta["llm"]["left"] == "faults"
+
+
+def test_what_nobody_foresaw_in_a_reply_costs_its_decision_and_not_the_run(base, tmp_path, monkeypatch):
+    def reads(self: Endpoint, content: bytes) -> None:
+        raise ZeroDivisionError(f"{KEY}\nof a kind of its own")
+
+    monkeypatch.setenv("TEST_USER_KEY", KEY)
+    monkeypatch.setattr(Endpoint, "_read", reads)
+    with JudgeServer(answer=caller) as server:
+        text = scenario(server.url, endpoint="api_key_env: TEST_USER_KEY")
+        (episode,) = talk(with_user(base, tmp_path, text), on=[])
+    assert episode.meta["llm"]["faults"] == {"unforeseen": 2} and episode.meta["llm"]["left"] == "faults"
+    assert [line["detail"] for line in episode.decisions] == ["ZeroDivisionError"] * 2  # its text may hold a key
+
+
 def test_a_fault_stands_for_the_question_that_waits_for_it_however_soon_it_comes(base, tmp_path, monkeypatch):
     ask = Decisions.ask
 
@@ -378,10 +397,11 @@ def test_what_would_make_every_decision_fail_is_found_before_the_first_step(base
         env.reset(seed=1, options={"scenario": "call"})
 
 
+HUGE = st.integers(308, 4000).map(lambda digits: 10**digits)  # JSON has no largest number
 REPLIES = st.one_of(
     st.text(max_size=60),
     st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(max_size=8),
+        st.none() | st.booleans() | st.floats() | HUGE | st.text(max_size=8),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["act", "words", "when"]), inner),
         max_leaves=6,
     ).map(json.dumps),
@@ -390,7 +410,7 @@ REPLIES = st.one_of(
         optional={
             "intent": st.sampled_from(["correction", "stop", "spite"]),
             "when": st.none()
-            | st.fixed_dictionaries({"after": st.floats(-1, 100)})
+            | st.fixed_dictionaries({"after": st.floats(-1, 100) | HUGE})
             | st.fixed_dictionaries(
                 {"agent": st.sampled_from(["silent", "speaking", "asleep"]), "for": st.integers(0, 9)}
             ),
@@ -522,7 +542,7 @@ def test_whatever_a_model_decides_the_user_keeps_to_its_rules(plan, replies, pat
     if last:  # decided, its moment or its time-out past: then it happened
         waits = last[0]["decision"]["when"].get("after", plan.user.timeout_s)
         assert left >= 0 or CLOCK.seconds(int(ear.now[0]) - last[0]["due"]) < waits + 4.0
-    assert driver.done_at(0) is not None and driver.done_at(0) <= plan.longest  # it always ends
+    assert driver.done_at(0) <= plan.longest  # it always ends
 
 
 def test_a_fork_and_a_restored_state_go_on_identically(base, tmp_path):

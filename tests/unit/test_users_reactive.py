@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from scipy.stats import wasserstein_distance
 
 from envs import agents
-from envs.activity import OnlineActivity
+from envs.activity import OnlineActivity, activity
 from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import UptakeError
@@ -20,8 +21,11 @@ from envs.pack import Pack
 from envs.scenario import parse_scenarios
 from envs.users import turn_models
 from envs.users.behaviour import State
+from envs.users.character import Utterance
 from envs.users.drivers import bind
+from envs.users.laws import load_laws
 from envs.users.persona import INTENTS
+from envs.users.projection import Projection
 from envs.users.reactive import ReactiveDriver
 from envs.users.turn_models import EnergyTurns, Heard
 from rewards.compose import Composition, term_values
@@ -203,7 +207,8 @@ def test_without_an_answer_it_asks_again_says_hello_and_hangs_up(pack):
     episode = talk(pack, "asks", [], frames=200)
     assert ids(episode) == ["turn0", "turn0-1", "hello0", "hang-up"]
     turn, again, hello, left = episode.events
-    assert again.text == turn.text and hello.text == "hello" and left.type == "E2"
+    assert again.text != turn.text and hello.text == "hello" and left.type == "E2"
+    assert again.expected("responds").content == turn.expected("responds").content  # about the same, in other words
     assert episode.meta["ended"] == "script" and episode.meta["skipped"][0] == {"id": "turn0", "type": "A1"}
     waits = [CLOCK.seconds(b.onset - a.offset) for a, b in pairwise(episode.events)]
     assert all(1.0 < wait < 4.0 for wait in waits)  # patience_s: 2, and what its law makes of it
@@ -212,6 +217,18 @@ def test_without_an_answer_it_asks_again_says_hello_and_hangs_up(pack):
 def test_a_pack_without_hello_lets_it_repeat_itself(tmp_path):
     plain = reactive_pack(tmp_path, SETS, more=False)
     assert ids(talk(plain, "asks", [], frames=200)) == ["turn0", "turn0-1", "turn0-2", "hang-up"]
+
+
+def test_the_taxonomy_packs_clips_are_what_its_users_say():
+    pack = Pack.load("taxonomy", "reactive")
+    character = bind(pack, pack.scenario("reactive/interruptions/train"), 3, 0)
+    said = {character.speech(Utterance("cut", i)).events[0].type: i for i in range(40)}
+    assert set(said) == {"C2", "C4", "C5", "C6", "C7"}
+    kinds = {"C4": "repetition", "C5": "follow_up", "C6": "complaint"}
+    texts = {" ".join(word.text for word in c.words): c.said_as for c in pack.clips() if c.split == "train"}
+    for code, kind in kinds.items():
+        assert texts[character.speech(Utterance("cut", said[code])).events[0].text] == kind
+    assert character.has("bye") and "bye" in character.speech(Utterance("bye", 0)).events[0].text
 
 
 def test_a_backchannel_of_the_agent_is_no_answer(pack):
@@ -394,16 +411,66 @@ def test_energy_alone_needs_half_a_second_for_even_odds_and_grows_sure_with_sile
     voice, seen = 0.1 * np.ones((1, F), np.float32), []
     for k in range(50):
         ear.update(voice if k < 10 else 0 * voice)
-        seen.append(float(model.update(Heard(ear.now, ear, voice), voice)[0]))
+        seen.append(float(model.update(Heard(ear.now, ear, voice), voice)[0, 0]))
     silent = np.array(seen[10:])
     assert (np.diff(silent) >= 0).all() and seen[9] == pytest.approx(0.2) and silent[-1] > 0.95
     assert 0.5 < (np.flatnonzero(silent >= 0.5)[0] + 1) * 0.08 < 0.7
 
 
+@pytest.mark.parametrize("kind", ["vad_700", "oracle"])
+def test_users_come_in_when_people_do_a_quarter_of_them_before_the_agent_has_finished(kind):
+    pack = Pack.load("core", "reactive")
+    env = DuplexVectorEnv(pack, 24, frames=280)
+    agent = agents.EnergyVad(24, pack, ms=700) if kind == "vad_700" else agents.Oracle(24, pack, env)
+    names = [f"reactive/{name}/train" for name in ("questions", "pauses", "caller")]
+    episodes = agents.converse(env, agent, 5, {"scenario": names * 8, "variant": list(range(24))})
+    realised = np.array([offset for episode in episodes for offset in taken(episode)])
+    assert realised.size >= 40
+    law = load_laws()["fto"]
+    human = [law.quantile(p) for p in np.linspace(0.0005, 0.9995, 1000)]
+    assert wasserstein_distance(realised, human) < 0.3  # 0.6 for a listener who waits for silence
+    assert 0.1 < (realised < 0).mean() < 0.45 and 0.3 < (realised < 0.2).mean() < 0.7
+
+
+def taken(episode) -> list[float]:
+    """Seconds from the end of the agent's speech to each turn that the user takes from it; overlaps are negative."""
+    turns = [e for e in episode.events if e.id.startswith("turn") and "." not in e.id]
+    spoken, offsets = activity(episode.agent), []
+    for before, turn in pairwise(turns):
+        heard = [segment for segment in spoken if before.onset < segment[0] < turn.onset]
+        offsets += [CLOCK.seconds(turn.onset - int(heard[-1][1]))] if heard else []
+    return offsets
+
+
+def test_the_projection_grows_sure_in_silence_and_looks_ahead():
+    clip = Pack.load("core").clips("agent")[0]
+    audio = np.concatenate([np.zeros(F, np.float32), clip.audio, np.zeros(9 * F, np.float32)])
+    end, model, ear, seen = int(activity(audio)[-1, 1]), Projection(1), OnlineActivity(1), []
+    for frame in audio[: audio.size // F * F].reshape(-1, 1, F):
+        ear.update(frame)
+        seen.append((int(ear.now[0]), *model.update(Heard(ear.now, ear, frame), frame)[0]))
+    found = np.array(seen)
+    assert (np.diff(found[:, 1:], axis=1) >= 0).all()  # sooner is less likely than later
+    assert found[found[:, 0] > end + CLOCK.samples(0.5), 1].min() > 0.9
+    middle = (found[:, 0] > CLOCK.samples(0.4)) & (found[:, 0] < end // 2)
+    assert np.median(found[middle, 1]) < 0.2
+
+
+def test_a_user_who_came_in_too_early_hears_that_the_agent_goes_on_and_gives_way(tmp_path, monkeypatch):
+    monkeypatch.setattr("envs.users.reactive.turn_model", lambda name: Oracular)
+    hasty = reactive_pack(tmp_path, scenario("hasty", f"says: {{question: 1}}, yields: 1, {QUIET}"))
+    early = []
+    for variant in range(12):
+        episode = talk(hasty, "hasty", [(3.0, 9.0)], frames=130, variant=variant)  # on, when its end was projected
+        early += [event for event in episode.events if event.type == "C8"]
+    assert early and all(not event.expects for event in early)
+    assert all(0.3 < CLOCK.seconds(event.offset - event.onset) < 1.9 for event in early)
+
+
 class Oracular:
     """A fake learned model: knows that the agent speaks until frame 60, and says so half a second ahead."""
 
-    lead_s = 0.5
+    leads_s = (0.0, 0.5)
 
     def __init__(self, batch: int) -> None:
         self.heard = np.zeros(batch, np.int64)
@@ -412,7 +479,7 @@ class Oracular:
     def update(self, heard: Heard, user: np.ndarray) -> np.ndarray:
         self.heard += 1
         self.user_level = np.maximum(self.user_level, np.abs(user).max(axis=1))
-        return (self.heard >= 60 - 6).astype(float)
+        return np.column_stack([self.heard >= 60, self.heard >= 60 - 6]).astype(float)
 
     def reset(self, rows: np.ndarray) -> None:
         self.heard[rows] = 1
@@ -448,6 +515,36 @@ def test_a_learned_turn_model_plugs_in_by_entry_point_and_may_project_the_end(tm
         parse_scenarios(text.replace("turn_model: oracular", "turn_model: oraclar"))
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -0.1, 7.0])
+def test_what_is_no_probability_costs_its_row_the_floor_and_is_counted(pack, monkeypatch, caplog, wrong):
+    def update(self, heard: Heard, user: np.ndarray) -> np.ndarray:
+        return np.array([[wrong] * 3, [1.0] * 3])
+
+    def run() -> list:
+        env = DuplexVectorEnv(pack, 2, frames=60)
+        env.reset(seed=3, options={"scenario": "asks"})
+        for action in speech(61, [(2.0, 3.0)])[1:]:
+            env.step(np.repeat(action[None], 2, axis=0))
+        return [env.episode(row) for row in range(2)]
+
+    monkeypatch.setattr(Projection, "update", update)
+    told, sure = run()
+    assert told.meta["user_faults"] == 60 and sure.meta["user_faults"] == 0
+    assert caplog.text.count("no probability: asks, variant 0 waits") == 1
+    assert len(told.events) < len(sure.events)  # it dares not take a turn, and does not take it for sure either
+
+
+@pytest.mark.parametrize("wrong", [np.ones(3), np.ones((2, 1)), 0.5, ["1", "1"]])
+def test_a_turn_model_that_gives_no_number_a_row_is_named(pack, monkeypatch, wrong):
+    monkeypatch.setattr(Projection, "update", lambda self, heard, user: wrong)
+    env = DuplexVectorEnv(pack, 2, frames=60)
+    env.reset(seed=3, options={"scenario": "asks"})
+    with pytest.raises(
+        UptakeError, match=r"turn model 'projection' gave .*, expected one probability for each of 2 rows"
+    ):
+        env.step(np.zeros((2, F), np.float32))
+
+
 @pytest.mark.parametrize(
     ("persona", "message"),
     [
@@ -463,6 +560,22 @@ def test_a_learned_turn_model_plugs_in_by_entry_point_and_may_project_the_end(tm
 def test_a_bad_persona_is_named_with_its_line(persona, message):
     with pytest.raises(UptakeError, match=message):
         parse_scenarios(scenario("bad", persona), "x")
+
+
+@pytest.mark.parametrize(
+    ("drawn", "persona", "message"),
+    [
+        ("{dist: uniform, a: -5, b: -1}", "patience_s: $x", r"x:5: patience_s: \$x can be -5 to -1; .* 0.5 to 60"),
+        ("{choice: [0.5, 5]}", "sure: $x", r"sure: \$x can be 0.5 to 5; it must stay within 0.05 to 0.95"),
+        ("{choice: [7]}", "barges_in: $x", "barges_in: .* within 0 to 1"),
+        ("{dist: lognormal, median: 4, sigma: 1}", "coughs_per_min: $x", "can be 0 to inf; .* perhaps by clip"),
+        ("{choice: [40]}", "gain_db: $x", "within -60 to 30"),
+    ],
+)  # fmt: skip
+def test_a_variable_is_held_to_the_limits_of_the_number_that_it_stands_for(drawn, persona, message):
+    text = scenario("bad", persona) + f"vars: {{x: {drawn}}}\n"
+    with pytest.raises(UptakeError, match=message):
+        parse_scenarios(text.replace("---\n", ""), "x")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from align.files import read_json, read_tensors, write_json, write_tensors
+from align.lora import merged_weights
 from align.policies.base import (
     DuplexSpec,
     Scores,
@@ -135,7 +136,7 @@ class CascadePolicy(Keeping):
     def export(self, path: str | Path, format: str = "kyutai") -> None:
         """Write the folder that `load` reads; a cascade has one layout of its own, whatever the `format`."""
         folder = Path(path)
-        write_tensors(folder / "model.safetensors", self.model.state_dict())
+        write_tensors(folder / "model.safetensors", merged_weights(self.model))
         place = self.pack.folder.resolve()
         pack = place.name if place.parent == BUILTIN.resolve() else str(place)
         write_json(folder / "config.json", {"model_type": KIND, **to_values(replace(self.config, pack=pack))})

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from align.codecs import load_codec, save_codec
-from align.codecs.base import codes_of_silence
+from align.codecs.base import codes_of_silence, place
 from align.files import one_line, read_json, read_tensors, write_json, write_tensors, write_whole
+from align.lora import merged_weights
 from align.policies.base import (
     DuplexSpec,
     Scores,
@@ -111,7 +112,7 @@ class ChunkPolicy(Keeping):
     def export(self, path: str | Path, format: str = "kyutai") -> None:
         """Write the folder that `load` reads; this class has one layout of its own, whatever the `format`."""
         folder = Path(path)
-        write_tensors(folder / WEIGHTS, self.model.state_dict())
+        write_tensors(folder / WEIGHTS, merged_weights(self.model))
         write_whole(folder / TOKENIZER, lambda file: file.write_bytes(self.tokenizer.serialized_model_proto()))
         values = {"model_type": KIND} | dataclasses.asdict(self.model.config)
         write_json(folder / "config.json", values | save_codec(folder, self.codec))
@@ -119,6 +120,7 @@ class ChunkPolicy(Keeping):
     # -- living --------------------------------------------------------------------------------------------------------
 
     def _open(self, batch: int) -> None:
+        place(self.codec, self.model.device)
         with torch.inference_mode(False):  # a tensor made in inference mode cannot be changed outside of it
             self._stream = ChunkStream(self.model, self.sampling, batch, self._silence)
         self._ear = self.codec.init_state(batch)

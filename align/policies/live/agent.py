@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from align.policies.live.ledger import Ledger
+from align.policies.live.playout import Playout
 from align.policies.live.protocols import Wire, choose
 from envs.clock import CLOCK
 from envs.errors import UptakeError
@@ -102,9 +103,7 @@ class _Call:
         self._wire: Wire = live.protocol()
         self._ledger = Ledger()
         self._lock = threading.Lock()
-        self._buffer = np.zeros(0, np.float32)
-        self._text: list[tuple[int, str]] = []  # (frame in which it is heard, piece)
-        self._frame = 0
+        self._playout = Playout()
         self._begun = False
         self._problem = ""
         self._opened, self._closing = threading.Event(), False
@@ -138,22 +137,16 @@ class _Call:
     def play(self, frame: int) -> np.ndarray:
         """(F,) of what has arrived, for frame `frame` of the conversation; silence fills up."""
         with self._lock:
-            self._frame = frame
-            out, self._buffer = self._buffer[: CLOCK.frame], self._buffer[CLOCK.frame :]
+            out = self._playout.play(frame)
             self._begun = (self._begun and self._wire.steady) or bool(len(out))
             if self._begun and len(out) < CLOCK.frame and self._wire.steady:
                 self._ledger.starved += 1
         return np.clip(np.pad(out, (0, CLOCK.frame - len(out))), -1, 1)
 
     def words(self) -> tuple[Word, ...]:
-        """Pieces joined to words: a leading space begins one."""
-        from align.rollout import transcript  # it imports torch, which a client does not need
-
+        """What it said that was heard; see `Playout.words`."""
         with self._lock:
-            pieces = [""] * (1 + max((frame for frame, _ in self._text), default=0))
-            for frame, piece in self._text:
-                pieces[frame] += piece
-        return transcript(pieces, CLOCK.frame, 0)
+            return self._playout.words()
 
     def figures(self) -> dict[str, Any]:
         """The ledger as JSON."""
@@ -243,11 +236,11 @@ class _Call:
             if said.fault:
                 self._ledger.fault(said.fault)
             if said.flush:
-                self._buffer = self._buffer[:0]
+                for told in self._wire.cut(self._playout.flush()):
+                    self._queue.put_nowait(told)
             if said.audio is not None and len(said.audio):
                 self._ledger.received.append((time.monotonic(), len(said.audio)))
-                self._buffer = np.concatenate((self._buffer, said.audio.astype(np.float32)))
+                self._playout.add(said.audio, said.item)
             if said.text:
-                # It is heard behind what waits to be played.
-                self._text.append((self._frame + 1 + len(self._buffer) // CLOCK.frame, said.text))
+                self._playout.say(said.text, said.item)
         return said.ready

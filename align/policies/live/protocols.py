@@ -13,12 +13,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
 
+from align.policies.live.playout import Item
 from envs.clock import CLOCK
 from envs.episode import from_pcm16, to_pcm16
 from envs.errors import UptakeError
@@ -31,10 +33,12 @@ class Said:
     audio: np.ndarray | None = None
     """(n,) float32 to play after what came before."""
     text: str = ""
+    item: Item = ("", 0)
+    """What utterance the sound or the text is of."""
     ready: bool = False
     """The server listens from now on."""
     flush: bool = False
-    """Forget what was not played yet: the user has begun to speak."""
+    """Forget what was not played yet, and its words: the user has begun to speak."""
     fault: str = ""
     """Kind of fault that the server told of, or that the message is."""
 
@@ -52,6 +56,9 @@ class Wire(Protocol):
 
     def frame(self, pcm: np.ndarray) -> str | bytes:
         """What carries (F,) float32 of the microphone."""
+
+    def cut(self, heard: Mapping[Item, int]) -> list[str | bytes]:
+        """Sent when the user has cut utterances, of which so many samples were heard."""
 
     def read(self, message: str | bytes) -> Said:
         """What a message means."""
@@ -75,6 +82,10 @@ class Moshi:
     def frame(self, pcm: np.ndarray) -> bytes:
         """Opus, which may carry nothing yet."""
         return b"\x01" + self._writer.append_pcm(pcm)
+
+    def cut(self, heard: Mapping[Item, int]) -> list[str | bytes]:
+        """Nothing: the model hears the user, and what it says is played as it comes."""
+        return []
 
     def read(self, message: str | bytes) -> Said:
         """Handshake, sound or text."""
@@ -109,16 +120,32 @@ class Realtime:
         audio = base64.b64encode(to_pcm16(pcm).astype("<i2").tobytes()).decode()
         return json.dumps({"type": "input_audio_buffer.append", "audio": audio})
 
+    def cut(self, heard: Mapping[Item, int]) -> list[str | bytes]:
+        """`conversation.item.truncate`: the server takes what was not heard out of what its model remembers."""
+        return [
+            json.dumps(
+                {
+                    "type": "conversation.item.truncate",
+                    "item_id": name,
+                    "content_index": part,
+                    "audio_end_ms": 1000 * samples // CLOCK.sample_rate,
+                }
+            )
+            for (name, part), samples in heard.items()
+            if name
+        ]
+
     def read(self, message: str | bytes) -> Said:
         """Sound, text, the beginning of the user's speech, or an error; other events mean nothing here."""
         try:
             event: Any = json.loads(message)
             kind = event["type"]
+            item = str(event.get("item_id") or ""), int(event.get("content_index") or 0)
             if kind in self._AUDIO:
                 pcm = np.frombuffer(base64.b64decode(event["delta"], validate=True), "<i2")
-                return Said(audio=from_pcm16(pcm.astype(np.int16)))
+                return Said(audio=from_pcm16(pcm.astype(np.int16)), item=item)
             if kind in self._TEXT:
-                return Said(text=str(event["delta"]))
+                return Said(text=str(event["delta"]), item=item)
         except (ValueError, KeyError, TypeError, binascii.Error):
             return Said(fault="malformed")
         if kind == "input_audio_buffer.speech_started":

@@ -5,11 +5,14 @@ Only safetensors, JSON and sentencepiece are read: no pickle. Every fault is one
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from sentencepiece import SentencePieceProcessor as Tokenizer
+from torch import Tensor
 
+from align.files import read_dtype
 from align.policies.moshi.layouts import huggingface, kyutai, lora, personaplex
 from align.policies.moshi.model import MoshiModel
 from envs.codec import Codec
@@ -50,6 +53,22 @@ def find_layout(folder: str | Path) -> str:
     return "personaplex" if personaplex.predicts_the_user(config) else "kyutai"
 
 
+def saved_dtype(folder: str | Path) -> torch.dtype:
+    """The precision to run a checkpoint in: bfloat16 if it is published so, float32 for any other.
+
+    An adapter is merged when it is read, and bfloat16 would round most of it away.
+    """
+    folder = Path(folder)
+    layout = find_layout(folder)
+    if layout == "kyutai-lora":
+        return torch.float32
+    if layout == "hf":
+        path = min(folder.glob("*.safetensors"), default=folder / kyutai.WEIGHTS)
+    else:
+        path = kyutai.weights_path(folder, kyutai.read_config(folder))
+    return torch.bfloat16 if read_dtype(path) == "BF16" else torch.float32
+
+
 def load_checkpoint(folder: str | Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, Tokenizer]:
     """Model (fp32, on the CPU), codec and tokenizer; with `codec` given, the folder needs none.
 
@@ -66,10 +85,14 @@ def save_checkpoint(
     dtype: torch.dtype = torch.float32,
     layout: str = "kyutai",
     base: str | Path | None = None,
+    learned: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the folder that `load_checkpoint` and the layout's own code read, the weights as `dtype`.
 
-    `base` is the checkpoint folder that the policy was trained from; some layouts need it.
+    Args:
+        model: adapters that are in it are added to the weights on the way; they stay in the model.
+        base: the checkpoint folder that the policy was trained from; some layouts need it.
+        learned: adapters that were added to the model's weights before (`kyutai.read_adapter`).
     """
     if layout not in LAYOUTS:
         raise UptakeError(f"export: unknown format {layout!r}{nearest(layout, LAYOUTS)}")
@@ -88,6 +111,6 @@ def save_checkpoint(
     elif layout == "hf":
         huggingface.save(folder, model, codec, tokenizer, dtype)
     elif layout == "kyutai-lora":
-        lora.save(folder, Path(str(base)), model, codec, tokenizer, dtype)
+        lora.save(folder, Path(str(base)), model, codec, tokenizer, dtype, learned or {})
     else:
         personaplex.save(folder, Path(str(base)), model, codec, tokenizer, dtype)

@@ -54,6 +54,11 @@ EXTRA = (
 )  # fmt: skip
 
 
+_LISTS = ("delays", "depformer_weights_per_step_schedule")
+_NUMBERS = ("hidden_scale", "max_period")
+_FLAGS = ("depformer_multi_linear", "depformer_weights_per_step")
+
+
 def gated_width(dim: int, feedforward: int) -> int:
     """Columns of each half of a gated block whose nominal width is `feedforward`.
 
@@ -75,6 +80,21 @@ def hidden_scale(dim: int, feedforward: int) -> float:
     """The scale for which `int(scale * dim)` is `feedforward`."""
     scale = feedforward / dim
     return scale if int(scale * dim) == feedforward else math.nextafter(scale, math.inf)
+
+
+def _check(key: str, value: Any, good: bool, expected: str) -> None:
+    if not good:
+        raise UptakeError(f"moshi config: {key}={value!r}: must be {expected}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _whole_numbers(key: str, listed: Any) -> tuple[int, ...]:
+    good = isinstance(listed, (list, tuple)) and all(_is_number(n) and isinstance(n, int) for n in listed)
+    _check(key, listed, good, "a list of whole numbers")
+    return tuple(listed)
 
 
 @dataclass(frozen=True)
@@ -116,15 +136,34 @@ class MoshiConfig:
     """Known keys that do not shape the network (file names, …)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "delays", tuple(self.delays))
+        for setting in fields(self):
+            value, key = getattr(self, setting.name), setting.name
+            if key == "extra" or (value is None and setting.default is None):
+                continue
+            if key in _LISTS:
+                object.__setattr__(self, key, _whole_numbers(key, value))
+            elif key in _FLAGS:
+                _check(key, value, isinstance(value, bool), "true or false")
+            elif key in _NUMBERS:
+                _check(key, value, _is_number(value) and 0 < value < 1e18, "a number above 0, and no giant")
+            else:
+                least = 0 if key.endswith("_id") else 1
+                good = _is_number(value) and isinstance(value, int) and value >= least
+                _check(key, value, good, f"a whole number of {least} or more")
+        self._check_streams()
+        self._check_sizes()
+
+    def _check_streams(self) -> None:
+        """Refuse streams that do not fit together."""
         schedule = self.depformer_weights_per_step_schedule
         if schedule is not None:
-            object.__setattr__(self, "depformer_weights_per_step_schedule", tuple(schedule))
             if len(schedule) != self.dep_q:
                 raise UptakeError(
                     f"moshi config: depformer_weights_per_step_schedule has {len(schedule)} entries, "
                     f"dep_q={self.dep_q} needs as many"
                 )
+            good = min(schedule) >= 0 and max(schedule) < self.dep_q
+            _check("depformer_weights_per_step_schedule", list(schedule), good, f"indices below dep_q={self.dep_q}")
         if len(self.delays) != self.n_q + 1:
             raise UptakeError(
                 f"moshi config: delays has {len(self.delays)} entries, n_q={self.n_q} needs {self.n_q + 1}"
@@ -133,20 +172,27 @@ class MoshiConfig:
             raise UptakeError(f"moshi config: delays[0]={self.delays[0]}; the text stream must have delay 0")
         if min(self.delays) < 0 or self.max_delay > 1:
             raise UptakeError(f"moshi config: delays {list(self.delays)}; only 0 and 1 are implemented")
-        if not 0 < self.dep_q <= self.n_q:
+        if self.dep_q > self.n_q:
             raise UptakeError(f"moshi config: dep_q={self.dep_q} must be in 1..n_q={self.n_q}")
+        for key in ("existing_text_padding_id", "existing_text_end_padding_id"):
+            _check(key, getattr(self, key), getattr(self, key) < self.text_card, f"below text_card={self.text_card}")
+
+    def _check_sizes(self) -> None:
+        """Refuse widths that cannot be built."""
         for dim, heads in (("dim", "num_heads"), ("depformer_dim", "depformer_num_heads")):
             if getattr(self, dim) % (2 * getattr(self, heads)):
                 raise UptakeError(
                     f"moshi config: {dim}={getattr(self, dim)} is no multiple of 2·{heads}={getattr(self, heads)}"
                 )
-        if self.depformer_dim_feedforward is not None and not isinstance(self.depformer_dim_feedforward, int):
-            raise UptakeError(
-                f"moshi config: depformer_dim_feedforward={self.depformer_dim_feedforward!r}; "
-                "only one width for all codebooks is implemented"
-            )
-        if self.context < 1:
-            raise UptakeError(f"moshi config: context={self.context} must be at least 1 frame")
+        for key, width, feedforward in (
+            ("hidden_scale", self.dim, self.feedforward),
+            ("depformer_dim_feedforward", self.depformer_dim, self.depth_feedforward),
+        ):
+            if gated_width(width, feedforward) < 1:
+                raise UptakeError(
+                    f"moshi config: {key}={getattr(self, key)!r} (hidden_scale={self.hidden_scale}) leaves a gated "
+                    "block no width; set it higher"
+                )
 
     @property
     def num_streams(self) -> int:
@@ -193,7 +239,8 @@ class MoshiConfig:
             elif key in EXTRA:
                 extra[key] = value
             elif key in FIXED:
-                if value != FIXED[key]:
+                nothing = value == {} and FIXED[key] is None  # as `moshi` reads its conditioners and fuser
+                if value != FIXED[key] and not nothing:
                     raise UptakeError(f"moshi config: {key}={value!r} is not implemented, only {FIXED[key]!r}")
             else:
                 raise UptakeError(f"moshi config: unknown key {key!r}{nearest(key, [*known, *EXTRA, *FIXED])}")

@@ -1,9 +1,9 @@
 """A Moshi-class language model: a temporal transformer over frames, a depth transformer over codebooks.
 
 Our own implementation in the parameter layout of the published checkpoints (``moshi`` 0.2.13), held to that package by
-a parity test. It differs in what training asks of it: every weight is a plain ``nn.Linear`` or ``nn.Embedding`` that is
+a parity test. It differs in what training asks of it: every weight is an ``nn.Linear`` or ``nn.Embedding`` that is
 called as a module (PEFT and ZeRO-3 work as they are), the depth transformer can be scored on a subset of the frames,
-and what streams (``streaming.py``) runs the same modules.
+what streams (``streaming.py``) runs the same modules, and logits are float32 where the weights are bfloat16.
 
 Streams of ``codes (B, K, T)``: text, then ``dep_q`` agent codebooks, then the user's. Stream ``k`` enters the network
 ``delays[k]`` frames late, behind one frame of initial tokens; logits come back aligned with ``codes``. A code of -1 is
@@ -12,7 +12,7 @@ Streams of ``codes (B, K, T)``: text, then ``dep_q`` agent codebooks, then the u
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +29,15 @@ class Output(NamedTuple):
     """What :meth:`MoshiModel.forward` returns, aligned with the codes that it was given."""
 
     hidden: Tensor  # (B, T, D)
-    text_logits: Tensor  # (B, T, text_card)
-    audio_logits: Tensor | None  # (B, dep_q, T, card)
+    text_logits: Tensor  # (B, T, text_card) float32
+    audio_logits: Tensor | None  # (B, dep_q, T, card) float32
     audio_mask: Tensor | None  # (B, dep_q, T)
 
 
 class DepthScores(NamedTuple):
     """Logits and targets of the depth transformer for N selected frames of the model's (delayed) clock."""
 
-    logits: Tensor  # (N, dep_q, card)
+    logits: Tensor  # (N, dep_q, card) float32
     targets: Tensor  # (N, dep_q) long; undefined where the mask is False
     mask: Tensor  # (N, dep_q) bool
 
@@ -60,6 +60,42 @@ def _seen_whole(codes: Tensor) -> bool:
     """Whether no code is :data:`ZERO`, as far as is looked: it saves a pass over (B, T, D) on a CPU, but an accelerator
     would have to be waited for."""
     return codes.device.type == "cpu" and codes.numel() > 0 and bool(codes.min() >= 0)
+
+
+class Head(nn.Linear):
+    """Logits in float32 whatever the precision of the weights.
+
+    Rounded to bfloat16 they are off by up to 2e-3 of their size, and so many are equal that a top k lets more through.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.dtype.itemsize >= 4:
+            return F.linear(x, self.weight)
+        return _Unrounded.apply(x, self.weight)
+
+
+class _Unrounded(torch.autograd.Function):
+    """``x (..., D)`` and ``weight (V, D)``, both of 16 bits, to products ``(..., V)`` that stay as they were summed.
+
+    The way back rounds the gradient as a linear layer of 16 bits does; nothing of 32 bits is kept for it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        if x.is_cuda:  # cuBLAS sums in float32 anyway: only its last rounding is left out, and no weight is copied
+            return torch.mm(x.flatten(0, -2), weight.T, out_dtype=torch.float32).unflatten(0, x.shape[:-1])
+        return F.linear(x.float(), weight.float())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        grad = grad.to(x.dtype)
+        wanted_x, wanted_weight = ctx.needs_input_grad
+        return (
+            grad @ weight if wanted_x else None,
+            grad.flatten(0, -2).T @ x.flatten(0, -2) if wanted_weight else None,
+        )
 
 
 class RMSNorm(nn.Module):
@@ -174,7 +210,7 @@ class MoshiModel(nn.Module):
     def _build(self, c: MoshiConfig) -> None:
         self.emb = nn.ModuleList(Embedding(c.card + 1, c.dim) for _ in range(c.n_q))
         self.text_emb = Embedding(c.text_card + 1, c.dim)
-        self.text_linear = nn.Linear(c.dim, c.text_card, bias=False)
+        self.text_linear = Head(c.dim, c.text_card, bias=False)
         self.transformer = Stack([Layer(c.dim, c.num_heads, c.feedforward) for _ in range(c.num_layers)])
         self.out_norm = RMSNorm(c.dim)
         width = c.depformer_dim
@@ -186,7 +222,7 @@ class MoshiModel(nn.Module):
         self.depformer = Stack(
             [Layer(width, c.depformer_num_heads, c.depth_feedforward, weights) for _ in range(c.depformer_num_layers)]
         )
-        self.linears = nn.ModuleList(nn.Linear(width, c.card, bias=False) for _ in range(c.dep_q))
+        self.linears = nn.ModuleList(Head(width, c.card, bias=False) for _ in range(c.dep_q))
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -301,7 +337,7 @@ class MoshiModel(nn.Module):
         scores = self.depth_scores(hidden, codes, frames)
         chosen = frames if frames is not None else torch.ones(batch, length, dtype=torch.bool, device=codes.device)
         row, step = chosen.nonzero(as_tuple=True)
-        logits = hidden.new_full((batch, c.dep_q, length, c.card), math.nan)
+        logits = scores.logits.new_full((batch, c.dep_q, length, c.card), math.nan)
         mask = torch.zeros(batch, c.dep_q, length, dtype=torch.bool, device=codes.device)
         for k in range(c.dep_q):
             keep = scores.mask[:, k]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from align.codecs.base import codes_of_silence
+from align.codecs.base import codes_of_silence, place
 from align.codecs.shared_encoder import SharedEncoder
 from align.policies.base import (
     AudioActions,
@@ -106,9 +106,21 @@ class MoshiPolicy(Keeping):
         self._open(0)
 
     @classmethod
-    def load(cls, folder: str | Path, sampling: Sampling | None = None, codec: Codec | None = None) -> MoshiPolicy:
-        """The policy in a checkpoint folder (see `checkpoint`), with another `codec` if one is given."""
-        return cls(*load_checkpoint(folder, codec), sampling)
+    def load(
+        cls, folder: str | Path, sampling: Sampling | None = None, codec: Codec | None = None, context: int = 0
+    ) -> MoshiPolicy:
+        """The policy in a checkpoint folder (see `checkpoint`), with another `codec` if one is given.
+
+        It looks back `context` frames, or if that is 0 as many as the checkpoint says, which is the most: no weight has
+        learned to look further. UptakeError if it is more.
+        """
+        model, codec, tokenizer = load_checkpoint(folder, codec)
+        if context:
+            most = model.config.context
+            if not 0 < context <= most:
+                raise UptakeError(f"context = {context}: {folder} looks back {most} frames; give 1 to {most}, or 0")
+            model.config = replace(model.config, context=context)
+        return cls(model, codec, tokenizer, sampling)
 
     def prompted(self, prompt: np.ndarray | None) -> MoshiPolicy:
         """The same model with another prompt that every conversation begins with; its rows are its own."""
@@ -129,6 +141,7 @@ class MoshiPolicy(Keeping):
 
     def _open(self, batch: int) -> None:
         c = self.model.config
+        place(self.codec, self.model.device)
         with torch.inference_mode(False):  # a tensor made in inference mode cannot be changed outside of it
             graphs = Graphs.on(self.model, self.model.device) if batch else None
             self._stream = MoshiStream(self.model, self.sampling, batch, graphs)
@@ -214,6 +227,11 @@ class MoshiPolicy(Keeping):
         free[1 + c.dep_q :] = False  # what a user said is known
         if (~free & ((codes < 0) | (codes >= limit))).any():
             raise ValueError("a prompt with tokens outside of their vocabulary; -2 means: sample, for the agent's")
+        if codes.shape[1] >= c.context:
+            raise UptakeError(
+                f"a prompt of {codes.shape[1]} frames: the policy looks back {c.context} frames and would have "
+                "forgotten its beginning when it is over; give a shorter one"
+            )
         return codes
 
     def fork(self, source: int, rows: Any, seeds: Sequence[int] | None = None) -> None:

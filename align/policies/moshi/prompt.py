@@ -95,7 +95,7 @@ def silence(policy: MoshiPolicy, seconds: float) -> np.ndarray:
 
 
 def load_voice(path: Path, codec: Codec) -> np.ndarray:
-    """Codes (codebooks, frames) of a recording at `LOUDNESS`, its last unfinished frame left out.
+    """Codes (codebooks, frames) of a recording at `LOUDNESS`, its last unfinished frame filled up with silence.
 
     Raises:
         UptakeError: it cannot be read, is not mono, silent, too long, or a pickle.
@@ -114,8 +114,8 @@ def load_voice(path: Path, codec: Codec) -> np.ndarray:
         raise UptakeError(f"{path}: {len(pcm) / rate:.2f} s; a voice is a frame to {MAX_VOICE_SECONDS:.0f} s long")
     pcm = soxr.resample(pcm, rate, codec.sample_rate) if rate != codec.sample_rate else pcm
     pcm = _at_loudness(pcm, codec.sample_rate, path)
-    state, frames = codec.init_state(1), len(pcm) // codec.frame
-    whole = pcm[: frames * codec.frame].reshape(frames, 1, codec.frame).astype(np.float32)
+    whole = np.pad(pcm, (0, -len(pcm) % codec.frame)).reshape(-1, 1, codec.frame).astype(np.float32)
+    state = codec.init_state(1)
     return np.array([codec.encode(state, frame)[0] for frame in whole]).T
 
 

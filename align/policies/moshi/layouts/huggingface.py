@@ -20,6 +20,7 @@ from sentencepiece import SentencePieceProcessor as Tokenizer
 from torch import Tensor
 
 from align.files import one_line, read_shapes
+from align.lora import merged_weights
 from align.policies.moshi.config import MoshiConfig, gated_width, hidden_scale, nominal_width
 from align.policies.moshi.layouts import kyutai
 from align.policies.moshi.layouts.tokenizers import load_tokenizer, save_tokenizer
@@ -66,7 +67,10 @@ def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, T
                 f"{folder}: {len(names)} tensors {what}, e.g. {min(names)!r}; expected those of {ARCHITECTURE}; is "
                 f"{kyutai.CONFIG} of another model?"
             )
-    config = _config(theirs.config, path)
+    try:
+        config = _config(theirs.config, path)
+    except UptakeError as error:
+        raise error if str(path) in str(error) else UptakeError(f"{path}: {error}") from error
     model = kyutai.model_from(_from_transformers(theirs.state_dict(), config), config, files[0])
     tokenizer = load_tokenizer(folder, config.text_card)
     return model, codec or MimiCodec(theirs.audio_encoder, config.dep_q), tokenizer
@@ -90,7 +94,7 @@ def save(folder: Path, model: MoshiModel, codec: Codec, tokenizer: Tokenizer, dt
     config = _to_config(model.config, codec)
     with torch.device("meta"):
         theirs = MoshiForConditionalGeneration(config)
-    state = _to_transformers(kyutai.weights_of(model, dtype), model.config)
+    state = _to_transformers(merged_weights(model, dtype), model.config)
     state |= {f"audio_encoder.{name}": tensor.cpu() for name, tensor in codec.model.state_dict().items()}
     theirs.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, assign=True)
     theirs.generation_config = GenerationConfig(do_sample=True, temperature=0.7, top_k=25)  # what moshi.server does

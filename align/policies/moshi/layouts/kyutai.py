@@ -2,6 +2,7 @@
 
 config.json              keys of MoshiConfig; names the other files
 model.safetensors        parameter names of `moshi` 0.2.13
+adapter.safetensors      of a policy that was trained with LoRA: the adapters that model.safetensors has in its weights
 tokenizer_spm*.model     sentencepiece
 tokenizer-….safetensors  Mimi; or codec.safetensors, the pocket codec; or mimi/, Mimi in transformers' layout
 """
@@ -15,10 +16,11 @@ from typing import Any
 
 import torch
 from sentencepiece import SentencePieceProcessor as Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
 from align.codecs import load_codec, save_codec
 from align.files import one_line, read_json, read_tensors, write_json, write_tensors, write_whole
+from align.lora import Adapter, adapters, merged_weights
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.layouts.shapes import check_layout, config_of_weights
 from align.policies.moshi.model import MoshiModel
@@ -27,7 +29,9 @@ from envs.errors import UptakeError, nearest
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer_spm.model"
 RELEASED_TOKENIZER = "tokenizer_spm_32k_3.model"
+ADAPTER = "adapter.safetensors"
 
+_FILES = {"moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name"}
 _PACKED = {"in_proj_weight": "in_projs", "in_proj.weight": "in_projs", "out_proj.weight": "out_projs"}
 
 
@@ -42,7 +46,9 @@ def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, T
 
 def save(folder: Path, model: MoshiModel, codec: Codec, tokenizer: Tokenizer, dtype: torch.dtype) -> None:
     """Write the folder that `load` and `python -m moshi.server` read."""
-    write_tensors(folder / WEIGHTS, weights_of(model, dtype))
+    write_tensors(folder / WEIGHTS, merged_weights(model, dtype))
+    if learned := moshi_adapter(adapters(model)):
+        write_tensors(folder / ADAPTER, learned)
     save_beside(folder, model.config, codec, tokenizer, {"moshi_name": WEIGHTS})
 
 
@@ -55,14 +61,32 @@ def save_beside(
     write_json(folder / CONFIG, kept | {"tokenizer_name": TOKENIZER} | save_codec(folder, codec) | dict(extra))
 
 
-def weights_of(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All parameters as `dtype`, on the CPU."""
-    return {name: value.detach().to("cpu", dtype) for name, value in model.named_parameters()}
+def moshi_adapter(learned: Mapping[str, Adapter]) -> dict[str, Tensor]:
+    """Adapters under the names that `moshi` has for them, float32, for a scaling of 1."""
+    out = {}
+    for name, adapter in learned.items():
+        out[f"{name}.lora_A.weight"] = adapter.down.detach().float()
+        out[f"{name}.lora_B.weight"] = adapter.up.detach().float() * adapter.scaling
+    return out
+
+
+def read_adapter(folder: Path) -> dict[str, Tensor]:
+    """The adapters that were added to the weights of a folder that `save` wrote; empty if there were none."""
+    return read_tensors(folder / ADAPTER) if (folder / ADAPTER).is_file() else {}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What config.json says; nothing if there is none, or an empty one."""
-    return read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    """What config.json says; nothing if there is none, or an empty one. A file's name that is null counts as left out.
+
+    Raises UptakeError if a file's name is no text.
+    """
+    values = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    for key in _FILES & values.keys():
+        if values[key] is None:
+            del values[key]
+        elif not isinstance(values[key], str):
+            raise UptakeError(f"{folder / CONFIG}: {key}={values[key]!r}: must be the name of a file")
+    return values
 
 
 def model_config(folder: Path, values: Mapping[str, Any]) -> MoshiConfig:

@@ -9,6 +9,7 @@ layers that did not change get zeros. Whatever else changed (embeddings, norms) 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from align.codecs import load_codec
 from align.files import read_tensors, write_tensors
+from align.lora import adapters, merged_weights
 from align.policies.moshi.layouts import kyutai
 from align.policies.moshi.model import MoshiModel
 from envs.codec import Codec
@@ -46,28 +48,48 @@ def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, T
         )
     model = kyutai.load_model(path, config)
     adapter_path = kyutai.named_file(folder, values.get("lora_name", LORA))
-    _add(model, read_tensors(adapter_path), float(values.get("lora_scaling", 2.0)), adapter_path)
+    scaling = values.get("lora_scaling", 2.0)
+    if isinstance(scaling, bool) or not isinstance(scaling, (int, float)):
+        raise UptakeError(f"{folder / kyutai.CONFIG}: lora_scaling={scaling!r}: must be a number")
+    _add(model, read_tensors(adapter_path), scaling, adapter_path)
     return model, codec, tokenizer
 
 
-def save(folder: Path, base: Path, model: MoshiModel, codec: Codec, tokenizer: Tokenizer, dtype: torch.dtype) -> int:
+def save(
+    folder: Path,
+    base: Path,
+    model: MoshiModel,
+    codec: Codec,
+    tokenizer: Tokenizer,
+    dtype: torch.dtype,
+    learned: Mapping[str, Tensor],
+) -> int:
     """Write what `model` has learned since it was the one in the folder `base`; returns the adapter's rank.
 
-    The rank is the smallest that gives every linear layer back to the rounding of its weights. UptakeError if `base`
-    is of other sizes, or if a layer changed in more than half of its dimensions: then an adapter saves nothing.
+    Args:
+        learned: the adapters that were merged into `model`, as `kyutai.read_adapter` has them; those that are still in
+            it count as well. Where they are what `base` lacks of a layer, they are written as they are. Another
+            layer's are the smallest that give its weights back to their rounding.
+
+    Raises:
+        UptakeError: `base` is of other sizes, or a layer changed in more than half of its dimensions: then an adapter
+            saves nothing.
     """
     values = kyutai.read_config(base)
     path = kyutai.weights_path(base, values)
-    original = kyutai.load_model(path, model.config).state_dict()
-    linear = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    start = kyutai.load_model(path, model.config)
+    learned = {**learned, **kyutai.moshi_adapter(adapters(model))}
+    linear = {name for name, module in start.named_modules() if isinstance(module, nn.Linear)}
+    original = start.state_dict()
     adapter: dict[str, Tensor] = {}
     factors: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, value in model.state_dict().items():
-        module = name.removesuffix(".weight")
-        before, now = original[name], value.detach().cpu()
+    for name, now in merged_weights(model).items():
+        module, before = name.removesuffix(".weight"), original[name]
         if module in linear:
-            factors[module] = _factors(before, now, module)
-        elif not torch.equal(before, now):
+            a = learned.get(f"{module}.lora_A.weight", now.new_zeros(0, now.shape[1])).cpu()
+            b = learned.get(f"{module}.lora_B.weight", now.new_zeros(now.shape[0], 0)).cpu()
+            factors[module] = (a, b) if _explains(before, now, a, b) else _factors(before, now, module)
+        elif not any(torch.equal(one, now) for one in _starts(before)):
             adapter[name] = now.to(dtype)
     rank = max(1, *(a.shape[0] for a, _ in factors.values()))
     for module, (a, b) in factors.items():
@@ -110,13 +132,25 @@ def _add(model: MoshiModel, adapter: dict[str, Tensor], scaling: float, path: Pa
             target.copy_(target + change if low else change)
 
 
+def _starts(before: Tensor) -> tuple[Tensor, Tensor]:
+    """What training may have started from: the weights, or in bfloat16 the rounded ones."""
+    return before, before.bfloat16().float()
+
+
+def _rounding(now: Tensor) -> float:
+    """Adding an adapter to the weights rounded each of them by at most half of this, in the norm of them all."""
+    return torch.finfo(now.dtype).eps * now.norm().item()
+
+
+def _explains(before: Tensor, now: Tensor, a: Tensor, b: Tensor) -> bool:
+    """Whether A (r, in) and B (out, r) are what was learned, up to the rounding of `now`."""
+    fits = a.shape[1:] == now.shape[1:] and b.shape[:1] == now.shape[:1] and len(a) == b.shape[1]
+    return fits and any(bool((now - one - b @ a).norm() <= _rounding(now)) for one in _starts(before))
+
+
 def _factors(before: Tensor, now: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """A (r, in) and B (out, r) with before + B A equal to now, up to the rounding of `now`."""
-    change = now.double() - before.double()
-    # Adding an adapter to the weights rounded each of them by at most half of this.
-    rounding = torch.finfo(now.dtype).eps * now.norm().item()
-    if not change.any():
-        return now.new_zeros(0, now.shape[1]), now.new_zeros(now.shape[0], 0)
+    change, rounding = now.double() - before.double(), _rounding(now)
     limit = min(change.shape) // 2
     tried = 4
     while tried < limit:
@@ -131,6 +165,7 @@ def _factors(before: Tensor, now: Tensor, name: str) -> tuple[Tensor, Tensor]:
             root = s[:rank].sqrt()
             return (v[:, :rank] * root).T.to(now.dtype), (u[:, :rank] * root).to(now.dtype)
     raise UptakeError(
-        f"{name}: changed in more than {limit} of its {min(change.shape)} dimensions, which no small adapter holds; "
-        "the policy was not trained with LoRA, or --base is another model: use --format kyutai"
+        f"{name}: changed in more than {limit} of its {min(change.shape)} dimensions, which no small adapter holds: "
+        "the policy was trained in full, or --base is another model (use --format kyutai), or its weights were rounded "
+        "since (export from the run's own folder)"
     )

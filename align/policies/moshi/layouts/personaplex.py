@@ -16,6 +16,7 @@ from torch import Tensor
 
 from align.codecs import load_codec, save_codec
 from align.files import read_tensors, write_json, write_tensors, write_whole
+from align.lora import merged_weights
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.layouts import kyutai
 from align.policies.moshi.model import MoshiModel
@@ -55,7 +56,8 @@ def save(folder: Path, base: Path, model: MoshiModel, codec: Codec, tokenizer: T
             "PersonaPlex folder that the policy came from (--base)"
         )
     theirs = {name: tuple(tensor.shape) for name, tensor in parameters(agent_only(whole)).items()}
-    ours = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    weights = merged_weights(model, dtype)
+    ours = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for key in ("num_heads", "depformer_num_heads", "max_period", "delays"):
         theirs[key], ours[key] = getattr(whole, key), getattr(model.config, key)
     for name in sorted(ours.keys() | theirs.keys()):
@@ -65,7 +67,7 @@ def save(folder: Path, base: Path, model: MoshiModel, codec: Codec, tokenizer: T
                 "the policy came from (--base)"
             )
     original = read_tensors(kyutai.weights_path(base, values))
-    merged = kyutai.unpacked(original, parameters(whole)) | kyutai.weights_of(model, dtype)
+    merged = kyutai.unpacked(original, parameters(whole)) | weights
     tensors = {name: tensor.to(dtype) for name, tensor in kyutai.packed_like(merged, original).items()}
     write_tensors(folder / kyutai.WEIGHTS, tensors)
     write_whole(folder / kyutai.RELEASED_TOKENIZER, lambda path: path.write_bytes(tokenizer.serialized_model_proto()))

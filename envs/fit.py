@@ -1,0 +1,63 @@
+"""Whether a scenario fits the clips of a pack: what it names is there, and long enough for what is done to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from envs.errors import nearest
+from envs.scenario import Scenario, ScriptItem
+from envs.users.persona import ReactiveUser, missing
+
+if TYPE_CHECKING:
+    from envs.pack import Clip, Pack
+
+
+def check_fit(pack: Pack, scenario: Scenario) -> None:
+    """Raise an error with ``file:line`` for the first thing that a scenario wants and the pack does not have."""
+    if isinstance(scenario.user, ReactiveUser):
+        lacking = missing(scenario.user.persona, pack.spoken(scenario.split))
+        if lacking:
+            raise scenario.error(f"{lacking} in split {scenario.split!r}; change the persona or add clips")
+    known = {clip.id: clip for clip in pack.clips()} if scenario.script else {}
+    for item in scenario.script:
+        if item.clip is not None and item.clip not in known:
+            raise scenario.error(f"no clip {item.clip!r} in the pack{nearest(item.clip, known)}", item.line)
+        clips = pack.candidates(scenario, item)
+        if not clips and item.silence is None:
+            said = {c.text for options in pack.spoken(scenario.split).values() for c in options}
+            hint = nearest(item.say or "", said)
+            raise scenario.error(f"no {scenario.split} clip says {item.say!r}{hint}", item.line)
+        for clip in clips:
+            if clip.split not in (scenario.split, "all"):
+                raise scenario.error(
+                    f"clip {clip.id!r} belongs to split {clip.split!r}, the scenario to {scenario.split!r}; "
+                    "splits share no clip",
+                    item.line,
+                )
+            _check_item(scenario, item, clip)
+
+
+def _check_item(scenario: Scenario, item: ScriptItem, clip: Clip) -> None:
+    last = -1
+    for cut in [*(pause.cut for pause in item.pauses), *([item.until] if item.until else [])]:
+        try:
+            onset, _ = clip.silence_at(cut)
+        except IndexError:
+            place = f"word {cut.after_word}" if cut.at_pause is None else f"pause {cut.at_pause}"
+            raise scenario.error(
+                f"item {item.id!r}: clip {clip.id!r} has {len(clip.words)} words and {len(clip.pauses)} pauses, "
+                f"so there is no cut after {place}; count from 0",
+                item.line,
+            ) from None
+        if onset <= last:
+            raise scenario.error(f"item {item.id!r}: pauses and until must be in order of time", item.line)
+        last = onset
+    end = sum(clip.silence_at(item.until)) // 2 if item.until else clip.samples
+    played = sum((word.onset + word.offset) // 2 < end for word in clip.words)
+    for index in [*item.opportunities, *item.anchors.values()]:
+        if index >= played:
+            raise scenario.error(
+                f"item {item.id!r}: {played} words of clip {clip.id!r} are played, so there is no word {index}; "
+                "count from 0",
+                item.line,
+            )
