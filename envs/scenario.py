@@ -64,14 +64,16 @@ _DRIVERS: Mapping[type, str] = {ReactiveUser: "reactive", Recording: "replay", L
 
 @dataclass(frozen=True)
 class Trigger:
-    """When an item starts. Exactly one of: a time; an item's end plus a gap; what the agent does."""
+    """When an item starts. Exactly one of: a time; an item's end, or a word in it, plus a gap; what the agent does."""
 
     at: Value | None = None
     """Seconds from the start."""
     after: str | None = None
     """Item that must be over first."""
     gap: Value = 0.0
-    """Seconds after the end of that item."""
+    """Seconds after the end of that item, or after its `word`."""
+    word: str | None = None
+    """Anchor of that item, at the end of one of its words."""
     agent: str | None = None
     """`speaking`, `silent`, or `done` (silent, having spoken): waits for the agent, from the end of `after` on."""
     hold: Value = 0.0
@@ -288,7 +290,7 @@ _OF_CLIPS = ("anchors", "gain_db", "opportunities", "pause_type", "pauses", "tur
 
 def _check_order(document: Document, script: Sequence[Mapping[str, Any]]) -> None:
     """An item can only wait for one that stands before it, so that nothing waits for itself."""
-    waits = {spec["id"]: spec.get("when", {}).get("after") for spec in script}
+    waits = {spec["id"]: _waits_for(spec.get("when", {})) for spec in script}
     if len(waits) < len(script):
         return  # an id that stands twice is the first thing to mend
     for i, spec in enumerate(script):
@@ -320,7 +322,7 @@ def _item(
     for key in _OF_CLIPS:
         if key in spec and "silence" in spec:
             raise document.error(f"item {name!r}: {key!r} needs a clip, this is a silence; remove it", (*where, key))
-    trigger = _trigger(document, spec, where, [item.id for item in before], variables)
+    trigger = _trigger(document, spec, where, before, variables)
     if "timeout" in spec and trigger.agent is None:
         raise document.error(f"item {name!r}: 'timeout' needs a trigger on the agent; remove it", (*where, "timeout"))
     for key, types in (("opportunities", ("B7",)), ("turn", ("B7", "A6"))):
@@ -358,7 +360,7 @@ def _trigger(
     document: Document,
     spec: Mapping[str, Any],
     where: located_yaml.Path,
-    before: list[str],
+    before: Sequence[ScriptItem],
     variables: Mapping[str, Var],
 ) -> Trigger:
     if ("at" in spec) == ("when" in spec):
@@ -366,23 +368,37 @@ def _trigger(
     if "at" in spec:
         return Trigger(at=_seconds(document, spec["at"], variables, (*where, "at")))
     when, here = spec["when"], (*where, "when")
-    allowed = ["agent", "for", "after"] if "agent" in when else ["after", "gap"]
-    needed = "for" if "agent" in when else "after"
+    if "word" in when:
+        allowed, needed = ["word", "gap"], "word"
+    elif "agent" in when:
+        allowed, needed = ["agent", "for", "after"], "for"
+    else:
+        allowed, needed = ["after", "gap"], "after"
     for key in when:
         if key not in allowed:
             raise document.error(f"when: {key!r} does not go with the others; use {', '.join(allowed)}", (*here, key))
     if needed not in when:
         raise document.error(f"when: {needed!r} is missing; use {', '.join(allowed)}", here)
-    after = when.get("after")
-    if after is not None and after not in before:
-        hint = nearest(after, before) or "; the first item can only use 'at' or 'agent'"
-        raise document.error(f"when: no earlier item {after!r}{hint}", (*here, "after"))
+    key, names = ("word" if "word" in when else "after"), [item.id for item in before]
+    after, word = _waits_for(when), when.get("word", "").rpartition(".")[2]
+    if after is not None and after not in names:
+        hint = nearest(after, names) or "; the first item can only use 'at' or 'agent'"
+        raise document.error(f"when: no earlier item {after!r}{hint}", (*here, key))
+    if after is not None and key == "word" and word not in (anchors := before[names.index(after)].anchors):
+        known = nearest(word, anchors) or f"; give it one: anchors: {{{word or 'NAME'}: INDEX OF THE WORD}}"
+        raise document.error(f"when: item {after!r} has no anchor {word!r}{known}", (*here, key))
     return Trigger(
         after=after,
         gap=_seconds(document, when.get("gap", 0.0), variables, (*here, "gap")),
+        word=word or None,
         agent=when.get("agent"),
         hold=_seconds(document, when.get("for", 0.0), variables, (*here, "for")),
     )
+
+
+def _waits_for(when: Mapping[str, Any]) -> str | None:
+    """The item that a trigger names."""
+    return when["word"].rpartition(".")[0] if "word" in when else when.get("after")
 
 
 def _cut(document: Document, spec: Mapping[str, Any], where: located_yaml.Path) -> Cut:

@@ -44,7 +44,7 @@ class Line:
     at: int | None
     """Start, when it is a fixed time."""
     after: int | None
-    """Index of the line that must be over first."""
+    """Index of the line that must be over first, or have come to a word."""
     gap: int
     agent: str | None
     hold: int
@@ -54,6 +54,8 @@ class Line:
 
     ends: int | None = None
     """Where it is over, if that is not the end of its first event."""
+    word: int | None = None
+    """Sample of the line `after`, at the end of a word, from which `gap` counts; None: from where that line is over."""
 
     @property
     def over(self) -> int:
@@ -146,6 +148,7 @@ def bind_script(
             gain = settle(item.gain_db, values)
             pcm, events = render(item, clip, pauses, gain, scenario.expected, scenario.twin, clock, due)
         trigger = item.trigger
+        parent = None if trigger.after is None else index[trigger.after]
         lines.append(
             Line(
                 id=item.id,
@@ -154,12 +157,13 @@ def bind_script(
                 pcm=pcm,
                 events=events,
                 at=None if trigger.at is None else samples(trigger.at),
-                after=None if trigger.after is None else index[trigger.after],
+                after=parent,
                 gap=samples(trigger.gap),
                 agent=trigger.agent,
                 hold=samples(trigger.hold),
                 timeout=samples(item.timeout),
                 jitter=int(seeds.rng("user", i).integers(clock.frame)),
+                word=lines[parent].events[0].anchors[trigger.word] if trigger.word and parent is not None else None,
             )
         )
     voices = [clip.voice for clip, line in zip(clips, lines, strict=True) if clip and line.source == "user"]

@@ -116,7 +116,8 @@ class ScriptDriver:
                 elif line.at is not None:
                     progress.starts[i] = line.at
                 elif line.agent is None and line.after is not None and parent >= 0:
-                    progress.starts[i] = self._end(row, line.after) + line.gap
+                    since = self._end(row, line.after) if line.word is None else parent + line.word
+                    progress.starts[i] = since + line.gap
             if progress.starts[i] >= 0 and not progress.cued[i]:
                 progress.cued[i] = True
                 progress.settled = max(progress.settled, self._end(row, i))

@@ -211,6 +211,24 @@ def test_a_trigger_that_never_comes_true_is_recorded_as_skipped(pack):
     assert [e.type for e in episode.events] == ["A1"] and episode.meta["ended"] == "script"
 
 
+def test_an_item_can_start_at_a_word_of_another(tmp_path):
+    text = """\
+schema: duplex.scenario/1
+id: words
+split: train
+user:
+  script:
+    - {id: ask, type: A1, clip: ask, at: 0.2, anchors: {sem: 2}}
+    - {id: bang, type: D4, clip: door, when: {word: ask.sem, gap: 100ms}}
+"""
+    env = DuplexVectorEnv(Pack.load(write_tiny_pack(tmp_path / "p", text)), 1, frames=60)
+    listen(env, 60, seed=0, options={"scenario": "words"})
+    ask, bang = env.episode(0).events
+    assert (ask.id, bang.id) == ("ask", "bang")
+    assert ask.anchors["sem"] == ask.words[2].offset < ask.offset
+    assert bang.onset == ask.anchors["sem"] + CLOCK.samples(0.1)
+
+
 def test_what_follows_a_skipped_item_is_skipped_and_silence_of_the_agent_can_trigger(tmp_path):
     text = """\
 schema: duplex.scenario/1
