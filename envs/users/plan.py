@@ -135,7 +135,7 @@ def bind_script(
 
     clips = _cast(pack, scenario, seeds)
     index = {item.id: i for i, item in enumerate(scenario.script)}
-    lines = []
+    lines: list[Line] = []
     for i, (item, clip) in enumerate(zip(scenario.script, clips, strict=True)):
         due = None if item.due is None else samples(item.due)
         pcm = _NOTHING

@@ -232,7 +232,7 @@ def test_the_taxonomy_packs_clips_are_what_its_users_say():
 
 
 def test_a_backchannel_of_the_agent_is_no_answer(pack):
-    episode = talk(pack, "asks", [(2.2, 2.6), (3.2, 3.6)], frames=60)
+    episode = talk(pack, "asks", [(2.2, 2.6), (3.2, 3.6)], frames=100)
     assert ids(episode)[:2] == ["turn0", "turn0-1"]
 
 
