@@ -14,6 +14,7 @@ import numpy as np
 
 from envs.clock import CLOCK, Clock
 from envs.errors import UptakeError
+from envs.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,15 @@ def join(active: np.ndarray, hop: int, samples: int, gap_hops: int, length_hops:
     return np.minimum(found, samples)
 
 
-class OnlineActivity:
+class OnlineActivity(Rows):
     """The causal, batched `activity`: feed one frame at a time.
 
     After `update`, for each row: `onset` and `offset` are the latest segment so far in samples (-1 when there is
     none yet), exactly the last row of ``activity(audio so far)``; `now` is how many samples were heard. `speaking`
     means that this segment was still active within the last frame.
     """
+
+    FIELDS = ("now", "onset", "offset", "_active", "_first", "_last", "_voiced")
 
     def __init__(self, batch: int, config: ActivityConfig = DEFAULT) -> None:
         self.config = config
@@ -174,24 +177,5 @@ class OnlineActivity:
         """(B,) samples since the onset of the segment being spoken; 0 when silent."""
         return np.where(self.speaking, self.now - self.onset, 0)
 
-    _FIELDS = ("now", "onset", "offset", "_active", "_first", "_last", "_voiced")
-
-    def reset(self, rows: np.ndarray) -> None:
-        """Forget everything about these rows (indices or mask)."""
-        fresh = OnlineActivity(1, self.config)
-        for name in self._FIELDS:
-            getattr(self, name)[rows] = getattr(fresh, name)[0]
-
-    def fork(self, source: int, rows: np.ndarray) -> None:
-        """Copy the state of row `source` to `rows`."""
-        for name in self._FIELDS:
-            getattr(self, name)[rows] = getattr(self, name)[source]
-
-    def get_state(self) -> dict[str, np.ndarray]:
-        """A copy of everything that `set_state` needs."""
-        return {name: getattr(self, name).copy() for name in self._FIELDS}
-
-    def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from what `get_state` returned."""
-        for name in self._FIELDS:
-            setattr(self, name, state[name].copy())
+    def _fresh(self) -> OnlineActivity:
+        return OnlineActivity(1, self.config)

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.signal import upfirdn
 
 from envs.clock import CLOCK
+from envs.rows import Rows
 from rewards.detector import DetectorConfig
 from rewards.silero import CHUNK, CONTEXT, DOWN, REACH, UP, WIDTH, chunks, hop, low_pass, model
 
@@ -23,14 +24,14 @@ EARLY = REACH // UP
 HOP = hop(CLOCK.sample_rate)
 
 
-class OnlineSilero:
+class OnlineSilero(Rows):
     """The rows of a batch. Times are samples; -1 is never.
 
     Raises:
         UptakeError: the extra `silero` is not installed.
     """
 
-    _FIELDS = (
+    FIELDS = (
         "now", "onset", "offset", "_active", "_first", "_last", "_voiced", "_tail", "_before", "_hidden", "_cell",
     )  # fmt: skip
 
@@ -100,25 +101,8 @@ class OnlineSilero:
         """(B,) samples since the onset of the segment being spoken; 0 when silent."""
         return np.where(self.speaking, self.now - self.onset, 0)
 
-    def reset(self, rows: np.ndarray) -> None:
-        """Forget everything about these rows (indices or mask)."""
-        fresh = OnlineSilero(1)
-        for name in self._FIELDS:
-            getattr(self, name)[rows] = getattr(fresh, name)[0]
-
-    def fork(self, source: int, rows: np.ndarray) -> None:
-        """Copy the state of row `source` to `rows`."""
-        for name in self._FIELDS:
-            getattr(self, name)[rows] = getattr(self, name)[source]
-
-    def get_state(self) -> dict[str, np.ndarray]:
-        """A copy of everything that `set_state` needs."""
-        return {name: getattr(self, name).copy() for name in self._FIELDS}
-
-    def set_state(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from what `get_state` returned."""
-        for name in self._FIELDS:
-            setattr(self, name, state[name].copy())
+    def _fresh(self) -> OnlineSilero:
+        return OnlineSilero(1)
 
 
 def _hops(seconds: float) -> int:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from envs.activity import DEFAULT, levels
+from envs.rows import Rows
 from envs.users.turn_models import Heard
 
 WEIGHTS = Path(__file__).with_name("projection.json")
@@ -29,8 +30,10 @@ _FORGETS = 100  # hops of silence (1 s) after which speech counts as a new turn
 _LONGEST_SILENCE = 40  # hops: beyond this all silences are alike
 
 
-class Cues:
+class Cues(Rows):
     """What is heard of the agent at the end of each frame, as numbers."""
+
+    FIELDS = ("recent", "spoken", "level", "silent")
 
     def __init__(self, batch: int) -> None:
         self.recent = np.full((batch, BINS * BIN), _FLOOR_DB, np.float32)  # dB of the latest hops
@@ -62,7 +65,8 @@ class Cues:
             ]
         ).astype(np.float32)
 
-    FIELDS = ("recent", "spoken", "level", "silent")
+    def _fresh(self) -> Cues:
+        return Cues(1)
 
 
 class Projection:
@@ -80,23 +84,19 @@ class Projection:
 
     def reset(self, rows: np.ndarray) -> None:
         """Forget everything about these rows."""
-        fresh = Cues(1)
-        for name in Cues.FIELDS:
-            getattr(self._cues, name)[rows] = getattr(fresh, name)[0]
+        self._cues.reset(rows)
 
     def fork(self, source: int, rows: np.ndarray) -> None:
         """Copy the state of row `source` to `rows`."""
-        for name in Cues.FIELDS:
-            getattr(self._cues, name)[rows] = getattr(self._cues, name)[source]
+        self._cues.fork(source, rows)
 
     def get_state(self) -> dict[str, np.ndarray]:
         """A copy of everything that `set_state` needs."""
-        return {name: getattr(self._cues, name).copy() for name in Cues.FIELDS}
+        return self._cues.get_state()
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Continue from what `get_state` returned."""
-        for name in Cues.FIELDS:
-            setattr(self._cues, name, state[name].copy())
+        self._cues.set_state(state)
 
 
 def project(layers: tuple[np.ndarray, ...], cues: np.ndarray) -> np.ndarray:
