@@ -27,6 +27,7 @@ from align.trainers.sft_config import WarmStartConfig, load_config
 from envs.corpora.dialogues import Dialogue, find
 from envs.corpora.recording import Refusal
 from envs.errors import UptakeError
+from launch.run_folder import check_folder, check_unchanged
 from launch.terminal import make_console
 from launch.train import FREE_DISK
 
@@ -111,19 +112,10 @@ def _claim(config: WarmStartConfig, resume: bool) -> None:
         UptakeError: the folder holds a run and `resume` is false, or the other way round; the disk is nearly full.
     """
     folder = config.folder
-    there = (folder / "config.yaml").is_file()
-    if there and not resume:
-        raise UptakeError(f"{folder} holds a run already: go on with --resume, or start another with name=NAME")
-    if resume and not there:
-        raise UptakeError(f"{folder}: no run to resume; start it without --resume")
+    check_folder(folder, resume)
     if resume:
         old = load_config(str(folder / "config.yaml"))
-        for name in ("policy", "data", "seed"):  # the trainer compares its own section
-            if getattr(old, name) != getattr(config, name):
-                raise UptakeError(
-                    f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
-                    "resume it as it was, or start another run with name=NAME"
-                )
+        check_unchanged(folder, old, config, ("policy", "data", "seed"))
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < FREE_DISK:

@@ -49,11 +49,17 @@ from envs.pack import Pack
 from envs.scenario import Scenario
 from launch.judge import judge_comment, open_judge
 from launch.meaning import open_meaning
+from launch.run_folder import check_folder, check_unchanged
 from launch.terminal import comparison_tables, counting, make_console, ranking_line
 from rewards.compose import Composition
 
 FREE_DISK = 500 * 2**20
 """Bytes that must be free at the start for conversations and the report, beside what `plan.disk` knows."""
+SAME = (
+    "policy", "prompt", "context", "pack", "users", "acoustics", "seed", "rewards", "schedules", "activity",
+    "embedding", "evaluation",
+)  # fmt: skip
+"""Settings that a run keeps when it is resumed."""
 
 
 def run_training(
@@ -277,11 +283,7 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False,
     Raises:
         UptakeError: the folder holds a run and `resume` is false, or the other way round; the disk is too full.
     """
-    there = (folder / "config.yaml").is_file()
-    if there and not resume:
-        raise UptakeError(f"{folder} holds a run already: go on with --resume, or start another with name=NAME")
-    if resume and not there:
-        raise UptakeError(f"{folder}: no run to resume; start it without --resume")
+    check_folder(folder, resume)
     if resume:
         old = load_config(str(folder / "config.yaml"))
         if old.algorithm.section != config.algorithm.section:
@@ -289,26 +291,7 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False,
                 f"{folder} was started with {old.algorithm.section}, now it is {config.algorithm.section}; resume it "
                 "as it was, or start another run with name=NAME"
             )
-        # A trainer compares its own section.
-        for name in (
-            "policy",
-            "prompt",
-            "context",
-            "pack",
-            "users",
-            "acoustics",
-            "seed",
-            "rewards",
-            "schedules",
-            "activity",
-            "embedding",
-            "evaluation",
-        ):
-            if getattr(old, name) != getattr(config, name):
-                raise UptakeError(
-                    f"{folder} was started with {name} = {getattr(old, name)}, now it is {getattr(config, name)}; "
-                    "resume it as it was, or start another run with name=NAME"
-                )
+        check_unchanged(folder, old, config, SAME)
         for name in ("model", "body", "transcript", "recogniser") if judged else ():
             if getattr(old.judge, name) != getattr(config.judge, name):
                 raise UptakeError(

@@ -7,13 +7,11 @@ Speaks the protocol of an OpenAI-compatible endpoint, so that `llm` scenarios ca
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import threading
 from typing import Any
 
-from tests.judge_server import JudgeServer
+from tests.judge_server import serve
 
 
 def act(body: dict[str, Any]) -> str:
@@ -33,19 +31,5 @@ def act(body: dict[str, Any]) -> str:
     return json.dumps({"act": "wait"})
 
 
-def main() -> None:
-    """Serve until interrupted."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=8766)
-    parser.add_argument("--latency", type=float, default=0.05, help="seconds before each answer")
-    given = parser.parse_args()
-    with JudgeServer(given.latency, port=given.port, answer=act) as server:
-        print(f"base_url: {server.url}", flush=True)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            print(f"{len(server.requests)} requests", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(__doc__, act, 8766)

@@ -155,6 +155,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+def until_interrupted(server: JudgeServer, says: str) -> None:
+    """Print a line, serve until Ctrl-C, and say how many requests there were."""
+    print(says, flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print(f"{len(server.requests)} requests", flush=True)
+
+
+def serve(about: str | None, answer: Callable[[dict[str, Any]], str], port: int) -> None:
+    """The command line of a stand-in that answers by a rule: `--port`, `--latency`."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=port)
+    parser.add_argument("--latency", type=float, default=0.05, help="seconds before each answer")
+    given = parser.parse_args()
+    with JudgeServer(given.latency, port=given.port, answer=answer) as server:
+        until_interrupted(server, f"base_url: {server.url}")
+
+
 def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -166,11 +185,7 @@ def main() -> None:
     given = parser.parse_args()
     span = range(given.after, given.after + given.length)
     with JudgeServer(given.latency, lambda number: given.fault if number in span else "", given.port) as server:
-        print(f"judge.base_url={server.url}", flush=True)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            print(f"{len(server.requests)} requests", flush=True)
+        until_interrupted(server, f"judge.base_url={server.url}")
 
 
 if __name__ == "__main__":

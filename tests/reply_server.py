@@ -8,13 +8,11 @@ what the user said last, rare ones first; else it says that back.
 
 from __future__ import annotations
 
-import argparse
 import re
-import threading
 from collections import Counter
 from typing import Any
 
-from tests.judge_server import JudgeServer
+from tests.judge_server import serve
 
 DULL = {"the", "and", "you", "your", "for", "are", "can", "what", "with", "that", "this", "will", "tell", "about"}
 
@@ -33,19 +31,5 @@ def reply(body: dict[str, Any]) -> str:
     return f"You said: {said.strip('.?! ')}. I will see what I can find."
 
 
-def main() -> None:
-    """Serve until interrupted."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=8767)
-    parser.add_argument("--latency", type=float, default=0.05, help="seconds before each answer")
-    given = parser.parse_args()
-    with JudgeServer(given.latency, port=given.port, answer=reply) as server:
-        print(f"base_url: {server.url}", flush=True)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            print(f"{len(server.requests)} requests", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(__doc__, reply, 8767)

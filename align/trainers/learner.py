@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,22 @@ def choose_trained(model: nn.Module, config: RunConfig | SftConfig) -> None:
             parameter.requires_grad_(not name.startswith(tuple(config.frozen)))
 
 
+def engine_config(config: RunConfig | SftConfig, rate_factors: Mapping[str, float] | None = None) -> EngineConfig:
+    """What a run's configuration says of its engine; `rate_factors` as in `EngineConfig`."""
+    return EngineConfig(
+        zero_stage=config.zero_stage,
+        bf16=config.bf16,
+        offload=config.offload,
+        timeout=config.collective_timeout,
+        max_grad_norm=config.max_grad_norm,
+        learning_rate=config.learning_rate,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        weight_decay=config.weight_decay,
+        rate_factors=rate_factors or {},
+    )
+
+
 def export_trained(policy: DuplexPolicy, config: RunConfig | SftConfig, folder: Path | None) -> None:
     """Write a trained policy, if this rank has a folder to write it to, and merge its adapters.
 
@@ -165,19 +181,9 @@ class Learner:
         head = ValueHead(policy.spec.hidden) if values else None
         self.engine = Engine(
             _Scorer(policy, self._codebooks, head),
-            EngineConfig(
-                zero_stage=config.zero_stage,
-                bf16=config.bf16,
-                offload=config.offload,
-                timeout=config.collective_timeout,
-                max_grad_norm=config.max_grad_norm,
-                learning_rate=config.learning_rate,
-                adam_beta1=config.adam_beta1,
-                adam_beta2=config.adam_beta2,
-                weight_decay=config.weight_decay,
-                rate_factors={}
-                if value_learning_rate is None
-                else {"value_head.": value_learning_rate / config.learning_rate},
+            engine_config(
+                config,
+                None if value_learning_rate is None else {"value_head.": value_learning_rate / config.learning_rate},
             ),
         )
         self._start: nn.Module | None = None

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from align import checkpoints
-from align.engine import Engine, EngineConfig
+from align.engine import Engine
 from align.files import write_json, write_tensors
 from align.monitor import Monitor
 from align.policies.chunk.policy import ChunkPolicy
@@ -37,7 +37,7 @@ from align.ranks import start_ranks
 from align.signals import Interrupt
 from align.tally import Tally
 from align.trainers import resuming, sft_data
-from align.trainers.learner import choose_trained, export_trained
+from align.trainers.learner import choose_trained, engine_config, export_trained
 from align.trainers.sft_data import Examples
 from envs.errors import UptakeError
 
@@ -104,7 +104,7 @@ def train(
     with torch.random.fork_rng():  # the adapters' first values
         torch.manual_seed(seed)
         choose(teaching, config)
-    engine = Engine(teaching, _engine_config(config))
+    engine = Engine(teaching, engine_config(config))
     first, skipped = 0, 0
     if done is not None:
         resuming.check_same(config, seed, done, FREE)
@@ -280,17 +280,3 @@ def choose(teaching: Teaching, config: SftConfig) -> None:
         for name, parameter in teaching.model.named_parameters():
             if name.startswith(teaching.voice):
                 parameter.requires_grad_(False)
-
-
-def _engine_config(config: SftConfig) -> EngineConfig:
-    return EngineConfig(
-        zero_stage=config.zero_stage,
-        bf16=config.bf16,
-        offload=config.offload,
-        timeout=config.collective_timeout,
-        max_grad_norm=config.max_grad_norm,
-        learning_rate=config.learning_rate,
-        adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2,
-        weight_decay=config.weight_decay,
-    )

@@ -59,6 +59,17 @@ def two_ranks(script, *arguments):
     ]  # fmt: skip
 
 
+def outcome(ranks, which):
+    """All that this rank wrote to stderr, and of it the lines that Uptake says; then the others are killed."""
+    try:
+        _, errors = ranks[which].communicate(timeout=120)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    return errors, [line for line in errors.splitlines() if line.startswith("uptake: ")]
+
+
 @pytest.mark.parametrize(
     ("what", "status", "says"),
     [
@@ -72,13 +83,7 @@ def test_when_a_rank_is_lost_the_others_name_it_and_what_it_did_and_their_status
     tmp_path, what, status, says
 ):
     ranks = two_ranks(RUN, str(tmp_path), what)
-    try:
-        _, errors = ranks[0].communicate(timeout=120)
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    lines = [line for line in errors.splitlines() if line.startswith("uptake: ")]
+    errors, lines = outcome(ranks, 0)
     assert ranks[0].returncode == status, errors
     assert len(lines) == 1, errors
     assert re.search(says, lines[0]), lines[0]
@@ -109,13 +114,7 @@ sys.exit(guarded(work))
 )
 def test_ranks_that_wait_for_the_first_one_without_a_limit_are_told_when_it_ends(what, says):
     ranks = two_ranks(ALONE, what)
-    try:
-        _, errors = ranks[1].communicate(timeout=120)
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    lines = [line for line in errors.splitlines() if line.startswith("uptake: ")]
+    errors, lines = outcome(ranks, 1)
     assert ranks[1].returncode == AGAIN, errors
     assert len(lines) == 1, errors
     assert re.search(says, lines[0]), lines[0]
