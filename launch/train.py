@@ -223,7 +223,7 @@ def plan_comment(job: Job) -> str:
     loading = plan.loading(job.policy.model, config)
     written = _written(job)
     learner.choose_trained(job.policy.model, config)
-    by_axis = curriculum.by_axis(job.pack.scenarios("train"))
+    by_axis = curriculum.cards(job.pack.scenarios("train"))
     turns = [name for names in zip(*by_axis.values(), strict=False) for name in names]  # axes take turns, as they will
     pace = plan.measure(job.policy, make_env(job, rows), turns, config)
     settings = job.config.evaluation
@@ -259,7 +259,7 @@ def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:
     config = job.config
 
     envs = partial(make_env, job)
-    world = (job.policy, envs, curriculum.by_axis(job.pack.scenarios("train")), job.composition, folder)
+    world = (job.policy, envs, curriculum.cards(job.pack.scenarios("train")), job.composition, folder)
     options: dict[str, Any] = {
         "seed": config.seed,
         "resume": resume and bool(list_checkpoints(folder / "checkpoints")),

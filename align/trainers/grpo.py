@@ -65,7 +65,7 @@ def train(
         policy: what training starts from; its `model` is the module that is trained. Afterwards it is the trained
             policy, with whole weights, on every rank.
         make_env: number of rows -> `DuplexVectorEnv`.
-        scenarios: axis -> ids of the training scenarios (`align.curriculum.by_axis`).
+        scenarios: axis -> ids of the training scenarios (`align.curriculum.cards`).
         composition: what conversations are judged by.
         folder: the run folder.
         seed: everything random derives from it.

@@ -57,7 +57,7 @@ def world(learning: GrpoConfig) -> tuple[DuplexVectorEnv, Mapping[str, list[str]
     """The run's conversations, and its scenarios by axis."""
     pack = Pack.load("core")
     env = DuplexVectorEnv(pack, learning.conversations, split="train", frames=learning.frames)
-    return env, curriculum.by_axis(pack.scenarios("train"))
+    return env, curriculum.cards(pack.scenarios("train"))
 
 
 def planned(config: MoshiConfig, learning: GrpoConfig) -> dict[str, int]:

@@ -174,7 +174,7 @@ def floor(this: Any, played: Any, heard: Sequence[tuple[Any, ...]], env: Any, nu
                 codec.decode(mouth, tokens[:, 1:own].clip(0, codec.card - 1))
 
         drawn = curriculum.draw(
-            curriculum.by_axis(env.pack.scenarios("train")), number, seed=this.seed, num_groups=config.num_groups,
+            curriculum.cards(env.pack.scenarios("train")), number, seed=this.seed, num_groups=config.num_groups,
             num_generations=config.num_generations,
         )  # fmt: skip
         options = {

@@ -42,7 +42,7 @@ WRITES = ("_write", "_write_tensors", "_sync_folder", "_sha256")
 def train(pack: Path, folder: Path) -> None:
     """Start the run, or go on with it."""
     loaded = Pack.load(str(pack))
-    scenarios = curriculum.by_axis(loaded.scenarios("train"))
+    scenarios = curriculum.cards(loaded.scenarios("train"))
     grpo.train(
         CONFIG, tiny_moshi.policy(Sampling(text_top_k=0)),
         lambda rows: DuplexVectorEnv(loaded, rows, frames=CONFIG.frames), scenarios,

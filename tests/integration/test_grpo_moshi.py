@@ -55,7 +55,7 @@ def pack(tmp_path_factory):
 
 def train(pack, folder, top_k=0, **changes):
     policy = tiny_moshi.policy(Sampling(text_top_k=top_k))
-    scenarios = curriculum.by_axis(pack.scenarios("train"))
+    scenarios = curriculum.cards(pack.scenarios("train"))
     config = replace(CONFIG, **changes)
     metrics = grpo.train(
         config, policy, lambda rows: DuplexVectorEnv(pack, rows, frames=config.frames), scenarios, Quiet(), folder
@@ -167,7 +167,7 @@ def test_a_resumed_run_is_bit_identical(pack, tmp_path):
         replace(CONFIG, iterations=3, save_steps=1),
         policy,
         lambda rows: DuplexVectorEnv(pack, rows, frames=CONFIG.frames),
-        curriculum.by_axis(pack.scenarios("train")),
+        curriculum.cards(pack.scenarios("train")),
         Quiet(),
         tmp_path / "parts",
         resume=True,

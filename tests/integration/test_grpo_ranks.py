@@ -59,7 +59,7 @@ config = grpo.GrpoConfig(iterations=2, frames=40, num_groups=2, num_generations=
                          per_device_train_batch_size=2, learning_rate=2e-3)
 policy = tiny_moshi.policy(Sampling(text_top_k=0))
 grpo.train(config, policy, lambda rows: DuplexVectorEnv(pack, rows, frames=40),
-           curriculum.by_axis(pack.scenarios("train")), Quiet(), Path(sys.argv[1]), seed=5)
+           curriculum.cards(pack.scenarios("train")), Quiet(), Path(sys.argv[1]), seed=5)
 print(json.dumps({"weights": {k: v.double().sum().item() for k, v in policy.model.state_dict().items()}}))
 """
 

@@ -48,7 +48,7 @@ def train(pack, folder, top_k=0, **changes):
     policy = tiny_moshi.policy(Sampling(text_top_k=top_k))
     choices = {"iterations": 2, "frames": 40, "train_batch_size": 8, "learning_rate": 2e-3, "value_learning_rate": 1e-2}
     config = PpoConfig(**(choices | changes))
-    scenarios = curriculum.by_axis(pack.scenarios("train"))
+    scenarios = curriculum.cards(pack.scenarios("train"))
     metrics = ppo.train(
         config, policy, lambda rows: DuplexVectorEnv(pack, rows, frames=config.frames), scenarios, Quiet(), folder
     )

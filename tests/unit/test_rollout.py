@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from align import curriculum
 from align.rollout import action_frames, collect, heard_after, transcript
 from align.tally import Tally
 from envs.errors import UptakeError
+from envs.pack import Pack
 from tests.toy_duplex import FRAME, FRAMES, ToyEnv, ToyPolicy
 
 
@@ -87,6 +90,30 @@ def test_every_scenario_of_an_axis_comes_before_any_comes_again_with_another_var
         part = pauses[deck * 3 : deck * 3 + 3]
         assert {d.scenario for d in part} == {"a", "b", "c"}
         assert {d.variant for d in part} == {deck}
+
+
+def test_a_scenario_on_several_cards_comes_as_often_in_every_deck_and_never_twice_as_the_same_variant():
+    dealt = {"continue": ["aside", "aside", "aside", "yeah", "nod"]}
+    drawn = [d for i in range(6) for d in curriculum.draw(dealt, i, seed=4, num_groups=5, num_generations=1)]
+    for deck in range(6):
+        part = sorted(d.scenario for d in drawn[deck * 5 : deck * 5 + 5])
+        assert part == sorted(dealt["continue"])
+    assert len({(d.scenario, d.variant) for d in drawn}) == len(drawn)
+    assert sorted(d.variant for d in drawn if d.scenario == "aside") == list(range(18))
+
+
+def test_what_is_rare_in_an_axis_is_dealt_by_the_square_root_of_its_number():
+    scenarios = Pack.load("core").scenarios("train")
+    plain, dealt = curriculum.by_axis(scenarios), curriculum.cards(scenarios)
+    assert {axis: sorted({*ids}) for axis, ids in dealt.items()} == plain
+    of = {
+        s.id: next(code for code in ("D5", "D3", "D1") if code in s.types)
+        for s in scenarios
+        if "D1" in s.types or {"D3", "D5"} & s.types
+    }
+    assert Counter(of[name] for name in plain["continue"]) == {"D1": 48, "D5": 6, "D3": 3}
+    assert Counter(of[name] for name in dealt["continue"]) == {"D1": 48, "D5": 18, "D3": 12}
+    assert dealt["backchannel"] == plain["backchannel"]
 
 
 def test_no_two_conversations_of_a_run_share_a_seed_and_other_runs_have_others():
