@@ -32,7 +32,8 @@ def ignore(view: EpisodeView, event: Event) -> Verdict:
     Window: turns that begin from the sound's onset to 2 s after its end, where none is due: not during a user's turn,
     nor in the 3 s after it or after the agent is called upon (`speaks_up`). What follows the agent's own speech within
     0.5 s goes on with it and is no new turn. None when less than 1 s of that is left; when the agent is speaking at the
-    onset, unless the sound lasts (D7, D9) beyond that speech by 3 s; or when the episode ends before the window.
+    onset of a sound of less than 1 s, or until less than 1 s before the end of one that lasts (D7, D9); or when the
+    episode ends before the window.
 
     Value: 1 for silence or one backchannel, minus 0.5 for each further one, not below -0.5; a turn is -0.5 - 0.5 · (its
     length / 2 s), down to -1, and so is a second one.
