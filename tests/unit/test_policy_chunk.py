@@ -99,6 +99,26 @@ def test_the_decoder_rests_in_silence_and_never_stops_listening():
     assert (trajectory.codes[:, 9:] >= 0).all()
 
 
+def test_in_bf16_decisions_text_and_codes_are_drawn_from_logits_in_fp32_and_scored_alike():
+    policy = tiny(Sampling(1.0, 0, 0.8, 0), context=64)
+    policy.model.to(torch.bfloat16)
+    model, given = policy.model, []
+    for head in (model.text_linear, *model.talker.heads):
+        head.register_forward_hook(lambda head, x, logits: given.append((head, x[0], logits)))
+    _, trajectory = lived(policy)
+    with torch.no_grad():
+        scores = policy.score(trajectory)
+        model.speak(scores.hidden, trajectory.codes[:, 0], trajectory.codes[:, 1:9], torch.zeros(8, dtype=torch.long))
+    assert {head for head, _, _ in given} == {model.text_linear, *model.talker.heads}
+    rounded = 0
+    for head, x, logits in given:
+        bias = 0.0 if head.bias is None else head.bias.float()
+        torch.testing.assert_close(logits, x.float() @ head.weight.float().T + bias, rtol=0, atol=1e-5)
+        rounded += torch.equal(logits, logits.bfloat16().float())
+    assert rounded < len(given) / 2
+    assert (scores.logp - trajectory.sampler_logp)[trajectory.valid].abs().mean() < 5e-3
+
+
 def test_a_response_ends_without_a_click_and_then_there_is_silence():
     policy = tiny()
     c = policy.model.config

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from align.policies.chunk.config import ChunkConfig
-from align.policies.moshi.model import Embedding, Layer, RMSNorm, Stack, rotary_frequencies, rotate
+from align.policies.moshi.model import Embedding, Head, Layer, RMSNorm, Stack, rotary_frequencies, rotate
 
 
 class Talker(nn.Module):
@@ -33,7 +33,7 @@ class Talker(nn.Module):
         self.code_emb = nn.ModuleList(Embedding(c.card, c.talker_dim) for _ in range(c.codebooks))
         self.state_in = nn.Linear(c.dim, c.talker_dim, bias=False)
         self.core = nn.GRU(c.talker_dim, c.talker_dim, batch_first=True)
-        self.heads = nn.ModuleList(nn.Linear(c.talker_dim, c.card) for _ in range(c.codebooks))
+        self.heads = nn.ModuleList(Head(c.talker_dim, c.card) for _ in range(c.codebooks))
 
     def embed(self, text: Tensor, state: Tensor, before: Tensor) -> Tensor:
         """Text (B, T), decoder state (B, T, D) and the codes of the frame before (B, Q, T) to inputs (B, T, W)."""
@@ -64,7 +64,7 @@ class ChunkModel(nn.Module):
             self.text_emb = nn.Embedding(c.vocab + 1, c.dim)  # the last row: nothing was written yet
             self.decoder = Stack([Layer(c.dim, c.num_heads, c.feedforward) for _ in range(c.num_layers)])
             self.out_norm = RMSNorm(c.dim)
-            self.text_linear = nn.Linear(c.dim, c.vocab, bias=False)
+            self.text_linear = Head(c.dim, c.vocab, bias=False)
             self.talker = Talker(c)
             for module in self.modules():
                 if isinstance(module, nn.Linear | nn.Embedding):

@@ -233,7 +233,7 @@ class ChunkPolicy(Keeping):
         hidden, logits = self.model.decode(trajectory.codes)
         text = trajectory.codes[:, 0]
         taken = text.clamp(min=0)
-        masked = logits.float().masked_fill(~legal(self.model.config, text), -torch.inf)
+        masked = logits.masked_fill(~legal(self.model.config, text), -torch.inf)
         # Where nothing was decided `taken` may be illegal; what comes out there is masked below.
         log_probs = truncated_log_probs(masked, trajectory.temperature, trajectory.top_k, taken)
         return scores_of(trajectory, log_probs, full, hidden)

@@ -133,7 +133,7 @@ class ChunkStream:
             x = x + layer.feed(layer.norm2(x))
         hidden = self.model.out_norm(x)
         s = self.sampling
-        logits = self.model.text_linear(hidden).float().masked_fill(~legal_at(c, taken), -torch.inf)
+        logits = self.model.text_linear(hidden).masked_fill(~legal_at(c, taken), -torch.inf)
         truncated = truncate(logits, s.text_temperature, s.text_top_k)
         drawn = draw(truncated.softmax(-1), torch.from_numpy(uniform).to(device))
         pins = torch.from_numpy(forced).to(device)

@@ -92,7 +92,7 @@ class ChunkTeaching(nn.Module):
         c, text = self.model.config, codes[:, 0]
         language, control, audio = self._weights(codes)
         hidden, logits = self.model.decode(codes)
-        possible = logits.float().masked_fill(~legal(c, text), -torch.inf)
+        possible = logits.masked_fill(~legal(c, text), -torch.inf)
         out = {"sum/text": weighted_nll(possible, text, language), "sum/control": weighted_nll(possible, text, control)}
         with torch.no_grad():
             right = possible.argmax(-1) == text

@@ -70,8 +70,9 @@ class Head(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.dtype.itemsize >= 4:
-            return F.linear(x, self.weight)
-        return _Unrounded.apply(x, self.weight)
+            return F.linear(x, self.weight, self.bias)
+        logits = _Unrounded.apply(x, self.weight)
+        return logits if self.bias is None else logits + self.bias.float()
 
 
 class _Unrounded(torch.autograd.Function):
