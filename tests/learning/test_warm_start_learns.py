@@ -1,15 +1,19 @@
-"""From a handful of recordings a chunk policy of random weights learns whom to answer, and with what words."""
+"""From a handful of recordings a chunk policy of random weights learns whom to answer, and with what words; and one of
+the Moshi class to be as late as it is told."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from align.policies.sampling import Sampling
-from align.trainers import sft
+from align.trainers import sft, sft_data
 from align.trainers.sft_config import DataConfig, SftConfig
 from envs.clock import CLOCK
+from tests import tiny_moshi
 from tests.dialogues import ANSWER, place, write_dialogues
 from tests.unit.test_policy_chunk import tiny
 
@@ -43,3 +47,29 @@ def test_a_chunk_policy_learns_to_answer_a_question_and_to_be_silent_otherwise(t
         said = [before + now for before, now in zip(said, step.text, strict=True)]
     assert not any(said[::2]) and all(text.strip() for text in said[1::2]), said
     assert [text.split() for text in said[1::2]].count(list(ANSWER)) >= 2, said
+
+
+def test_a_moshi_class_policy_learns_to_be_as_late_as_it_is_told(tmp_path):
+    """Told one delay, it is surprised by words that come with another."""
+    data = DataConfig(
+        path=str(write_dialogues(tmp_path / "train", 8, 400)),
+        dev=str(write_dialogues(tmp_path / "dev", 2, 400, seed=1)),
+    )
+    config = SftConfig(
+        iterations=120, frames=FRAMES, train_batch_size=16, per_device_train_batch_size=16, learning_rate=5e-3,
+        audio_weight=0.0, weight_decay=0.0, eval_steps=0, save_steps=120, max_delay=4,
+    )  # fmt: skip
+    loss = {}
+    for told in (0, 4):
+        policy = tiny_moshi.policy(context=64)
+        settled = replace(config, delay=told)
+        sft.train(settled, policy, data, tmp_path / "run", resume=told > 0, say=lambda line: None)
+        teaching = sft.teach(policy, replace(config, max_delay=0))
+        dev = sft_data.prepare(teaching, data, data.dev, config, tmp_path / "run", lambda line: None)
+        chosen = range(len(dev.starts))
+        for late in (0, 4):
+            codes, _ = dev.batch(teaching, chosen, [late] * len(chosen), torch.device("cpu"))
+            with torch.no_grad():
+                out = teaching(codes, torch.zeros(len(chosen), dtype=torch.long))
+            loss[told, late] = float(out["sum/text"]) / teaching.counts(codes)["text"]
+    assert loss[0, 0] < 0.7 * loss[0, 4] and loss[4, 4] < 0.7 * loss[4, 0], loss
