@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from align import curriculum, rollout
-from align.trainers import learner
+from align.trainers import learner, sft
 from align.trainers.run_config import RunConfig
+from align.trainers.sft_config import SftConfig
 from envs.clock import CLOCK
 from envs.codec import state_bytes
 from envs.event import Word
@@ -24,7 +25,6 @@ from envs.event import Word
 if TYPE_CHECKING:
     from align.policies.base import DuplexPolicy, DuplexSpec, Trajectory
     from align.trainers.sft import Teaching
-    from align.trainers.sft_config import SftConfig
 
 PROBE_FRAMES = 25
 """Two seconds of conversation: long enough for a pace, short enough to wait for."""
@@ -92,23 +92,36 @@ def peak(needs: Mapping[str, int], model: nn.Module, config: RunConfig) -> str:
     return f"which is its most: while it converses {sum(conversing.values()) / 2**30:.2f} GiB"
 
 
-def checkpoint(trained: int, config: RunConfig) -> int:
+def written(model: nn.Module, hidden: int, config: RunConfig | SftConfig) -> tuple[int, int]:
+    """What `disk` asks of a policy: its numbers, and those of them that are trained.
+
+    Args:
+        model: as it was loaded, or without its weights (`align.evaluation.load_shape`).
+        hidden: its `spec.hidden`.
+    """
+    if isinstance(config, SftConfig):
+        trained = sft.trained_parameters(model, config)
+    else:
+        trained = learner.trained_parameters(model, config, hidden)
+    return sum(p.numel() for p in model.parameters()), trained
+
+
+def checkpoint(trained: int, config: RunConfig | SftConfig) -> int:
     """Bytes of a checkpoint on the disk: the weights that are trained, their fp32 masters and two moments."""
     return trained * ((2 if config.bf16 else 4) + MASTER + ADAM)
 
 
-def disk(every: int, trained: int, config: RunConfig, kept: int = 0) -> int:
+def disk(every: int, trained: int, config: RunConfig | SftConfig, kept: int = 0) -> int:
     """Bytes that a run writes: checkpoints, the one that is written before the oldest goes, and the policy in fp32.
 
     Args:
-        every: numbers in the policy.
-        trained: those of them that are trained (`learner.trained_parameters`).
+        every, trained: as of `written`.
         kept: checkpoints that are there already.
     """
     return max(config.save_total_limit + 1 - kept, 0) * checkpoint(trained, config) + 4 * every
 
 
-def disk_line(every: int, trained: int, config: RunConfig) -> str:
+def disk_line(every: int, trained: int, config: RunConfig | SftConfig) -> str:
     """The same in words; what conversations and the report take is small beside it."""
     return (
         f"on the disk: {_gib(disk(every, trained, config))} GiB: {config.save_total_limit + 1} checkpoints of "

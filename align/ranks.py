@@ -96,6 +96,20 @@ def start_ranks(timeout: float = 1800.0) -> Any:
     return deepspeed
 
 
+@contextmanager
+def together_from_here(timeout: float) -> Iterator[None]:
+    """Around a run of several ranks, what it checks first included: a mistake of one ends all of them, at once.
+
+    A single rank has nobody to meet, and is told of a mistake before it loads what ranks need (`start_ranks`).
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    start_ranks(timeout)
+    with watch().telling():
+        yield
+
+
 def stop_ranks() -> None:
     """Leave the process group, if there is one."""
     global _watch
@@ -224,8 +238,21 @@ class Watch:
             self._exchange()
             if why and self._rank == 0:
                 time.sleep(2 * BEAT)  # the store may live in this process: let the others read it
+            elif isinstance(error, UptakeError) and self._mistake and os.environ["LOCAL_RANK"] != "0":
+                error.said = self._first_says_it()
         except RuntimeError:  # the store is gone: there is nobody to tell
             pass
+
+    def _first_says_it(self) -> bool:
+        """Whether the first rank ends with a mistake as well. It says so before this returns: a launcher that sees one
+        rank end stops the others."""
+        deadline, said = time.monotonic() + 3 * BEAT, False
+        while time.monotonic() < deadline:
+            time.sleep(BEAT / 4)
+            if not said:
+                self._exchange()
+                said = 0 in self._seen and self._seen[0].said["mistake"]
+        return said
 
     def _live(self) -> None:
         while self._left is None:

@@ -19,6 +19,8 @@ class UptakeError(ValueError):
         """
         super().__init__(message)
         self.status = status
+        self.said = False
+        """Another rank has told it to the same terminal."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

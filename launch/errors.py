@@ -52,6 +52,7 @@ def guarded(run: Callable[[], None]) -> int:
         line = explain(error)
         if line is None:
             raise
-        print(f"uptake: {line}", file=sys.stderr)
+        if not getattr(error, "said", False):
+            print(f"uptake: {line}", file=sys.stderr)
         return getattr(error, "status", MISTAKE)
     return 0

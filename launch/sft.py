@@ -10,8 +10,6 @@ policy/          the trained checkpoint, for `uptake train`, `eval` and `export`
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,16 +18,16 @@ from rich.console import Console
 
 from align import plan, settings
 from align.evaluation import load_policy
-from align.ranks import stop_ranks
+from align.policies.base import DuplexPolicy
+from align.ranks import start_ranks, stop_ranks, together_from_here, watch
 from align.rollout import check_context
 from align.trainers import sft
 from align.trainers.sft_config import WarmStartConfig, load_config
 from envs.corpora.dialogues import Dialogue, find
 from envs.corpora.recording import Refusal
 from envs.errors import UptakeError
-from launch.run_folder import check_folder, check_unchanged
+from launch.run_folder import check_disk, check_folder, check_unchanged, needed_disk
 from launch.terminal import make_console
-from launch.train import FREE_DISK
 
 
 def run_sft(
@@ -46,23 +44,36 @@ def run_sft(
         UptakeError: a mistake in the configuration, the recordings or the checkpoint; a run folder that is in use
             already, or none to resume.
     """
-    signal.signal(signal.SIGUSR1, signal.default_int_handler)  # outside of training a launcher's wish is a Ctrl-C
     console = console or make_console()
     config = load_config(name_or_path, overrides)
-    config.sft.check(int(os.environ.get("WORLD_SIZE", "1")))
-    policy = load_policy(config.policy, dtype=torch.bfloat16 if config.sft.bf16 else torch.float32)
-    teaching = sft.teach(policy, config.sft)
-    check_context(policy.spec, config.sft.frames, "sft.frames")
     if dry_run:
+        _, teaching = _prepare(config)
         console.print(settings.dump(config), end="", markup=False, highlight=False)
         for path in filter(None, (config.data.path, config.data.dev)):
             console.print(f"# {_inventory(Path(path), config)}", markup=False, highlight=False, soft_wrap=True)
         for line in _plan(teaching, config):
             console.print(f"# {line}", markup=False, highlight=False, soft_wrap=True)
         return None
+    with together_from_here(config.sft.collective_timeout):
+        return _run(config, console, resume)
+
+
+def _prepare(config: WarmStartConfig) -> tuple[DuplexPolicy, sft.Teaching]:
+    """Load what a configuration names; raises `UptakeError` for the first thing that is wrong."""
+    config.sft.check(int(os.environ.get("WORLD_SIZE", "1")))
+    policy = load_policy(config.policy, dtype=torch.bfloat16 if config.sft.bf16 else torch.float32)
+    teaching = sft.teach(policy, config.sft)
+    check_context(policy.spec, config.sft.frames, "sft.frames")
+    return policy, teaching
+
+
+def _run(config: WarmStartConfig, console: Console, resume: bool) -> Path | None:
+    policy, _ = _prepare(config)
     first = os.environ.get("RANK", "0") == "0"
     if first:
-        _claim(config, resume)
+        _claim(config, policy, resume)
+    start_ranks(config.sft.collective_timeout)
+    watch().follow("claimed")
     # wandb would print its own summary and listen in on the progress bar; what it logs is not touched.
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")
@@ -100,16 +111,18 @@ def _plan(teaching: sft.Teaching, config: WarmStartConfig) -> list[str]:
     """What the run will take."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     loading = plan.loading(teaching.model, config.sft)
+    written = plan.written(teaching.model, 0, config.sft)
     sft.choose(teaching, config.sft)
     pace = plan.measure_lesson(teaching, config.sft)
-    return [loading, *plan.lesson_lines(teaching.model, pace, config.sft, world)]
+    lines = plan.lesson_lines(teaching.model, pace, config.sft, world)
+    return [loading, *lines, plan.disk_line(*written, config.sft)]
 
 
-def _claim(config: WarmStartConfig, resume: bool) -> None:
+def _claim(config: WarmStartConfig, policy: DuplexPolicy, resume: bool) -> None:
     """Take the run folder: a new one, or with `resume` the one that is there. Nothing in it is ever overwritten.
 
     Raises:
-        UptakeError: the folder holds a run and `resume` is false, or the other way round; the disk is nearly full.
+        UptakeError: the folder holds a run and `resume` is false, or the other way round; the disk is too full.
     """
     folder = config.folder
     check_folder(folder, resume)
@@ -117,10 +130,5 @@ def _claim(config: WarmStartConfig, resume: bool) -> None:
         old = load_config(str(folder / "config.yaml"))
         check_unchanged(folder, old, config, ("policy", "data", "seed"))
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < FREE_DISK:
-        raise UptakeError(
-            f"{folder}: {free // 2**20} MiB free on its disk, a run needs {FREE_DISK // 2**20}; free some space or "
-            "give another disk with runs=FOLDER"
-        )
+    check_disk(folder, needed_disk(folder, policy.model, policy.spec.hidden, config.sft), config.sft)
     (folder / "config.yaml").write_text(settings.dump(config), encoding="utf-8")

@@ -16,9 +16,9 @@ Every stage leaves its result in the run folder, so `--resume` repeats nothing t
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,11 +36,10 @@ from align.judging import check_axes
 from align.memory import peak_memory
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
-from align.ranks import start_ranks, stop_ranks, watch
+from align.ranks import start_ranks, stop_ranks, together_from_here, watch
 from align.report import save_conversation, write_report
 from align.rollout import check_context
 from align.trainers import grpo, learner, ppo
-from align.trainers.run_config import RunConfig
 from envs.acoustics.conditions import PEOPLED
 from envs.acoustics.config import find_acoustics
 from envs.duplex_vector_env import DuplexVectorEnv
@@ -49,12 +48,10 @@ from envs.pack import Pack
 from envs.scenario import Scenario
 from launch.judge import judge_comment, open_judge
 from launch.meaning import open_meaning
-from launch.run_folder import check_folder, check_unchanged
+from launch.run_folder import check_disk, check_folder, check_unchanged, needed_disk
 from launch.terminal import comparison_tables, counting, make_console, ranking_line
 from rewards.compose import Composition
 
-FREE_DISK = 500 * 2**20
-"""Bytes that must be free at the start for conversations and the report, beside what `plan.disk` knows."""
 SAME = (
     "policy", "prompt", "context", "pack", "users", "acoustics", "seed", "rewards", "schedules", "activity",
     "embedding", "evaluation",
@@ -79,19 +76,21 @@ def run_training(
     started = time.perf_counter()
     console = console or make_console()
     config = load_config(name_or_path, overrides)
-    job = prepare(config)
-    judge = job.composition.judge
-    if dry_run:
-        console.print(dump_config(config), end="", markup=False, highlight=False)
-        if judge is not None:
-            console.print(judge_comment(judge, job.composition), end="", markup=False, highlight=False, soft_wrap=True)
-        console.print(plan_comment(job), end="", markup=False, highlight=False, soft_wrap=True)
-        return None
-    try:
-        return _run(job, console, started, resume)
-    finally:
-        if judge is not None:
-            judge.close()
+    with nullcontext() if dry_run else together_from_here(config.algorithm.collective_timeout):
+        job = prepare(config)
+        judge = job.composition.judge
+        try:
+            if not dry_run:
+                return _run(job, console, started, resume)
+            console.print(dump_config(config), end="", markup=False, highlight=False)
+            if judge is not None:
+                comment = judge_comment(judge, job.composition)
+                console.print(comment, end="", markup=False, highlight=False, soft_wrap=True)
+            console.print(plan_comment(job), end="", markup=False, highlight=False, soft_wrap=True)
+            return None
+        finally:
+            if judge is not None:
+                judge.close()
 
 
 def _run(job: Job, console: Console, started: float, resume: bool) -> Path | None:
@@ -100,15 +99,14 @@ def _run(job: Job, console: Console, started: float, resume: bool) -> Path | Non
     if first and judge is not None:
         judge.probe(job.composition.rubrics[0])
     if first:
-        kept = len(list_checkpoints(folder / "checkpoints"))
-        claim(folder, config, resume, judged=judge is not None, writes=plan.disk(*_written(job), kept))
+        needed = needed_disk(folder, job.policy.model, job.policy.spec.hidden, config.algorithm)
+        claim(folder, config, resume, judged=judge is not None, needed=needed)
     if judge is not None:
         judge.record_in(folder, job.composition.rubrics, rank)
     start_ranks(config.algorithm.collective_timeout)
     # One rank measures; for that the others wait without a limit, which is for steps that ranks make together.
-    with watch().telling():
-        before = measure(job, "before", folder, console) if first else None
-        watch().follow("measured before")
+    before = measure(job, "before", folder, console) if first else None
+    watch().follow("measured before")
     # wandb would print its own summary and listen in on the progress bar; what it logs is not touched.
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")
@@ -119,9 +117,8 @@ def _run(job: Job, console: Console, started: float, resume: bool) -> Path | Non
         )
     learn(job, folder, resume=resume, tail=before.seconds if before else 0.0)
     # A node that had ended would count as done, and could not help the first one should that have to go on again.
-    with watch().telling():
-        report = _conclude(job, before, console, started) if before else None
-        watch().follow("measured after")
+    report = _conclude(job, before, console, started) if before else None
+    watch().follow("measured after")
     stop_ranks()
     return report
 
@@ -221,7 +218,7 @@ def plan_comment(job: Job) -> str:
     config, world = job.config.algorithm, int(os.environ.get("WORLD_SIZE", "1"))
     rows = config.conversations // world
     loading = plan.loading(job.policy.model, config)
-    written = _written(job)
+    written = plan.written(job.policy.model, job.policy.spec.hidden, config)
     learner.choose_trained(job.policy.model, config)
     by_axis = curriculum.cards(job.pack.scenarios("train"))
     turns = [name for names in zip(*by_axis.values(), strict=False) for name in names]  # axes take turns, as they will
@@ -233,15 +230,8 @@ def plan_comment(job: Job) -> str:
     needs |= plan.codec_memory(job.policy, rows)
     phases = plan.seconds(pace, config, rows, spec.lived)
     memory, *times = plan.lines(needs, phases, config.iterations, measured)
-    found = [loading, memory, plan.peak(needs, job.policy.model, config), *times, plan.disk_line(*written)]
+    found = [loading, memory, plan.peak(needs, job.policy.model, config), *times, plan.disk_line(*written, config)]
     return "".join(f"# {line}".rstrip() + "\n" for line in ["", *found])
-
-
-def _written(job: Job) -> tuple[int, int, RunConfig]:
-    """What `plan.disk` asks: numbers in the policy as it was loaded, those that are trained, and how."""
-    model, config = job.policy.model, job.config.algorithm
-    every = sum(p.numel() for p in model.parameters())
-    return every, learner.trained_parameters(model, config, job.policy.spec.hidden), config
 
 
 def make_env(job: Job, rows: int) -> DuplexVectorEnv:
@@ -273,12 +263,12 @@ def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:
         ppo.train(config.ppo, *world, **options)
 
 
-def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False, writes: int = 0) -> None:
+def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False, needed: int = 0) -> None:
     """Take the run folder: a new one, or with `resume` the one that is there. Nothing in it is ever overwritten.
 
     Args:
         judged: a language model is asked, so it must be the same one.
-        writes: bytes of what it will write that is large (`plan.disk`).
+        needed: bytes that it will write (`needed_disk`).
 
     Raises:
         UptakeError: the folder holds a run and `resume` is false, or the other way round; the disk is too full.
@@ -299,13 +289,7 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False,
                     f"{getattr(config.judge, name)}; another judge is another reward: start another run with name=NAME"
                 )
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < FREE_DISK + writes:
-        keep = f"{config.algorithm.section}.save_total_limit = {config.algorithm.save_total_limit}"
-        raise UptakeError(
-            f"{folder}: {free / 2**30:.1f} GiB free on its disk, this run needs {(FREE_DISK + writes) / 2**30:.1f} "
-            f"with {keep}; free some space or give another disk with runs=FOLDER"
-        )
+    check_disk(folder, needed, config.algorithm)
     save_config(config, folder / "config.yaml")
 
 

@@ -137,18 +137,22 @@ def codebooks_learned(spec: DuplexSpec, config: RunConfig) -> int:
     return {"semantic": 1, "all": audio}.get(config.streams, 0)
 
 
-def trained_parameters(model: nn.Module, config: RunConfig, hidden: int) -> int:
+def trained_parameters(
+    model: nn.Module, config: RunConfig | SftConfig, hidden: int, still: tuple[str, ...] = ()
+) -> int:
     """Numbers that a run trains: weights, or adapters, and the value head of PPO.
 
     Args:
-        model: as it was loaded, before `choose_trained`.
+        model: as it was loaded, before `choose_trained`; may lie on the meta device.
         hidden: the policy's `spec.hidden`.
+        still: starts of the names of parameters, adapters included, that stay as they are besides.
     """
     if config.use_peft:
-        layers = adapted_layers(model, config.lora_target_modules).values()
-        trained = sum(config.lora_r * (layer.in_features + layer.out_features) for layer in layers)
+        layers = adapted_layers(model, config.lora_target_modules)
+        chosen = [layer for name, layer in layers.items() if not name.startswith(still)]
+        trained = sum(config.lora_r * (layer.in_features + layer.out_features) for layer in chosen)
     else:
-        start = tuple(config.frozen)
+        start = (*config.frozen, *still)
         trained = sum(p.numel() for name, p in model.named_parameters() if not name.startswith(start))
     head = hidden * hidden + 2 * hidden + 1  # `ValueHead`
     return trained + (head if config.section == "ppo" else 0)

@@ -24,19 +24,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from align import checkpoints
 from align.engine import Engine
 from align.files import write_json, write_tensors
 from align.monitor import Monitor
+from align.policies.chunk.model import ChunkModel
 from align.policies.chunk.policy import ChunkPolicy
 from align.policies.chunk.teaching import ChunkTeaching
+from align.policies.moshi.delay import WAVES
+from align.policies.moshi.model import MoshiModel
 from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.teaching import MoshiTeaching
 from align.ranks import start_ranks
 from align.signals import Interrupt
 from align.tally import Tally
-from align.trainers import resuming, sft_data
+from align.trainers import learner, resuming, sft_data
 from align.trainers.learner import choose_trained, engine_config, export_trained
 from align.trainers.sft_data import Examples
 from envs.errors import UptakeError
@@ -271,6 +275,15 @@ def _dump(path: Path, teaching: Teaching, examples: Examples, chosen: Sequence[i
     write_json(path.with_suffix(".json"), {"version": 1, "rows": rows})
     codes, _ = examples.batch(teaching, chosen, late, torch.device("cpu"))
     write_tensors(path.with_suffix(".safetensors"), {"codes": codes})
+
+
+def trained_parameters(model: nn.Module, config: SftConfig) -> int:
+    """Numbers that a warm start trains; the model as of `learner.trained_parameters`."""
+    voice = ChunkTeaching.voice if isinstance(model, ChunkModel) else MoshiTeaching.voice
+    trained = learner.trained_parameters(model, config, 0, () if config.audio_weight else voice)
+    if isinstance(model, MoshiModel) and config.max_delay:
+        trained += 2 * WAVES * model.config.dim  # `DelayEmbedding`
+    return trained
 
 
 def choose(teaching: Teaching, config: SftConfig) -> None:

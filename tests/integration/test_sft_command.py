@@ -129,6 +129,16 @@ def test_recordings_that_cannot_be_learned_from_are_one_line(
     assert "not_finite" in again()
 
 
+def test_a_disk_without_room_for_its_checkpoints_stops_a_warm_start_before_it_reads_a_recording(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=2**30))
+    here = [f"policy={world / 'moshi'}", f"data.path={world / 'recordings'}", f"runs={tmp_path}"]
+    assert "sft.save_total_limit = 100000; free some space" in refused(capsys, *here, "sft.save_total_limit=100000")
+    assert not (tmp_path / "warm-start" / "data").exists()
+
+
 def test_a_mistake_in_the_configuration_is_one_line(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,15 +14,18 @@ from align.policies.base import DuplexSpec
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.model import MoshiModel
 from align.policies.moshi.prompt import PromptConfig, make_prompt
+from align.trainers import sft
 from align.trainers.grpo_config import GrpoConfig
 from align.trainers.learner import Learner, choose_trained, trained_parameters
 from align.trainers.ppo_config import PpoConfig
 from align.trainers.run_config import RunConfig
+from align.trainers.sft_config import SftConfig
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.pack import Pack
 from tests import tiny_moshi
 from tests.checkpoints import mimi_policy
 from tests.packs import write_tiny_pack
+from tests.unit.test_policy_chunk import tiny as tiny_chunk
 
 CONFIG = GrpoConfig(frames=30, num_groups=2, num_generations=4, per_device_train_batch_size=2)
 
@@ -182,6 +185,19 @@ def test_a_checkpoint_takes_the_bytes_that_were_planned_for_it(config, tmp_path)
     assert plan.checkpoint(trained, config) == sum(
         tensor.nbytes for name, tensor in tensors.items() if not name.endswith(places)
     )
+
+
+@pytest.mark.parametrize("kind", [tiny_moshi.policy, tiny_chunk], ids=["moshi", "chunk"])
+@pytest.mark.parametrize("adapters", [{}, {"use_peft": True, "lora_r": 4}], ids=["whole", "adapters"])
+@pytest.mark.parametrize("voice", [1.0, 0.0])
+def test_what_a_warm_start_trains_is_counted_before_it_is_chosen(kind, adapters, voice):
+    policy = kind(context=64)
+    config = SftConfig(frames=40, audio_weight=voice, max_delay=2 if kind is tiny_moshi.policy else 0, **adapters)
+    teaching = sft.teach(policy, config)
+    every, trained = plan.written(policy.model, 0, config)
+    assert every == sum(p.numel() for p in policy.model.parameters())
+    sft.choose(teaching, config)
+    assert trained == sum(p.numel() for p in teaching.parameters() if p.requires_grad)
 
 
 def test_the_disk_of_the_published_recipe_holds_three_checkpoints_and_the_policy():

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 class ChunkTeaching(nn.Module):
     """The model and its losses."""
 
+    voice = ("talker",)
+    """Starts of the names of parameters that the audio loss alone trains."""
+
     def __init__(self, policy: ChunkPolicy, config: SftConfig) -> None:
         super().__init__()
         c = policy.model.config
@@ -48,8 +51,6 @@ class ChunkTeaching(nn.Module):
         self.model = policy.model
         self.weights = {"text": 1.0, "control": config.control_weight, "audio": config.audio_weight}
         """Term of the loss -> its weight."""
-        self.voice = ("talker",)
-        """Starts of the names of parameters that the audio loss alone trains."""
         self.codec = policy.codec
         self._policy = [policy]  # in a list: a policy that is a module itself would be registered twice
         self._config = config

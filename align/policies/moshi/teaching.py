@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 class MoshiTeaching(nn.Module):
     """The model, and what tells it its delay where delays are random."""
 
+    voice = ("depformer", "linears")
+    """Starts of the names of parameters that the audio loss alone trains."""
+
     def __init__(self, policy: MoshiPolicy, config: SftConfig) -> None:
         super().__init__()
         c = policy.model.config
@@ -35,8 +38,6 @@ class MoshiTeaching(nn.Module):
         self.delay = DelayEmbedding(c.dim).to(policy.model.device) if config.max_delay else None
         self.weights = {"text": 1.0, "audio": config.audio_weight}
         """Term of the loss -> its weight."""
-        self.voice = ("depformer", "linears")
-        """Starts of the names of parameters that the audio loss alone trains."""
         self.codec = policy.codec
         self._policy = [policy]  # in a list: a policy that is a module itself would be registered twice
         self._config = config
