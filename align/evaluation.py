@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from align import rollout
 from align.codecs.base import place
@@ -30,10 +31,12 @@ from align.curriculum import by_axis
 from align.partner import PolicyPartner
 from align.policies.base import DuplexPolicy
 from align.policies.cascade.config import KIND as CASCADE_KIND
+from align.policies.cascade.head import TurnHead
 from align.policies.cascade.policy import CascadePolicy
 from align.policies.chunk.config import KIND as CHUNK_KIND
 from align.policies.chunk.policy import ChunkPolicy
 from align.policies.live.agent import Live, LiveAgent
+from align.policies.moshi.checkpoint import load_shape as load_moshi_shape
 from align.policies.moshi.checkpoint import saved_dtype
 from align.policies.moshi.layouts.kyutai import read_config
 from align.policies.moshi.policy import MoshiPolicy
@@ -371,6 +374,27 @@ def load_policy(
             raise UptakeError(f"'{name}': a {type(policy).__name__} takes no prompt; leave it out")
         policy = policy.prompted(make_prompt(policy, prompt))
     return policy
+
+
+def load_shape(name: str) -> tuple[nn.Module, int]:
+    """The model of a policy and its `spec.hidden`, to be counted: one of the Moshi class without its weights.
+
+    Args:
+        name: as of `load_policy`.
+
+    Raises:
+        UptakeError: no such checkpoint, or its shape cannot be read.
+    """
+    cascade = is_cascade_file(name) or (name == CASCADE and not Path(name).is_dir())
+    folder = None if cascade else find_folder(name)
+    kind = None if folder is None else read_config(folder).get("model_type")
+    if folder is None or kind == CASCADE_KIND:
+        return TurnHead(), 0
+    if kind == CHUNK_KIND:
+        model: Any = ChunkPolicy.load(folder).model
+    else:
+        model = load_moshi_shape(folder)
+    return model, model.config.dim
 
 
 def _own_gpu() -> torch.device | None:

@@ -278,6 +278,12 @@ def names(inside: str = "") -> list[str]:
     return sorted(found)
 
 
+def sections(path: str) -> frozenset[str]:
+    """The keys at the top of a file; raises UptakeError if it is none of YAML."""
+    source, text = _read(path, "")
+    return frozenset(_parse(text, source)[0])
+
+
 def _read(name_or_path: str, inside: str) -> tuple[str, str]:
     known = names(inside)
     if name_or_path in known:

@@ -368,7 +368,10 @@ def launch_local(
     ] = 0,
     master: Annotated[str, typer.Option(help="HOST:PORT of the first node, where there are several.")] = "",
 ) -> None:
-    """Check the nodes and train on them; a run that is there is gone on with. Call it on every node."""
+    """Check the nodes and train on them; a run that is there is gone on with. Call it on every node.
+
+    CONFIG is what `uptake train` takes, or `sft/NAME` (or a file of such a one) for `uptake sft`.
+    """
     from launch.local import run_local
 
     where = {"nodes": nodes, "node_rank": node_rank if nodes > 1 else 0}

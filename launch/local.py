@@ -2,6 +2,7 @@
 
     uptake launch local quickstart --ranks 2
     uptake launch local recipes/ppo --nodes 2 --node-rank 0 --master node0:29500     # and on the other with 1
+    uptake launch local sft/pocket data.path=recordings --ranks 2                    # a warm start
 
 A run that is there is gone on with. SIGTERM and SIGUSR1, which clusters send before they take a machine away, are
 passed on to the ranks as SIGUSR1: while they train they write a checkpoint at the end of the iteration, on all nodes.
@@ -22,9 +23,9 @@ from types import FrameType
 
 import psutil
 
-from align.config import load_config
 from envs.errors import AGAIN, MISTAKE, UptakeError
 from launch.errors import INTERRUPTED
+from launch.named import find
 
 MEETING_SECONDS = 300
 """How long a node waits for the others."""
@@ -52,8 +53,9 @@ def run_local(
     Raises:
         UptakeError: a mistake in the configuration, or no master.
     """
-    folder = load_config(config, overrides).folder
-    if (folder / "report.html").is_file():
+    run = find(config, overrides)
+    folder = run.config.folder
+    if run.done.is_file():
         print(f"{folder} is finished: nothing to do")
         return 0
     if not 0 <= node_rank < nodes:
@@ -67,8 +69,8 @@ def run_local(
         meeting = [f"--nnodes={nodes}", f"--node-rank={node_rank}", f"--master-addr={host}", f"--master-port={port}"]
         meeting.append(f"--rdzv-conf=timeout={MEETING_SECONDS}")
     torchrun = [sys.executable, "-m", "launch.torchrun", *meeting]
-    needed = ["--ranks", str(ranks), "--folder", str(folder)]
-    train = ["-m", "launch.cli", "train", config, *overrides]
+    needed = ["--ranks", str(ranks), config, *overrides]
+    train = ["-m", "launch.cli", *run.command, *overrides]
     with _Children() as children:
         # Names of their own: a node that comes back must not join what the others still have open.
         status = children.run([*torchrun, "--rdzv-id=preflight", "-m", "launch.preflight", *needed])

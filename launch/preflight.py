@@ -22,13 +22,15 @@ import torch
 import torch.distributed as dist
 import typer
 
+from align.evaluation import load_shape
 from align.ranks import of_the_network
 from envs.errors import AGAIN, UptakeError
 from launch.errors import guarded
 from launch.local import MEETING_SECONDS
+from launch.named import Named, find
+from launch.run_folder import needed_disk
 
 PACKAGES = ("uptake", "torch", "deepspeed", "transformers", "peft", "numpy")
-LEAST_DISK = 2 * 2**30
 LEAST_GPU_SHARE = 0.9
 """Of a GPU's memory that must be free: another process would be in the way."""
 
@@ -45,17 +47,27 @@ class Node:
     token: str
     """What it reads in the run folder; the first node has written it there."""
     free_disk: int
+    needed_disk: int
+    """What the run has yet to write."""
+    wrong: str = ""
+    """Why it cannot read the policy."""
 
 
-def look(index: int, folder: Path) -> Node:
+def look(index: int, run: Named) -> Node:
     """This node, its run folder excepted."""
+    folder, wrong, needed = run.config.folder, "", 0
+    try:
+        needed = needed_disk(folder, *load_shape(run.config.policy), run.section)
+    except UptakeError as error:
+        wrong = str(error)
     versions = {"python": platform.python_version()}
     versions |= {name: importlib.metadata.version(name) for name in PACKAGES}
     gpus = []
     for i in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(i)
         gpus.append((torch.cuda.get_device_name(i), free, total))
-    return Node(index, socket.gethostname(), versions, tuple(gpus), "", shutil.disk_usage(_parent(folder)).free)
+    free = shutil.disk_usage(_parent(folder)).free
+    return Node(index, socket.gethostname(), versions, tuple(gpus), "", free, needed, wrong)
 
 
 def problems(nodes: Sequence[Node], ranks: int, token: str) -> list[str]:
@@ -77,16 +89,24 @@ def problems(nodes: Sequence[Node], ranks: int, token: str) -> list[str]:
                 )
         if node.token != token:
             found.append(f"{who}: does not see the run folder of node 0; put runs= on storage that all nodes share")
-        if node.free_disk < LEAST_DISK:
-            found.append(f"{who}: {node.free_disk / 2**30:.1f} GiB free for the run folder; free some")
+        if node.wrong:
+            found.append(f"{who}: {node.wrong}")
+        if node.free_disk < node.needed_disk:
+            found.append(
+                f"{who}: {node.free_disk / 2**30:.1f} GiB free for the run folder, this run needs "
+                f"{node.needed_disk / 2**30:.1f}; free some"
+            )
     return found
 
 
 def main(
+    config: str,
     ranks: Annotated[int, typer.Option()],
-    folder: Annotated[Path, typer.Option()],
+    overrides: Annotated[list[str] | None, typer.Argument()] = None,
 ) -> None:
     """Compare all nodes; raises UptakeError on each of them for what is wrong with any."""
+    run = find(config, overrides or [])
+    folder = run.config.folder
     index, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
         dist.init_process_group("gloo", timeout=timedelta(seconds=MEETING_SECONDS))
@@ -96,7 +116,7 @@ def main(
             f"node {index}: {world} nodes did not meet at {where} within {MEETING_SECONDS} s; is the port open?", AGAIN
         ) from error
     try:
-        node = look(index, folder)
+        node = look(index, run)
         mark = folder.with_name(f".{folder.name}.preflight")
         token = [uuid.uuid4().hex]
         dist.broadcast_object_list(token, 0)

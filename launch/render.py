@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined
 
-from align.config import load_config
 from envs.errors import AGAIN, MISTAKE, UptakeError
 from launch import sbatch
+from launch.named import find
 
 
 def slurm(
@@ -40,7 +40,7 @@ def slurm(
     """A batch script: one task a node, `ranks` ranks each.
 
     Args:
-        config, overrides: as of `uptake train`.
+        config, overrides: as of `uptake train`; `sft/NAME`: of `uptake sft`.
         gpus: ask for `ranks` GPUs a node.
         cpus, memory: of a node; 0 and "" leave them to the cluster.
         site: further options of sbatch, such as partition and account.
@@ -50,7 +50,7 @@ def slurm(
     Raises:
         UptakeError: the configuration is wrong, or an option is none that sbatch would take.
     """
-    folder = load_config(config, overrides).folder
+    folder = find(config, overrides).config.folder
     site = dict(site or {})
     for name, value in site.items():
         sbatch.check(name, value, f"--site {name}={value}")
@@ -91,7 +91,7 @@ def k8s(
     """A headless Service and an indexed Job: one pod a node, `ranks` ranks each.
 
     Args:
-        config, overrides: as of `uptake train`; the run folder is inside `mount`.
+        config, overrides: as above; the run folder is inside `mount`.
         image: has `uptake` installed.
         claim: a persistent volume claim that all pods can write (ReadWriteMany), mounted at `mount`.
         gpus: ask for `ranks` GPUs a pod.
@@ -100,7 +100,7 @@ def k8s(
     Raises:
         UptakeError: the configuration is wrong.
     """
-    folder = load_config(config, overrides).folder
+    folder = find(config, overrides).config.folder
     manifest = _render(
         "k8s.yaml.j2",
         job=_label(folder.name),

@@ -17,10 +17,11 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from align.config import load_config
+from align.config import load_config, save_config
 from envs.errors import AGAIN, MISTAKE
 from launch import local, render
 from tests import child
+from tests.dialogues import write_dialogues
 from tests.packs import write_tiny_pack
 from tests.tiny_checkpoint import tiny_checkpoint
 
@@ -169,11 +170,59 @@ def test_nodes_that_do_not_share_the_run_folder_are_told_so(world, tmp_path):
     assert not (tmp_path / "0" / "quickstart").exists()
 
 
-def test_a_mistake_that_only_the_ranks_find_is_one_for_the_launcher(world, tmp_path):
-    done = launched(*world, f"policy={tmp_path / 'none'}", f"runs={tmp_path}", "--ranks", "2")
+def mistakes(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line.startswith("uptake: ")]
+
+
+def test_a_mistake_that_all_ranks_of_a_node_find_is_said_once(world, tmp_path):
+    done = launched(*world, "evaluation.baselines=[nobody]", f"runs={tmp_path}", "--ranks", "2")
     said = done.communicate(timeout=240)[0]
     assert done.returncode == MISTAKE, said
     assert "Traceback" not in said
+    (line,) = mistakes(said)
+    assert line.startswith("uptake: evaluation.baselines: no scripted agent 'nobody'")
+
+
+def test_a_mistake_that_only_the_first_rank_finds_ends_every_node_with_it_at_once_each_with_one_line(world, tmp_path):
+    """A run is there that was started with another seed."""
+    folder = tmp_path / "quickstart"
+    save_config(load_config("quickstart", [*world, f"runs={tmp_path}", "seed=7"]), folder / "config.yaml")
+    there = ["--nodes", "2", "--ranks", "2", "--master", f"127.0.0.1:{free_port()}", "grpo.num_groups=4"]
+    nodes = [launched(*world, f"runs={tmp_path}", *there, "--node-rank", str(i)) for i in range(2)]
+    printed = [node.communicate(timeout=240)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [MISTAKE, MISTAKE], "\n".join(printed)
+    for said, who in zip(printed, ("uptake: ", "uptake: rank 0 has ended: "), strict=True):
+        assert "Traceback" not in said
+        (line,) = mistakes(said)
+        assert line.startswith(f"{who}{folder} was started with seed = 7, now it is 0"), line
+
+
+def test_a_warm_start_that_is_taken_away_writes_a_checkpoint_and_goes_on_from_it(world, tmp_path):
+    start = [word for word in world if word.startswith("policy=")]
+    data = write_dialogues(tmp_path / "recordings", 2, 130)
+    run = [*start, f"data.path={data}", f"runs={tmp_path}", "sft.frames=40", "sft.train_batch_size=2",
+           "sft.save_steps=1000", "wandb.mode=disabled", "--ranks", "2"]  # fmt: skip
+
+    def launch(iterations: int) -> subprocess.Popen[str]:
+        command = [*LAUNCH[:-1], "sft/pocket", *run, f"sft.iterations={iterations}"]
+        return subprocess.Popen(
+            command, env=ENVIRONMENT, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    folder = tmp_path / "warm-start"
+    node = launch(100_000)
+    until(lambda: lines(folder / "metrics.jsonl") > 0, node)
+    node.terminate()
+    said = node.communicate(timeout=120)[0]
+    assert node.returncode == AGAIN, said
+    assert "stopping at the next safe place" in said
+    done = lines(folder / "metrics.jsonl")
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"iteration-{done:06d}"]
+    node = launch(done + 1)
+    said = node.communicate(timeout=240)[0]
+    assert node.returncode == 0, said
+    assert lines(folder / "metrics.jsonl") == done + 1
+    assert (folder / "policy" / "config.json").is_file()
 
 
 def test_an_alarm_that_ends_the_run_ends_the_launcher_so_that_nothing_starts_it_again(world, tmp_path):

@@ -13,14 +13,18 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from align import plan
+from align.evaluation import load_shape
 from envs.errors import AGAIN, FAILED, MISTAKE, UptakeError
 from launch import render, sbatch
 from launch.local import run_local
-from launch.preflight import LEAST_DISK, Node, problems
+from launch.named import find
+from launch.preflight import Node, look, problems
+from launch.run_folder import FREE_DISK
 from launch.torchrun import status_of
 
 GIB = 2**30
-NODE = Node(0, "a", {"torch": "2.13.0"}, (("H100", 79 * GIB, 80 * GIB),) * 8, "token", LEAST_DISK)
+NODE = Node(0, "a", {"torch": "2.13.0"}, (("H100", 79 * GIB, 80 * GIB),) * 8, "token", GIB, GIB)
 HEADER = "#!/usr/bin/env bash\n"
 
 
@@ -174,7 +178,8 @@ def test_nodes_of_one_kind_have_no_problems():
         ({"gpus": NODE.gpus[:6]}, "node 1 (b): 6 GPUs for 8 ranks"),
         ({"gpus": (("H100", 9 * GIB, 80 * GIB), *NODE.gpus[1:])}, "GPU 0 (H100) has 9 of 80 GiB free"),
         ({"token": ""}, "does not see the run folder of node 0"),
-        ({"free_disk": LEAST_DISK - 1}, "GiB free for the run folder"),
+        ({"free_disk": GIB // 2}, "0.5 GiB free for the run folder, this run needs 1.0"),
+        ({"wrong": "no checkpoint 'mine'"}, "node 1 (b): no checkpoint 'mine'"),
     ],
 )
 def test_a_node_that_differs_is_named_with_the_difference(change, said):
@@ -182,6 +187,37 @@ def test_a_node_that_differs_is_named_with_the_difference(change, said):
     found = problems([NODE, other], 8, "token")
     assert len(found) == 1
     assert said in found[0]
+
+
+def test_what_a_node_has_yet_to_write_follows_from_the_run_and_a_policy_that_it_cannot_read_is_named(tmp_path: Path):
+    def seen(name: str, *overrides: str) -> Node:
+        return look(0, find(name, [f"runs={tmp_path}", *overrides]))
+
+    model, hidden = load_shape("pocket")
+    for name, key, *more in (("quickstart", "grpo"), ("recipes/ppo", "ppo"), ("sft/pocket", "sft", "data.path=x")):
+        one, three = (seen(name, f"{key}.save_total_limit={n}", *more).needed_disk for n in (1, 3))
+        section = find(name, more).section
+        assert three - one == 2 * plan.checkpoint(plan.written(model, hidden, section)[1], section) > 0
+        assert one > FREE_DISK
+    assert "no checkpoint 'mine': not a folder" in seen("quickstart", "policy=mine").wrong
+
+
+def test_a_warm_start_is_launched_by_its_name_or_by_its_file(tmp_path: Path):
+    assert find("sft/pocket", ["data.path=x"]).command == ("sft", "pocket")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("data: {path: x}\n")
+    found = find(str(mine), [])
+    assert found.command == ("sft", str(mine)) and found.section.section == "sft"
+    mine.write_text("ppo: {}\n")
+    assert find(str(mine), []).command == ("train", str(mine))
+    with pytest.raises(UptakeError, match=r"no configuration 'pockt'.* did you mean 'pocket'"):
+        find("sft/pockt", [])
+    script = render.slurm("sft/pocket", ["data.path=x"], nodes=1, ranks=2, time="1:00:00")
+    assert "uptake launch local sft/pocket data.path=x" in script and "#SBATCH --job-name=uptake-warm-start" in script
+    done = tmp_path / "warm-start" / "policy" / "config.json"
+    done.parent.mkdir(parents=True)
+    done.write_text("{}")
+    assert run_local("sft/pocket", ["data.path=x", f"runs={tmp_path}"]) == 0
 
 
 def test_a_finished_run_is_left_alone(tmp_path: Path, capsys):

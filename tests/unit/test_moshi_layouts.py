@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from align.lora import adapters, add_lora, merge_lora
-from align.policies.moshi.checkpoint import find_layout, load_checkpoint, save_checkpoint
+from align.policies.moshi.checkpoint import find_layout, load_checkpoint, load_shape, save_checkpoint
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.layouts import kyutai
 from align.policies.moshi.layouts.kyutai import read_adapter
@@ -309,6 +309,16 @@ def personaplex(tmp_path) -> tuple[MoshiModel, Path]:
     (folder / "config.json").write_text("{}")
     (folder / "tokenizer_spm_32k_3.model").write_bytes(tokenizer().serialized_model_proto())
     return whole, folder
+
+
+def test_the_sizes_of_every_layout_are_known_without_reading_a_weight(adapted, personaplex, tmp_path):
+    policy, base, adapter = adapted
+    policy.export(tmp_path / "hf", "hf")
+    for folder in (base, adapter, tmp_path / "hf", personaplex[1]):
+        model, _, _ = load_checkpoint(folder, blur_codec() if folder == personaplex[1] else None)
+        found = load_shape(folder)
+        assert all(p.is_meta for p in found.parameters())
+        assert {n: p.shape for n, p in found.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
 
 
 def original(loaders, model: MoshiModel, weights: dict[str, torch.Tensor]) -> Any:

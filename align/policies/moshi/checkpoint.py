@@ -69,6 +69,19 @@ def saved_dtype(folder: str | Path) -> torch.dtype:
     return torch.bfloat16 if read_dtype(path) == "BF16" else torch.float32
 
 
+def load_shape(folder: str | Path) -> MoshiModel:
+    """The model of `load_checkpoint` on the meta device: its config.json is read, and no weight."""
+    folder = Path(folder)
+    layout = find_layout(folder)
+    if layout == "hf":
+        config = huggingface.model_config(folder)
+    else:
+        values = {key: value for key, value in kyutai.read_config(folder).items() if not key.startswith("lora")}
+        config = kyutai.model_config(folder, values)
+    with torch.device("meta"):
+        return MoshiModel(personaplex.agent_only(config) if layout == "personaplex" else config)
+
+
 def load_checkpoint(folder: str | Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, Tokenizer]:
     """Model (fp32, on the CPU), codec and tokenizer; with `codec` given, the folder needs none.
 

@@ -76,6 +76,18 @@ def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, T
     return model, codec or MimiCodec(theirs.audio_encoder, config.dep_q), tokenizer
 
 
+def model_config(folder: Path) -> MoshiConfig:
+    """The model's shape, from config.json."""
+    from transformers.models.moshi.configuration_moshi import MoshiConfig as TheirConfig
+
+    path = folder / kyutai.CONFIG
+    try:
+        theirs = TheirConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise UptakeError(f"{path}: transformers cannot read it ({one_line(error)}); copy the folder again") from error
+    return _config(theirs, path)
+
+
 def save(folder: Path, model: MoshiModel, codec: Codec, tokenizer: Tokenizer, dtype: torch.dtype) -> None:
     """Write the folder that `MoshiForConditionalGeneration.from_pretrained` and `load` read.
 
