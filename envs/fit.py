@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from envs.clock import Clock
 from envs.errors import nearest
+from envs.event import TURN_TYPES
 from envs.scenario import Scenario, ScriptItem
 from envs.users.persona import ReactiveUser, missing
 
 if TYPE_CHECKING:
     from envs.pack import Clip, Pack
+
+_SHORTEST_PAUSE = 0.2  # seconds; shorter silences lie within an inter-pausal unit (Heldner and Edlund 2010)
 
 
 def check_fit(pack: Pack, scenario: Scenario) -> None:
@@ -35,6 +39,38 @@ def check_fit(pack: Pack, scenario: Scenario) -> None:
                     item.line,
                 )
             _check_item(scenario, item, clip)
+        _check_expected(scenario, item, max((len(held(item, clip, clip.clock)) for clip in clips), default=0))
+
+
+def held(item: ScriptItem, clip: Clip, clock: Clock) -> list[tuple[int, int]]:
+    """[onset, offset) in samples of the clip of every silence of an item that is a pause event, in order: its `pauses`,
+    and those of the speaker's own that are played and long enough to be taken for an end.
+    """
+    if item.type not in TURN_TYPES:
+        return []
+    cuts = [clip.silence_at(pause.cut) for pause in item.pauses]
+    end = clip.samples if item.until is None else clip.silence_at(item.until)[0]
+    own = [
+        (on, off)
+        for on, off in clip.pauses
+        if off - on >= clock.nearest_sample(_SHORTEST_PAUSE)
+        and off <= end
+        and not any(on <= (a + b) // 2 <= off for a, b in cuts)
+    ]
+    return sorted([*cuts, *own])
+
+
+def _check_expected(scenario: Scenario, item: ScriptItem, pauses: int) -> None:
+    """What is expected of a pause needs that pause in one of the clips at least: an item of `pauses` at most."""
+    for (event, _), line in zip(scenario.expects, scenario.expect_lines, strict=True):
+        name, _, index = event.rpartition(".pause")
+        if name == item.id and int(index or 0) >= pauses:
+            has = f"pauses 0 to {pauses - 1}" if pauses > 1 else "one pause, 0" if pauses else "no pause"
+            raise scenario.error(
+                f"expect: no event {event!r}: item {name!r}, of type {item.type}, has {has}; name one that it has, or "
+                "give it `pauses`" + ("" if item.type in TURN_TYPES else " and a type that ends in the agent's turn"),
+                line,
+            )
 
 
 def _check_item(scenario: Scenario, item: ScriptItem, clip: Clip) -> None:

@@ -138,6 +138,8 @@ class Scenario:
     """Who speaks when there is no script."""
     expects: tuple[tuple[str, Expect], ...] = ()
     """(event name, expectation): the name is ITEM, ITEM.pause, ITEM.pauseN or ITEM.turn; without a script, a type."""
+    expect_lines: tuple[int, ...] = ()
+    """Where each of them stands in the file."""
     tags: tuple[str, ...] = ()
     twin: str | None = None
     seed_group: str = ""
@@ -253,8 +255,8 @@ def _scenario(document: Document) -> Scenario:
     for i, spec in enumerate(script):
         items.append(_item(document, spec, ("user", "script", i), items, variables))
     acoustics, room = parse_acoustics(document, data.get("acoustics", {}), ("acoustics",), variables)
-    names = _event_names(items) if user is None else list(EVENT_TYPES)
-    expects = []
+    names = _event_names(items) if user is None else sorted(_judged(user))
+    expects, lines = [], []
     for i, spec in enumerate(data.get("expect", [])):
         where = ("expect", i)
         if spec["event"] not in names:
@@ -265,12 +267,14 @@ def _scenario(document: Document) -> Scenario:
         if within.get("full", 0.0) > within.get("zero", np.inf):
             raise document.error("expect: within.full is later than within.zero; swap them", (*where, "within"))
         expects.append((spec["event"], Expect(spec["agent"], within, tuple(spec.get("content", ())))))
+        lines.append(document.line((*where, "event")))
     return Scenario(
         id=data["id"],
         split=data["split"] if isinstance(data["split"], str) else " ".join(data["split"]),
         script=tuple(items),
         user=user,
         expects=tuple(expects),
+        expect_lines=tuple(lines),
         tags=tuple(data.get("tags", ())),
         twin=data.get("twin"),
         seed_group=data.get("seed_group", data["id"]),
@@ -418,10 +422,23 @@ def _seconds(document: Document, value: Any, variables: Mapping[str, Var], where
     return float(value)
 
 
+def _judged(user: ReactiveUser | Recording | LlmUser | PolicyUser) -> frozenset[str]:
+    """Types of the events of a user without a script that something can be expected of.
+
+    Nothing is of a user who breaks off (A6, C8) or hangs up (E2); any reactive one may say hello, goodbye, or something
+    over an agent that does not stop.
+    """
+    if isinstance(user, ReactiveUser):
+        return frozenset({*user.persona.types(), "A1", "A8", "C1"}) - {"C8"}
+    if isinstance(user, LlmUser):
+        return LLM_TYPES - {"E2"} | {"B1", "B4", "B7", "D3", "D5"}
+    return REPLAY_TYPES
+
+
 def _event_names(items: list[ScriptItem]) -> list[str]:
     names = []
     for item in items:
-        # How many pauses a clip has of its own is known to the pack only; nine is more than any utterance needs.
+        # How many of these there are is known to the pack only (`envs.fit`); nine is more than any utterance needs.
         names += [item.id, f"{item.id}.pause", *(f"{item.id}.pause{i}" for i in range(9))]
         names += [f"{item.id}.turn"] if item.turn else []
     return names

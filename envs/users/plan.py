@@ -14,7 +14,8 @@ import numpy as np
 from envs.acoustics.conditions import Conditions
 from envs.acoustics.config import Acoustics
 from envs.clock import CLOCK, Clock
-from envs.event import BARGE_IN_TYPES, TURN_TYPES, Event, Expect, Word
+from envs.event import BARGE_IN_TYPES, Event, Expect, Word
+from envs.fit import held
 from envs.pack import Clip, Pack
 from envs.scenario import Scenario, ScriptItem, Value
 from envs.seeding import Seeds
@@ -27,7 +28,6 @@ _OTHERS = frozenset({"D4", "D6", "D7", "D9", "E5"})
 """Heard where the user is, and not the user's voice."""
 _AGENTS = frozenset({"A5", "D8", "F4", "G1", "G2", "G3", "G4"})
 """What the agent does, or is to do, where nobody else speaks."""
-_SHORTEST_PAUSE = 0.2  # seconds; shorter silences lie within an inter-pausal unit (Heldner and Edlund 2010)
 
 
 @dataclass(frozen=True)
@@ -307,16 +307,8 @@ def render(
     anchors = _moments(anchors, expected(item.id), onset, due)
     text = " ".join(word.text for word in words)
     events = [event(item.id, item.type, onset, offset, anchors=anchors, text=text, words=words)]
-    if item.type in TURN_TYPES:
-        spans = list(cutting.silences)
-        for on, off in clip.pauses:  # the speaker's own pauses count where they are long enough to be taken for an end
-            stretched = any(on <= (a + b) // 2 <= off for a, b in cutting.silences)
-            if not stretched and off - on >= clock.nearest_sample(_SHORTEST_PAUSE) and off <= cutting.silent_from:
-                spans.append((on, off))
-        for i, (on, off) in enumerate(sorted(spans)):
-            if off <= cutting.end:
-                name = f"{item.id}.pause{i}"
-                events.append(event(name, item.pause_type, cutting.before(on), cutting.after(off)))
+    for i, (on, off) in enumerate(held(item, clip, clock)):
+        events.append(event(f"{item.id}.pause{i}", item.pause_type, cutting.before(on), cutting.after(off)))
     if item.turn is not None:
         events.append(event(f"{item.id}.turn", item.turn, onset, offset, text=text, words=words))
     return pcm, tuple(events)

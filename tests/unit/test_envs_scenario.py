@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from envs.errors import UptakeError
 from envs.pack import Pack, sha256_of
 from envs.scenario import json_schema, load_scenarios, parse_scenarios
+from envs.users.drivers import bind
 from launch.packs import run_scenario_check
 from tests.packs import SCENARIOS, tiny_pack, write_tiny_pack
 from tests.reactive_pack import reactive_pack
@@ -195,6 +196,61 @@ def test_a_scenario_in_a_packs_folder_is_checked_wherever_it_lies_there(tmp_path
         (place / "mine.yaml").write_text(head.replace("CLIP", "digits"))
         run_scenario_check(place / "mine.yaml", "core")
     run_scenario_check(folder / "scenarios" / "all.yaml", "core")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    clip=st.sampled_from(["ask", "digits"]),
+    kind=st.sampled_from(["A1", "A3", "C1", "D1", "B7"]),
+    cuts=st.sets(st.integers(0, 2)),
+    until=st.sampled_from([None, "{after_word: 0}", "{at_pause: 0}", "{after_word: 3}"]),
+    event=st.sampled_from(["say", "say.pause", *(f"say.pause{i}" for i in range(5)), "say.turn"]),
+    turn=st.booleans(),
+)
+def test_what_is_expected_of_an_event_loads_only_where_there_is_that_event(
+    pack_once, clip, kind, cuts, until, event, turn
+):
+    pauses = ", ".join(f"{{after_word: {word}, seconds: 0.5}}" for word in sorted(cuts))
+    more = (f", until: {until}" if until else "") + (", turn: A1" if turn and kind == "B7" else "")
+    text = (
+        "schema: duplex.scenario/1\nid: mine\nsplit: train\nuser:\n  script:\n"
+        f"    - {{id: say, type: {kind}, clip: {clip}, at: 1s, pauses: [{pauses}]{more}}}\n"
+    )
+    plain, wanting = pack_once / "plain.yaml", pack_once / "wanting.yaml"
+    plain.write_text(text)
+    wanting.write_text(text + f"expect:\n  - {{event: {event}, agent: silent}}\n")
+    try:
+        pack = Pack.load(pack_once).with_users(plain)
+    except UptakeError:
+        return  # a cut that the clip has not
+    found = {event.id for event in bind(pack, pack.scenario("mine"), 1, 0).lines[0].events}
+    families = {re.sub(r"\d+$", "", name) for name in found if ".pause" in name}
+    if event in found | families:
+        pack.with_users(wanting)
+    else:
+        with pytest.raises(UptakeError, match=rf"^{re.escape(str(wanting))}:8: expect: no event '{event}'"):
+            pack.with_users(wanting)
+
+
+@pytest.fixture(scope="module")
+def pack_once(tmp_path_factory):
+    return write_tiny_pack(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.mark.parametrize(
+    "user, code",
+    [
+        ("{driver: reactive, persona: {says: {question: 1}}}", "B1"),
+        ("{driver: reactive, persona: {barges_in: 1, intents: {attempt: 1}}}", "C8"),
+        ("{driver: reactive}", "D7"),
+        ("{driver: policy, policy: pocket}", "E1"),
+    ],
+)
+def test_nothing_is_expected_of_a_type_that_such_a_user_never_causes(user, code):
+    text = f"schema: duplex.scenario/1\nid: a\nsplit: train\nuser: {user}\nexpect:\n  - {{event: %s, agent: silent}}\n"
+    parse_scenarios(text % "A1", "u.yaml")
+    with pytest.raises(UptakeError, match=rf"^u\.yaml:6: expect: no event '{code}'"):
+        parse_scenarios(text % code, "u.yaml")
 
 
 # -- packs -------------------------------------------------------------------------------------------------------------
