@@ -53,11 +53,11 @@ from envs.scenario import Scenario
 from envs.seeding import crc
 from envs.timeline import image
 from envs.users.drivers import Plan, Users, bind
-from envs.users.script import Cue
+from envs.users.script import Cue, shifted
 from envs.users.turn_models import Heard
 from envs.voice import Voice, mix
 
-SIMULATOR_VERSION = 2
+SIMULATOR_VERSION = 3
 """Raised whenever the same seed would give other audio or other events."""
 
 _TRACKS = ("_scene", "_agent")
@@ -239,6 +239,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         """The record of a row so far (to its end, if it has ended). `transcript` is the agent's own text, if any.
 
         Left out, it is what canned actions said. A row that started afresh by itself has another conversation already.
+        All of it is in the agent's time: the user's voice and events lie where the agent can hear them (`_settled`).
         Its events are those that are over; one that has begun and is not over stands in `meta["running"]`, so that a
         reward knows of it (`EpisodeView.events`) now as it will later.
         """
@@ -247,7 +248,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         assert plan is not None
         frames = int(self._end[row] or self._frame[row] + 1)
         length = self.clock.sample_of(frames)
-        events = [event for event in self._driver.events(row) if event.onset < length]
+        events = [event for event in self._settled(row) if event.onset < length]
         ended = None
         if self._end[row]:
             ended = "script" if self._terminated[row] else "frames"
@@ -277,7 +278,8 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             "references": {event.id: texts for event in events if (texts := self._references(event))},
         }
         mic, agent = (from_pcm16(getattr(self, name)[row, :frames].reshape(-1)) for name in _TRACKS)
-        user = from_pcm16(self._voices[row].between(0, length))
+        late = self._chains[row].uplink_samples if row in self._chains else 0
+        user = from_pcm16(self._voices[row].between(-late, length - late))
         events = [event for event in events if event.offset <= length]
         if transcript is None:
             transcript = [word for word in self.speech.transcript(row) if word.onset < length]
@@ -349,7 +351,14 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
             self._sampler.bit_generator.state = state["sampler"]
 
     def _settled(self, row: int) -> list[Event]:
-        return self._driver.events(row)
+        """What is settled about a user, in the agent's time: each event when the agent can hear it, and what the user
+        heard of the agent when the agent sent it. They differ by the ways through a network."""
+        events, chain = self._driver.events(row), self._chains.get(row)
+        if chain is None or not (chain.uplink_samples or chain.downlink_samples):
+            return events
+        since = [event.anchors.get("agent_speaking_since", -1) for event in events]
+        sent = [max(heard - chain.downlink_samples, -1) for heard in since]
+        return [shifted(event, chain.uplink_samples, at) for event, at in zip(events, sent, strict=True)]
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
@@ -481,7 +490,7 @@ class DuplexVectorEnv(gym.vector.VectorEnv):
         if self.tells:
             events = np.full(self.num_envs, None, object)
             for row, plan in enumerate(self._driver.plans):
-                events[row] = [event.to_json() for event in self._driver.events(row)] if plan else []
+                events[row] = [event.to_json() for event in self._settled(row)] if plan else []
             info["privileged"] = {"events": events}
         return info
 

@@ -85,6 +85,12 @@ class _World(DuplexVectorEnv):
         assert plan is not None
         return from_pcm16(plan.tone()[: CLOCK.frame])
 
+    def other_side(self, seen: Episode) -> tuple[np.ndarray, np.ndarray]:
+        """What the user sent, and the agent's voice as it reached the user, (N,) float32 each."""
+        late = self._chains[0].downlink_samples if self._chains else 0
+        heard = np.concatenate([np.zeros(late, np.float32), seen.agent])[: seen.samples]
+        return from_pcm16(self._voices[0].between(0, seen.samples)), heard
+
     def play(self, user: np.ndarray, agent: np.ndarray) -> tuple[np.ndarray, bool]:
         """Play a frame (F,) of each side; returns what the agent hears, (F,), and whether it was the last one."""
         both = [self.speech.speak(self.speech.check(np.asarray(audio)[None])) for audio in (user, agent)]
@@ -205,7 +211,8 @@ class SelfPlayEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
             return seen
         if side != USER:
             raise UptakeError(f"episode: no side {side!r}; give {USER!r} or {AGENT!r}")
-        sounds = [[(int(on), int(off)) for on, off in activity(track)] for track in (seen.agent, seen.user)]
+        sent, voice = self._world.other_side(seen)
+        sounds = [[(int(on), int(off)) for on, off in activity(track)] for track in (voice, sent)]
         events = measured(sounds[0], sounds[1], seen.samples, self._scenario)
         mic = np.concatenate(self._heard)[: seen.samples]
-        return Episode(mic, seen.agent, seen.user, list(events), tuple(transcript), {**seen.meta, "side": USER}, CLOCK)
+        return Episode(mic, voice, sent, list(events), tuple(transcript), {**seen.meta, "side": USER}, CLOCK)

@@ -113,15 +113,19 @@ class Chain:
             sounds.append(render_noise(conditions.noise, samples, seeds.rng("noise", "steady"), clock))
         if conditions.bursts is not None:
             sound, spans = render_bursts(conditions.bursts, samples, seeds.rng("noise", "bursts"), clock)
-            self.truth["bursts"]["spans"] = [list(span) for span in spans]
+            self.truth["bursts"]["spans"] = self._as_heard(spans)
             sounds.append(sound)
         if conditions.babble is not None:
             sounds.append(render_babble(conditions.babble, others, samples, seeds.rng("noise", "babble"), clock))
         if conditions.speaker is not None:
             sound, spans = render_speaker(conditions.speaker, others, samples, seeds.rng("noise", "speaker"), clock)
-            self.truth["speaker"]["spans"] = [list(span) for span in spans]
+            self.truth["speaker"]["spans"] = self._as_heard(spans)
             sounds.append(sound if self._around is None else convolve(sound, self._around)[:samples])
         return functools.reduce(np.add, sounds) if sounds else None
+
+    def _as_heard(self, spans: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """When the agent hears what sounded then."""
+        return [[on + self.uplink_samples, off + self.uplink_samples] for on, off in spans]
 
     def take_background(self) -> np.ndarray | None:
         """What sounds by itself, (samples,) float32, once: the caller mixes it in and the chain need not keep it."""

@@ -154,8 +154,9 @@ def test_the_network_delays_what_the_agent_hears_and_what_the_user_hears_by_what
     ask = near.episode(0).events[0]
     assert np.array_equal(far.episode(0).mic[late : ask.offset + late], near.episode(0).mic[: ask.offset])
     assert np.abs(far.episode(0).mic[: 2 * late].reshape(-1, 480)).max(axis=1).all()  # comfort noise, never nothing
-    cuts = [env.episode(0).events[-1].anchors["agent_speaking_since"] for env in (near, far)]
-    assert cuts[1] - cuts[0] == 2880
+    cuts = [env.episode(0).events[-1] for env in (near, far)]
+    assert len({cut.anchors["agent_speaking_since"] for cut in cuts}) == 1  # the agent's own time
+    assert abs(cuts[1].onset - cuts[0].onset - 2 * late) < F  # the user heard it late, and is heard late
 
 
 def test_the_direct_sound_of_a_room_moves_no_onset_and_the_record_names_the_room(pack):
