@@ -182,13 +182,20 @@ def say(
     return audio, tuple(Word(*w) for w in json.loads(times.read_text()))
 
 
+def kind_of(utterance: Utterance) -> str:
+    """A clip's kind in pack.json. The agent's clips belong to all splits; users answer and say "mm-hm" as well."""
+    if utterance.split != "all":
+        return "user"
+    return {"answer": "agent", "backchannel": "agent_backchannel"}[utterance.kind]
+
+
 def _clip(
     out: Path, name: str, audio: np.ndarray, utterance: Utterance, voice: str, words: Sequence[Word]
 ) -> dict[str, Any]:
     file = f"audio/{name.replace('/', '_')}.flac"
     pcm = (np.rint(to_pcm16(audio) / _STEP) * _STEP).clip(-32768, 32760).astype(np.int16)
     soundfile.write(out / file, pcm, CLOCK.sample_rate, subtype="PCM_16", compression_level=1.0)
-    kind = {"answer": "agent", "backchannel": "agent_backchannel"}.get(utterance.kind, "user")
+    kind = kind_of(utterance)
     entry: dict[str, Any] = {
         "file": file,
         "sha256": hashlib.sha256((out / file).read_bytes()).hexdigest(),

@@ -11,9 +11,9 @@ import yaml
 from envs.clock import CLOCK
 from envs.errors import UptakeError
 from envs.event import Word
-from envs.pack import Pack
+from envs.pack import AGENT_KINDS, Pack
 from envs.synthesis.align import Aligner, cut_points
-from envs.synthesis.build import build, cast, coughs, plan
+from envs.synthesis.build import build, cast, coughs, kind_of, plan
 from envs.synthesis.engines import ACTIVE_RMS, Flite, choose, normalise
 from envs.synthesis.texts import SPLITS, agent_utterances, load_source, user_utterances
 
@@ -66,7 +66,7 @@ def test_the_core_pack_is_what_its_source_says(source: dict, core: Pack) -> None
     for job in plan(source):
         clip = core.clip(job.id)
         assert clip.voice == job.voice and clip.split == job.utterance.split
-        assert len(clip.pauses) == job.utterance.text.count("|")
+        assert len(clip.pauses) == job.utterance.text.count("|") and clip.kind == kind_of(job.utterance)
 
 
 def test_the_core_pack_has_enough_of_everything(core: Pack) -> None:
@@ -154,6 +154,7 @@ def test_a_pack_can_be_built_with_an_engine_that_has_none_of_the_sources_voices(
 
     small = {key: value if key in ("voices", "topics") else first(value) for key, value in source.items()}
     small["topics"] = dict(itertools.islice(source["topics"].items(), 2))
+    small["lines"] = {f"{kind}/x": {"voice": 0, **dict.fromkeys(SPLITS, "yes")} for kind in ("answer", "backchannel")}
     (tmp_path / "source.yaml").write_text(yaml.safe_dump(small))
     pack = Pack.load(build(tmp_path / "source.yaml", tmp_path / "pack", Tones(voices), tmp_path / "cache", repeats=2))
     heard = {split: {c.voice for c in pack.clips() if c.split == split} - {"synthetic"} for split in (*SPLITS, "all")}
@@ -161,6 +162,10 @@ def test_a_pack_can_be_built_with_an_engine_that_has_none_of_the_sources_voices(
     for one, other in itertools.combinations(heard, 2):
         assert not heard[one] & heard[other]
     assert all(pack.scenarios(split) for split in SPLITS)
+    for split in SPLITS:  # what users answer is none of what the agent says
+        assert {"answer", "backchannel"} <= set(pack.spoken(split))
+    for kind in AGENT_KINDS:
+        assert pack.clips(kind) and all(clip.id.startswith("agent/") for clip in pack.clips(kind))
 
 
 def test_the_sources_voices_are_kept_where_the_engine_has_them(source: dict) -> None:
