@@ -36,8 +36,8 @@ SPACING = CLOCK.samples(3.0)
 """Between two backchannels (tau-voice)."""
 CLAUSE = (CLOCK.samples(0.08), CLOCK.samples(0.32))
 """A dip of the agent's speech of this length ends a clause; a longer one ends the speech."""
-LATE = CLOCK.samples(2.0)
-"""A backchannel that is due waits this long for the end of a clause."""
+NEAR = CLOCK.samples(1.0)
+"""A backchannel comes so much sooner or later than it is due for the end of a clause."""
 _HOLDS_AFTER = 2  # times that it gave a turn up to the agent
 NEVER = -1
 FRAME = CLOCK.frame
@@ -86,7 +86,7 @@ class State:
     repeats: int = 0
     """Repetitions left of the last one."""
     listened: int = 0
-    """Samples of agent speech that it has listened to."""
+    """Samples of agent speech that it has listened to, murmuring or not."""
     counts: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Backchannels, asides, coughs, hellos."""
     hm_next: int = NEVER
@@ -134,7 +134,7 @@ class Ear(NamedTuple):
 def begin(character: Character) -> State:
     """A user before its first word."""
     state = State(due=character.draw("opening"))
-    state.hm_next = _after(character, "hm", 0, character.number("backchannels_per_min"), 0)
+    state.hm_next = _first(character, character.number("backchannels_per_min"))
     state.aside_next = _after(character, "aside", 0, character.number("side_talk_per_min"), 0)
     state.cough_next = _after(character, "cough", 0, character.number("coughs_per_min"), 0)
     return state
@@ -144,11 +144,12 @@ def tick(character: Character, state: State, ear: Ear) -> None:
     """Decide what begins or ends in the frame that starts at `ear.now`."""
     if state.left >= 0:
         return
-    if state.said and ear.now < state.free:
+    speaks = bool(state.said) and ear.now < state.free
+    if ear.speaking and not (speaks and state.said[-1].utterance.what in ("turn", "cut")):
+        state.listened += FRAME
+    if speaks:
         _while_speaking(character, state, ear)
         return
-    if ear.speaking:
-        state.listened += FRAME
     if state.pending:
         _wait(character, state, ear)
     if state.left < 0 and not state.pending and ear.now >= state.free:
@@ -367,21 +368,38 @@ def _murmur(character: Character, state: State, ear: Ear) -> None:
         state.counts = (hms, asides, coughs + 1, hellos)
         if not held:
             return
-    if state.pending or occupied or not 0 <= state.hm_next <= state.listened:
+    if state.pending or occupied or not 0 <= state.hm_next <= state.listened + NEAR:
+        return
+    last = next((said.stop for said in reversed(state.said) if said.utterance.what == "hm"), NEVER)
+    rate = character.number("backchannels_per_min")
+    if last >= 0 and ear.now < last + _spacing(rate):
         return
     dip = ear.now - ear.offset
     if state.hm_at < 0:
         if CLAUSE[0] <= dip < CLAUSE[1]:
             state.hm_at = ear.offset + character.draw("backchannel_lag", hms)
-        elif ear.speaking and state.listened >= state.hm_next + LATE:
+        elif ear.speaking and state.listened >= state.hm_next + NEAR:
             state.hm_at = ear.now + int(character.chance("hm", hms) * FRAME)
     if state.hm_at >= 0 and dip >= CLAUSE[1]:
         state.hm_at = NEVER  # the speech is over: the next thing to say is a turn
     elif state.hm_at >= 0 and state.hm_at < end and ear.speaking:
         _say(character, state, ear, Utterance("hm", hms, turn=turn), state.hm_at)
-        rate = character.number("backchannels_per_min")
-        state.hm_next = state.listened + _after(character, "hm", hms + 1, rate, SPACING)
+        # From when it was due and not from now: whatever had to be waited for, they come as often as the persona says.
+        state.hm_next += _after(character, "hm", hms + 1, rate, _spacing(rate))
         state.counts, state.hm_at = (hms + 1, asides, coughs, hellos), NEVER
+
+
+def _first(character: Character, per_minute: float) -> int:
+    """Samples to the first backchannel, as if it had listened for long already: the rest of an interval."""
+    if per_minute <= 0:
+        return NEVER
+    into, spacing = CLOCK.nearest_sample(character.chance("listened") * 60.0 / per_minute), _spacing(per_minute)
+    return into if into < spacing else _after(character, "hm", 0, per_minute, spacing)
+
+
+def _spacing(per_minute: float) -> int:
+    """Samples between two backchannels; who has many has them closer."""
+    return min(SPACING, CLOCK.nearest_sample(30.0 / per_minute))
 
 
 def _after(character: Character, what: str, index: int, per_minute: float, spacing: int) -> int:
@@ -389,5 +407,4 @@ def _after(character: Character, what: str, index: int, per_minute: float, spaci
     if per_minute <= 0:
         return NEVER
     mean = 60.0 / per_minute
-    spacing = min(spacing, CLOCK.nearest_sample(mean / 2))
     return spacing + character.draw("interval", what, index, scale=mean - CLOCK.seconds(spacing))

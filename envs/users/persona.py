@@ -123,7 +123,7 @@ class Persona:
     intents: Mapping[str, float] = field(default_factory=lambda: {"new_topic": 1.0})
     """Weights of the reasons to interrupt."""
     backchannels_per_min: Value = 6.0
-    """Of listening."""
+    """Of listening: while the agent holds the floor."""
     coughs_per_min: Value = 0.5
     side_talk_per_min: Value = 0.3
     """Of listening: somebody comes in while the agent speaks."""

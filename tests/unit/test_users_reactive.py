@@ -266,6 +266,25 @@ def test_it_says_mm_hm_while_the_agent_speaks_and_not_longer_than_a_second(pack)
     assert all(b.onset - a.onset > CLOCK.samples(1.2) for a, b in pairwise(nods))
 
 
+@pytest.mark.parametrize("agent", [agents.AlwaysTalking, agents.EnergyVad])
+def test_it_says_mm_hm_as_often_as_its_persona_says_while_the_agent_holds_the_floor(tmp_path, agent):
+    persona = "turns: 20, listens_s: 30, says: {question: 1}, barges_in: 0.1, backchannels_per_min: 12"
+    pack, rows = reactive_pack(tmp_path, scenario("nods", persona)), 24
+    env = DuplexVectorEnv(pack, rows, frames=375)
+    episodes = agents.converse(env, agent(rows, pack), 3, {"scenario": "nods", "variant": list(range(rows))})
+    said, floor = 0, 0
+    for episode in episodes:
+        taken = np.zeros(episode.samples, bool)
+        for on, off in activity(episode.agent):
+            taken[on:off] = True
+        for event in episode.events:
+            said += event.type == "D1"
+            if event.type not in ("B1", "D1", "D3", "D5"):
+                taken[event.onset : event.offset] = False
+        floor += int(taken.sum())
+    assert said > 60 and said == pytest.approx(12 * CLOCK.seconds(floor) / 60.0, rel=0.15)
+
+
 WANTED = {"new_topic": "C1", "correction": "C2", "stop": "C3", "repetition": "C4", "follow_up": "C5"}
 WANTED |= {"dissatisfaction": "C6", "completion": "C7", "acknowledgement": "D1"}
 
