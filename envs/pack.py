@@ -336,7 +336,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _clip(index: Path, name: str, spec: Any) -> Clip:
-    """One clip of pack.json, its file checked: present, unchanged, not empty, right rate and length, finite."""
+    """One clip of pack.json, its file checked: present, unchanged, mono, not empty, right rate and length, finite."""
     try:
         path = index.parent / str(spec["file"])
         sha, samples = str(spec["sha256"]), int(spec["samples"])
@@ -367,6 +367,8 @@ def _clip(index: Path, name: str, spec: Any) -> Clip:
         raise UptakeError(f"{path}: cannot be decoded ({error}); restore or re-encode the file") from error
     if info.samplerate != CLOCK.sample_rate:
         raise UptakeError(f"{path}: sample rate {info.samplerate}, expected {CLOCK.sample_rate}; resample the file")
+    if info.channels != 1:
+        raise UptakeError(f"{path}: {info.channels} channels, expected 1; mix the file to mono")
     if not info.frames:
         raise UptakeError(f"{path}: audio of clip {name!r} is empty; render the file again")
     if info.frames != samples:

@@ -333,6 +333,7 @@ def _scenario(folder, text):
         (lambda f: (f / "audio" / "ask.flac").unlink(), "ask.flac.*'ask' is missing; restore"),
         (lambda f: (f / "audio" / "ask.flac").write_bytes(b"x"), "ask.flac.*SHA-256"),
         (lambda f: _rewrite(f, "ask", np.zeros(100), 16_000), "ask.flac: sample rate 16000, expected 24000; resample"),
+        (lambda f: _rewrite(f, "ask", np.zeros((100, 2))), "ask.flac: 2 channels, expected 1; mix the file to mono"),
         (
             lambda f: _rewrite(f, "ask", np.full(100, np.nan), file="ask.wav", subtype="FLOAT"),
             "ask.wav: holds NaN.*render",
