@@ -1,7 +1,8 @@
-"""Questions to a language model in the background: cached, rate-limited, retried, and never waited for long.
+"""Questions to a language model in the background: cached, rate-limited and retried.
 
-`Chat.ask` returns at once. A thread with an event loop of its own sends the requests, `concurrency` at a time; every
-future it gives out is settled within `patience_s`. The same question under way twice is asked once.
+`Chat.ask` returns at once. A thread with an event loop of its own sends the requests, `concurrency` at a time. Every
+future that it gives out is settled within `patience_s` of its turn: what a question waits for its turn or for its share
+of a minute is no fault of the endpoint. The same question under way twice is asked once.
 """
 
 from __future__ import annotations
@@ -99,18 +100,13 @@ class Chat:
             more: fields of this request alone.
 
         Raises:
-            Fault: there is no usable reply within `patience_s`.
+            Fault: there is no usable reply within `patience_s` of the question's turn.
         """
         stored = self._cache.get(key)
         if stored is not None and (known := again(stored)) is not None:
             return {**known, "cached": True}
-        try:
-            async with asyncio.timeout(self.config.patience_s):
-                async with self._slots:
-                    found = await self._guarded(list(messages), read, more)
-        except TimeoutError:
-            why = f"no answer within {self.config.section}.patience_s = {self.config.patience_s:g} s"
-            raise Fault("late", why) from None
+        async with self._slots:
+            found = await self._guarded(list(messages), read, more)
         try:
             self._cache.put(key, {**found, **note, "messages": list(messages)})
         except OSError as error:
@@ -159,7 +155,7 @@ class Chat:
             reraise=True,
         )
         try:
-            found: dict[str, Any] = await retrying(self._once, messages, read, more)
+            found: dict[str, Any] = await self._in_time(retrying, messages, read, more)
         except Fault as fault:
             if fault.kind != "breaker_open" and self._breaker.failed():
                 log.warning(
@@ -171,14 +167,28 @@ class Chat:
             log.warning("the %s %s answers again", self._who, self.config.model)
         return found
 
-    async def _once(self, messages: list[Message], read: Read, more: Mapping[str, Any] | None) -> dict[str, Any]:
+    async def _in_time(self, retrying: tenacity.AsyncRetrying, *asked: Any) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(self.config.patience_s) as patience:
+                found: dict[str, Any] = await retrying(self._once, patience, *asked)
+                return found
+        except TimeoutError:
+            why = f"no answer within {self.config.section}.patience_s = {self.config.patience_s:g} s"
+            raise Fault("late", why) from None
+
+    async def _once(
+        self, patience: asyncio.Timeout, messages: list[Message], read: Read, more: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
         while (wait := self._not_before - loop.time()) > 0:  # one 429 holds back everybody
             await asyncio.sleep(wait)
         if self._breaker.state == "open":
             raise Fault("breaker_open", f"{self.config.breaker_faults} questions in a row had no answer")
+        until, since = patience.when(), loop.time()
+        assert until is not None
+        patience.reschedule(None)
         async with self._rate:
-            pass
+            patience.reschedule(until + loop.time() - since)
         try:
             reply: Reply = await self._endpoint.complete(messages, more)
         except Fault as fault:

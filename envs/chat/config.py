@@ -48,7 +48,8 @@ class EndpointConfig:
     retries: int = 3
     """Further tries after a failure that may pass: no connection, no answer in time, 429, 5xx, a broken body."""
     patience_s: float = 120.0
-    """Seconds after which a question is given up, waiting and retries included: the longest that anybody waits."""
+    """Seconds after which a question is given up, retries and what lies between them included; they begin when it is
+    among those under way, and stand still while `requests_per_minute` holds it back."""
     breaker_faults: int = 8
     """Questions in a row without an answer after which the model is left alone."""
     breaker_s: float = 30.0

@@ -1,5 +1,5 @@
 """Where the decisions of llm users come from: an endpoint, asked in the background, or the log of an earlier
-conversation. Each is settled within `patience_s`, by a decision or by a fault.
+conversation. Each is settled within `patience_s` of its turn, by a decision or by a fault.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ ENTRY_POINT_GROUP = "uptake.speech_engines"
 LONGEST_SPEECH_S = 30.0
 LONGEST_BACKCHANNEL_S = 1.0
 _KEPT = 1024  # answers: rows of a group ask the same at the same time
-_GRACE_S = 5.0  # the background keeps `patience_s` by itself; this only guards against a thread that died
 
 
 class Question(NamedTuple):
@@ -115,16 +114,15 @@ class Decisions:
             self._under_way[question.key] = chat.ask(question.key, lambda: _settle(chat, question))
 
     def take(self, question: Question) -> Decided:
-        """What became of a question; waits for it, but never for longer than the endpoint's patience."""
+        """What became of a question; waits for it: its turn, and then no longer than the endpoint's patience."""
         user = question.caller.user
         if user.log is not None:
             return _from_log(question)
         self.ask(question)  # a state that was restored may come from elsewhere
-        longest = user.endpoint.patience_s * (2 if user.speech else 1) + _GRACE_S
         try:
-            return self._under_way[question.key].result(longest)
-        except (TimeoutError, CancelledError):
-            return Decided(fault="late", detail=f"no decision within {longest:g} s")
+            return self._under_way[question.key].result()
+        except CancelledError:
+            return Decided(fault="late", detail="it was given up")
 
     def forget(self, waiting: Iterable[Question]) -> None:
         """Ask again in another conversation what had no answer; of the others, keep a while.
@@ -147,6 +145,12 @@ def _as_json(endpoint: UserEndpoint) -> str:
 def _chat(endpoint: str) -> Chat:
     """One client for all conversations with the same endpoint: its breaker and its limits are theirs together."""
     return Chat(UserEndpoint(**json.loads(endpoint)), who="user model")
+
+
+@cache
+def _speaks(chat: Chat, voice: Voice) -> asyncio.Lock:
+    """An engine is one thread, and patience is for its work: a decision does not pay for those before it."""
+    return asyncio.Lock()
 
 
 async def _settle(chat: Chat, question: Question) -> Decided:
@@ -173,7 +177,8 @@ async def _settle(chat: Chat, question: Question) -> Decided:
         decision = read(caller, json.dumps(found.pop("decision")))
         offer = None
         if caller.user.speech is not None and decision.words:
-            offer = await _say(caller.user.speech, decision, caller.user.endpoint.patience_s)
+            async with _speaks(chat, caller.user.speech):
+                offer = await _say(caller.user.speech, decision, caller.user.endpoint.patience_s)
     except Fault as fault:
         return Decided(fault=fault.kind, detail=str(fault))
     # What a server sends has no bounds that we could know: what nobody foresaw costs the decision, not the run.

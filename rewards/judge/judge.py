@@ -1,7 +1,7 @@
-"""Questions to a language model, answered in the background: cached, rate-limited, retried, and never waited for long.
+"""Questions to a language model, answered in the background: cached, rate-limited and retried.
 
-`Judge.ask` returns at once (`envs.chat`); every future it gives out is settled within `patience_s`, by a score or by a
-fault, and never raises.
+`Judge.ask` returns at once (`envs.chat`); every future it gives out is settled within `patience_s` of its turn, by a
+score or by a fault, and never raises.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rewards.judge.rubric import Question, Rubric, Unreadable
 log = logging.getLogger(__name__)
 Heard = TypeVar("Heard")
 Hearing = tuple[Future[Heard | Answer], float]
-"""What will be made of the words that are heard, and until when it is waited for."""
+"""What will be made of the words that are heard, and when it was asked for (`time.monotonic`)."""
 
 
 class Judge:
@@ -56,11 +56,13 @@ class Judge:
         self._listen = listen
         self._log: Path | None = None
         self._listener = ThreadPoolExecutor(1, thread_name_prefix="uptake-listener")
+        self._listened = 0.0
+        """When it was last done with an episode."""
 
     # ---- asking
 
     def ask(self, question: Question) -> Future[Answer]:
-        """Put a question; returns at once. The future is settled within `patience_s` and does not raise."""
+        """Put a question; returns at once. The future is settled within `patience_s` of its turn and does not raise."""
         key = question.key(self.config.model, self.config.fields)
         return self._chat.ask(key, lambda: self._settle(question, key))
 
@@ -76,18 +78,25 @@ class Judge:
             # Speech recognition may be anybody's code: what it raises costs the verdicts, and must not cost the run.
             except Exception as error:
                 return Answer(fault="transcript", detail=f"{type(error).__name__}: {error}")
+            finally:
+                self._listened = time.monotonic()
             return then(words)
 
-        return self._listener.submit(hear), time.monotonic() + self.config.patience_s
+        return self._listener.submit(hear), time.monotonic()
 
     def wait(self, hearing: Hearing[Heard]) -> Heard | Answer:
-        """What was made of the words that were heard; a fault when listening failed or takes too long."""
-        future, until = hearing
-        try:
-            return future.result(max(0.0, until - time.monotonic()))
-        except TimeoutError:
-            why = f"not transcribed within judge.patience_s = {self.config.patience_s:g} s"
-            return Answer(fault="transcript", detail=why)
+        """What was made of the words that were heard; a fault when listening failed, or when the listener has been at
+        one episode for longer than `patience_s`."""
+        future, asked = hearing
+        while (left := max(asked, self._listened) + self.config.patience_s - time.monotonic()) > 0:
+            try:
+                return future.result(left)
+            except TimeoutError:
+                continue  # it may have come to the next episode meanwhile
+        if future.done():
+            return future.result()
+        why = f"not transcribed within judge.patience_s = {self.config.patience_s:g} s"
+        return Answer(fault="transcript", detail=why)
 
     def probe(self, rubric: Rubric) -> None:
         """Ask for one judgement of a fixed exchange, so that a wrong address, key or model is found before a run.

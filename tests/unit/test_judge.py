@@ -6,8 +6,10 @@ import json
 import logging
 import socket
 import threading
+import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from envs.chat.endpoint import Endpoint, Fault, retry_after
 from envs.errors import UptakeError
 from rewards import Composition, EpisodeView, Verdict, get, names, reward
 from rewards import registry as registry_module
+from rewards.judge import judge as judge_module
 from rewards.judge.config import JudgeConfig
 from rewards.judge.dialogue import dialogue
 from rewards.judge.judge import Judge
@@ -323,12 +326,79 @@ def test_speech_recognition_that_never_ends_is_given_up(judges) -> None:
     assert (judged.value, judged.answer.fault, turn.value) == (None, "transcript", 1.0)
 
 
+class Clock:
+    """Real time, and what is added to it."""
+
+    added = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.added
+
+
 def test_no_more_requests_leave_than_a_minute_allows(judges) -> None:
     with JudgeServer() as server:
-        judge = judges(server.url, requests_per_minute=2.0, patience_s=3.0)
-        kinds = [future.result().fault for future in [judge.ask(question(number)) for number in range(4)]]
-        assert len(server.requests) == 2
-    assert kinds.count("late") == 2
+        judge = judges(server.url, requests_per_minute=2.0)
+        asked = [judge.ask(question(number)) for number in range(4)]
+        for future in as_completed(asked):
+            assert future.result().fault == ""
+            if sum(one.done() for one in asked) == 2:
+                break
+        assert (len(server.requests), [one.done() for one in asked]) == (2, [True, True, False, False])
+
+
+def test_waiting_for_a_share_of_the_minute_costs_no_question_its_patience(judges, monkeypatch) -> None:
+    clock = Clock()
+    with JudgeServer() as server:
+        judge = judges(server.url, requests_per_minute=1.0, patience_s=20.0, timeout_s=1000.0, concurrency=1)
+        monkeypatch.setattr(judge._chat._start(), "time", clock.monotonic)
+        first, second = judge.ask(question(0)), judge.ask(question(1))
+        assert first.result().score == 2
+        clock.added += 61.0
+        judge.ask(question(2))  # wakes the loop
+        assert second.result().score == 2
+
+
+def test_a_question_does_not_pay_for_those_before_it(judges, monkeypatch) -> None:
+    clock = Clock()
+
+    def slow(number: int) -> str:
+        clock.added += 60.0
+        return ""
+
+    with JudgeServer(fault=slow) as server:
+        judge = judges(server.url, patience_s=100.0, timeout_s=1000.0, concurrency=1)
+        monkeypatch.setattr(judge._chat._start(), "time", clock.monotonic)
+        assert [f.result().score for f in [judge.ask(question(number)) for number in range(4)]] == [2] * 4
+
+
+def test_an_episode_does_not_pay_for_those_that_are_listened_to_before_it(judges, monkeypatch) -> None:
+    asked, last, go, clock = threading.Event(), threading.Event(), threading.Event(), Clock()
+    monkeypatch.setattr(judge_module, "time", clock)
+
+    def listen(episode):
+        asked.wait(20)
+        if episode.transcript[-1].text == "3":
+            last.set()
+            go.wait(20)
+        clock.added += 60.0
+        return words("rain all day", 4.3)
+
+    with JudgeServer() as server:
+        judge = judges(server.url, listen=listen, patience_s=100.0)
+        composition = Composition({"published_judge": 1.0}, judge=judge)
+        pending = [composition.start(spoken(f"sunny number {number}")) for number in range(4)]
+        asked.set()
+        assert last.wait(20)
+        threading.Timer(0.1, go.set).start()
+        assert [give()[0].answer.fault for give in reversed(pending)] == [""] * 4
+
+
+def test_a_judge_that_never_answers_in_time_is_left_alone(judges, caplog) -> None:
+    with JudgeServer(fault=lambda number: "slow") as server:
+        judge = judges(server.url, patience_s=0.1, retries=9, breaker_faults=2, concurrency=1)
+        kinds = [f.result().fault for f in [judge.ask(question(number)) for number in range(6)]]
+    assert kinds == ["late", "late", *["breaker_open"] * 4]
+    assert "failed 2 times in a row" in caplog.text
 
 
 # ---- faults
