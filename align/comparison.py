@@ -15,6 +15,7 @@ from rewards.measures import MEASURES, TIMINGS, Measure
 
 LABELS: Mapping[str, str] = {
     "paired_score": "paired score",
+    "duplex_score": "duplex score, six abilities",
     "pause_takeover": "pause takeover",
     "pause_takeover_short": "– pauses below 0.7 s",
     "pause_takeover_long": "– pauses from 0.7 s on",
@@ -38,9 +39,12 @@ LABELS: Mapping[str, str] = {
     "stopped": "stops when interrupted",
     "stop_latency_p50_s": "stop latency p50",
     "stop_onset_p50_s": "– from the barge-in's onset",
+    "over_talk_ms": "talks over a barge-in, ms",
     "answered": "interruption answered",
     "obeyed": "stop command obeyed",
     "false_stop": "false stops",
+    "false_stop_twin": "– of its twin without the sound",
+    "false_stop_rate": "– above that twin",
     "resumed": "– speaks again after one",
     "collision_p50_s": "collision resolved p50",
     "ignored": "noise and asides ignored",

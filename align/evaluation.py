@@ -52,8 +52,9 @@ from envs.scenario import Scenario
 from envs.users.partner import set_loader
 from rewards.aggregate import aggregate
 from rewards.bootstrap import units
-from rewards.detector import ENERGY, DetectorConfig
-from rewards.measures import measure
+from rewards.continue_ import continue_
+from rewards.detector import ENERGY, Activity, DetectorConfig
+from rewards.measures import UNHEARD, measure
 
 VERSION = 1
 AXIS_ORDER = ("pause", "turn", "backchannel", "interruption", "continue")
@@ -157,6 +158,9 @@ def evaluate(
 ) -> Evaluation:
     """Play every scenario of a split `variants` times and measure each conversation.
 
+    A conversation with sounds that are not for stopping is played once more without them: its twin, by which it is
+    known whether the agent would have stopped there anyway (`rewards.measures.UNHEARD`).
+
     Args:
         system: a policy, or a scripted agent.
         seed: of the users and of the policy's sampling.
@@ -176,6 +180,13 @@ def evaluate(
     scenarios = pack.scenarios(split)
     if not scenarios:
         raise UptakeError(f"pack {pack.name!r} has no scenario in split {split!r}")
+
+    def run(world: Pack, keys: Sequence[Key]) -> list[Episode]:
+        return play(
+            system, world, keys, split=split, seed=seed, frames=frames, acoustics=acoustics, transcribe=transcribe
+        )
+
+    unheard = pack.unheard(continue_.events)
     started = time.perf_counter()
     wanted = {example.key for example in keep}
     jobs = [(scenario.id, variant) for scenario in scenarios for variant in range(variants)]
@@ -185,9 +196,13 @@ def evaluate(
         batch = min(batch, system.sessions)
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
-        played = play(
-            system, pack, part, split=split, seed=seed, frames=frames, acoustics=acoustics, transcribe=transcribe
-        )
+        played = run(pack, part)
+        sounds = [_sounds(pack.scenario(key[0]), episode) for key, episode in zip(part, played, strict=True)]
+        again = [i for i, ids in enumerate(sounds) if ids]
+        for i, twin in zip(again, run(unheard, [part[i] for i in again]) if again else (), strict=True):
+            words = transcribe(twin) if transcribe and activity.detector == "text" else None
+            agent = Activity(twin, activity, words).agent(twin.samples).tolist()
+            played[i].meta[UNHEARD] = {"events": sounds[i], "agent": agent}
         for key, episode in zip(part, played, strict=True):
             words = transcribe(episode) if transcribe else None
             found[key[0]].append(measure(episode, words, activity))
@@ -200,6 +215,12 @@ def evaluate(
         scenarios=found, shares={scenario.id: list(pack.shares(scenario)) for scenario in scenarios},
         seconds=time.perf_counter() - started, acoustics=acoustics, activity=activity, examples=list(keep), kept=kept,
     )  # fmt: skip
+
+
+def _sounds(scenario: Scenario, episode: Episode) -> list[str]:
+    """Ids of the events of an episode that the agent should talk through, and that `Pack.unheard` can take away."""
+    items = {item.id for item in scenario.script if item.type in continue_.events and item.silence is None}
+    return [event.id for event in episode.events if event.id in items]
 
 
 def check_hears(activity: DetectorConfig, system: DuplexPolicy | Scripted, name: str) -> None:

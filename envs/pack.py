@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,19 @@ class Pack:
         pack = Pack(self.name, self.version, self._clips, scenarios, digest, self.folder)
         pack._content = self._content | pack._content
         return pack
+
+    def unheard(self, types: Collection[str]) -> Pack:
+        """The same pack, in whose scripts what is of these types happens when it would, and cannot be heard."""
+
+        def mute(item: ScriptItem) -> ScriptItem:
+            return replace(item, gain_db=float("-inf")) if item.type in types and item.silence is None else item
+
+        twin = copy(self)
+        twin._scenarios = {
+            name: replace(scenario, script=tuple(mute(item) for item in scenario.script))
+            for name, scenario in self._scenarios.items()
+        }
+        return twin
 
     @classmethod
     def _load(cls, path: str | Path) -> Pack:

@@ -29,6 +29,9 @@ Every other name holds a ratio.
 """
 ABILITIES = (("pair_hold", "pair_reply"), ("pair_yield", "pair_persist"), ("bc_f1", "bc_control_f1"))
 """What each ability in `paired_score` is computed from."""
+SIX = ("pair_reply", "pair_hold", "pair_yield", "pair_persist", "ignored", "spoke_up")
+"""The abilities in `duplex_score`: respond, hold, yield, persist, ignore, speak up."""
+_OF_SCORES: Mapping[str, Sequence[Sequence[str]]] = {"paired_score": ABILITIES, "duplex_score": [(one,) for one in SIX]}
 _GRID = 0.01
 TYPE_QUANTILES: Mapping[str, float] = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -75,18 +78,22 @@ class Table:
             if name == "fto_s":
                 found["fto_human_s"] = human_distance(values, weights[:, unit])
         found["paired_score"] = paired_score(found)
+        found["duplex_score"] = duplex_score(found)
         return found
 
     def sizes(self) -> dict[str, np.ndarray]:
         """Figure -> (U,): how much each unit has a say in it, 0 where it has no case of it.
 
-        `paired_score` is as well known as the ability that the fewest units tell of.
+        A score is as well known as the ability in it that the fewest units tell of.
         """
         found = {name: parts[:, 1] for name, parts in self.ratios.items()}
         found |= {name: np.bincount(unit, minlength=self.units) for name, (_, unit) in self.samples.items()}
         none = np.zeros(self.units)
-        abilities = [found.get(one, none) + found.get(other, none) for one, other in ABILITIES]
-        return self._of_figures(found) | {"paired_score": min(abilities, key=effective)}
+        scores = {
+            score: min((sum((found.get(name, none) for name in names), none) for names in of), key=effective)
+            for score, of in _OF_SCORES.items()
+        }
+        return self._of_figures(found) | scores
 
     def differs(self, other: Table) -> dict[str, np.ndarray]:
         """Figure -> (U,) bool: the units in which it is not what it is in another table of the same units."""
@@ -99,8 +106,11 @@ class Table:
             pairs = [(mine[of == i], theirs[at == i]) for i in range(self.units)]
             found[name] = np.array([not np.array_equal(*pair) for pair in pairs])
         none = np.zeros(self.units, bool)
-        paired = [found.get(name, none) for pair in ABILITIES for name in pair]
-        return self._of_figures(found) | {"paired_score": np.any(paired, axis=0)}
+        scores = {
+            score: np.any([found.get(name, none) for names in of for name in names], axis=0)
+            for score, of in _OF_SCORES.items()
+        }
+        return self._of_figures(found) | scores
 
     @staticmethod
     def _of_figures(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -215,9 +225,28 @@ def paired_score(figures: Mapping[str, np.ndarray]) -> np.ndarray:
     skill = np.clip((f1 - control) / np.maximum(1.0 - control, 1e-9), -1.0, 1.0)
     known = np.asarray(figures.get("bc_f1", np.nan))
     listening = np.where(np.isnan(known), 0.0, (1.0 + skill) / 2.0)
-    abilities = np.stack(np.broadcast_arrays((hold + reply) / 2.0, (stop + persist) / 2.0, listening))
+    return _harmonic_mean([(hold + reply) / 2.0, (stop + persist) / 2.0, listening])
+
+
+def duplex_score(figures: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Harmonic mean of six abilities: respond, hold, yield, persist, ignore and speak up (`SIX`).
+
+    Source: the corrected core set of our survey of measures. No ability makes up for another, and 0 of any is 0. What
+    an agent never came to do counts as 0: who is silent is never interrupted, and so never yields.
+
+    Returns:
+        (D,) in [0, 1]; NaN where there was no pause, no turn or no moment to speak up at, which the script alone
+        decides: then the suite cannot tell.
+    """
+    needed = [np.asarray(figures.get(name, np.full(1, np.nan))) for name in ("pair_hold", "pair_reply", "spoke_up")]
+    return np.where(np.isnan(sum(needed)), np.nan, _harmonic_mean([_get(figures, name) for name in SIX]))
+
+
+def _harmonic_mean(of: Sequence[np.ndarray]) -> np.ndarray:
+    """Of figures in [0, 1], (D,) each; 0 when any of them is."""
+    abilities = np.stack(np.broadcast_arrays(*of))
     positive = np.all(abilities > 0, axis=0)
-    return np.where(positive, 3.0 / np.sum(1.0 / np.where(abilities > 0, abilities, 1.0), axis=0), 0.0)
+    return np.where(positive, len(of) / np.sum(1.0 / np.where(abilities > 0, abilities, 1.0), axis=0), 0.0)
 
 
 def _get(figures: Mapping[str, np.ndarray], name: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from rewards.resume import resume
 from rewards.text import duplicates
 from rewards.timing import EARLY_SECONDS, RESPONSE_SECONDS, cut_in, find_response
 from rewards.verdict import Verdict
-from rewards.view import GAP_SECONDS, TURN_SECONDS, EpisodeView, is_user_turn
+from rewards.view import GAP_SECONDS, TURN_SECONDS, EpisodeView, is_user_turn, longest_silence
 
 __all__ = ["MEASURES", "Measure", "Measurement", "aggregate", "measure", "paired_score"]
 
@@ -63,6 +64,9 @@ class Measure:
 
 MEASURES: Mapping[str, Measure] = {
     "paired_score": Measure(1, "", "harmonic mean of floor, barge-in and listening; constant policies stay below 0.5"),
+    "duplex_score": Measure(
+        1, "", "harmonic mean of six abilities: respond, hold, yield, persist, ignore and speak up"
+    ),
     "pause_takeover": Measure(-1, "share", "pauses in which the agent takes the floor"),
     "pause_takeover_short": Measure(-1, "share", "the same of pauses below 0.7 s"),
     "pause_takeover_long": Measure(-1, "share", "the same of pauses from 0.7 s on"),
@@ -90,9 +94,12 @@ MEASURES: Mapping[str, Measure] = {
     "stopped": Measure(1, "share", "barge-ins, agent talking, after which it stops within 1.5 s of their meaning"),
     "stop_latency_p50_s": Measure(-1, "s", "from a barge-in's meaning to silence, median, 4 s at most"),
     "stop_onset_p50_s": Measure(-1, "s", "from a barge-in's onset to silence, median, 4 s after its meaning at most"),
+    "over_talk_ms": Measure(-1, "ms", "talked over a barge-in, agent talking, from its onset to its end"),
     "answered": Measure(1, "share", "barge-ins (no stop commands), agent talking, stopped for and answered within 3 s"),
     "obeyed": Measure(1, "share", "stop commands, agent talking, stopped for and followed by 2 s without a turn"),
     "false_stop": Measure(-1, "share", "user backchannels, coughs, noises and asides, agent talking, that silence it"),
+    "false_stop_twin": Measure(0, "share", "the same where they are not heard: sentences that end there anyway"),
+    "false_stop_rate": Measure(-1, "share", "false stops less those of that twin: what hearing them adds"),
     "resumed": Measure(
         1, "share", "of those, and of barge-ins given up: it takes the floor again within 2 s of their end"
     ),
@@ -133,7 +140,11 @@ TIMINGS: Mapping[str, str] = {
 }
 """What is timed at each event, and listed by its type: `rewards.aggregate.by_type` gives p50, p95 and p99."""
 
-_RATIOS = [name for name in MEASURES if not name.endswith("_s") and name != "paired_score"]
+UNHEARD = "unheard"
+"""Field of an episode's meta: how its twin without the event went, of which the seeds are the same and in which the
+user, cough, noise or voice is not heard. `events`: ids of those; `agent`: [[onset, offset], ...] of its speech there.
+"""
+_RATIOS = [name for name in MEASURES if not name.endswith(("_s", "_score"))]
 
 
 class _Tally:
@@ -186,7 +197,7 @@ def measure(
         elif event.type in BARGE_IN_TYPES:
             _barge_in(view, event, tally)
         elif event.type == "C7" or event.type[0] == "D":
-            _continue(view, event, tally)
+            _continue(view, event, episode.meta.get(UNHEARD), tally)
         if event.type in TURN_TYPES | BARGE_IN_TYPES - {"C3"}:
             _quality(view, event, tally)
         _verdicts(judged, event, tally)
@@ -296,6 +307,8 @@ def _barge_in(view: EpisodeView, event: Event, tally: _Tally) -> None:
         return
     stopped = latency <= STOP_ZERO_SECONDS
     tally.add("stopped", stopped)
+    over = np.clip(view.agent_activity, event.onset, event.offset)
+    tally.add("over_talk_ms", 1000.0 * view.seconds(_spoken(over)))
     tally.time("stop_latency_s", event, min(latency, CENSOR_SECONDS))
     tally.time("stop_onset_s", event, min(latency, CENSOR_SECONDS) + view.seconds(sem - event.onset))
     next_turn = view.next_user_turn(event.offset)
@@ -312,11 +325,15 @@ def _barge_in(view: EpisodeView, event: Event, tally: _Tally) -> None:
     tally.time("answer_s", event, response.offset_s if response is not None and real else RESPONSE_SECONDS)
 
 
-def _continue(view: EpisodeView, event: Event, tally: _Tally) -> None:
+def _continue(view: EpisodeView, event: Event, unheard: Mapping[str, Any] | None, tally: _Tally) -> None:
     end = heard_until(view, event)
     if view.end >= end and view.utterance_at(event.onset) is not None:
         gap = view.longest_silence(event.onset, end)
         tally.add("false_stop", gap > GAP_SECONDS)
+        if unheard is not None and event.id in unheard["events"]:
+            anyway = view.seconds(longest_silence(unheard["agent"], event.onset, end)) > GAP_SECONDS
+            tally.add("false_stop_twin", anyway)
+            tally.add("false_stop_rate", float(gap > GAP_SECONDS) - float(anyway))
         tally.time("gap_s", event, gap)
     if event.type == "D1" and _seen(view, event.onset, STOP_SECONDS):
         tally.add("pair_persist", falls_silent(view, event.onset) is False)

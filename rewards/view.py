@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -253,20 +253,23 @@ class EpisodeView:
 
     def longest_silence(self, start: int, stop: int) -> float:
         """Seconds of the longest stretch of agent silence inside [start, stop), cut at `end`."""
-        stop = min(stop, self.end)
-        edges = [start]
-        for on, off in self.agent_activity:
-            if off > start and on < stop:
-                edges += [int(on), int(off)]
-        edges.append(stop)
-        gaps = [b - a for a, b in zip(edges[::2], edges[1::2], strict=True)]
-        return self.seconds(max([0, *gaps]))
+        return self.seconds(longest_silence(self.agent_activity, start, min(stop, self.end)))
 
     def credit(self, first: int, last: int) -> tuple[int, int]:
         """The credit window of decisions between two samples: 1 s before the first to 2 s after the last."""
         start = max(0, first - self.samples(CREDIT_LEAD_SECONDS))
         stop = min(self.end, last + self.samples(CREDIT_TAIL_SECONDS))
         return min(start, stop), stop
+
+
+def longest_silence(speech: Iterable[Sequence[int]], start: int, stop: int) -> int:
+    """Samples of the longest stretch of [start, stop) that no segment of speech, (n, 2) in order, lies in."""
+    edges = [start]
+    for on, off in speech:
+        if off > start and on < stop:
+            edges += [int(on), int(off)]
+    edges.append(stop)
+    return max([0, *(b - a for a, b in zip(edges[::2], edges[1::2], strict=True))])
 
 
 def _at(speech: Sequence[Utterance], sample: int) -> Utterance | None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from align.evaluation import (
     examples,
     find_folder,
     load_policy,
+    play,
     policy_seed,
 )
 from align.policies.moshi.checkpoint import saved_dtype
@@ -140,6 +142,41 @@ def test_a_saved_evaluation_reads_back_with_the_same_figures(pack: Pack, tmp_pat
     (tmp_path / "evaluation.json").write_text('{"version": 1, "name"')
     with pytest.raises(UptakeError, match="delete it to measure again"):
         Evaluation.load(tmp_path / "evaluation.json")
+
+
+def test_the_twin_without_the_event_sounds_the_same_up_to_it_and_then_has_room_tone_alone(pack: Pack) -> None:
+    key = [("ack", 0)]
+    heard, unheard = (
+        play(BASELINES["always_talking"], world, key, split="train", seed=3, frames=60)[0]
+        for world in (pack, pack.unheard(["D1"]))
+    )
+    assert heard.events == unheard.events
+    (told,) = (event for event in heard.events if event.type == "D1")
+    assert np.array_equal(heard.mic[: told.onset], unheard.mic[: told.onset])
+    assert np.abs(heard.user[told.onset : told.offset]).max() > 0.0 == np.abs(unheard.user[told.onset :]).max()
+
+
+def test_who_stops_at_every_sound_and_who_stops_anyway_are_told_apart(pack: Pack) -> None:
+    listens, counts = played(pack, "vad_700").figures(), played(pack, "metronome").figures()
+    assert listens["false_stop_rate"] == listens["false_stop"] - listens["false_stop_twin"] > 0.0
+    assert counts["false_stop"] > 0.0 == counts["false_stop_rate"]  # a clock hears nothing
+
+
+def test_an_evaluation_from_before_a_measure_was_there_is_compared_in_the_others(pack: Pack, tmp_path: Path) -> None:
+    evaluation = played(pack, "vad_700")
+    evaluation.save(tmp_path / "evaluation.json")
+    record = json.loads((tmp_path / "evaluation.json").read_text())
+    for rows in record["scenarios"].values():
+        for row in rows:
+            for name in ("over_talk_ms", "false_stop_twin", "false_stop_rate"):
+                del row[name]
+    (tmp_path / "evaluation.json").write_text(json.dumps(record))
+    old = Evaluation.load(tmp_path / "evaluation.json")
+    found = {row["measure"]: row for row in compare(old, evaluation, run={}, resamples=20)["rows"]}
+    assert (found["false_stop"]["delta"], found["false_stop"]["verdict"]) == (0.0, "unchanged")
+    added = found["false_stop_rate"]
+    assert added["before"] is added["delta"] is None
+    assert added["after"] == evaluation.figures()["false_stop_rate"]
 
 
 def test_a_report_shows_one_conversation_of_every_kind_before_a_second_of_any(pack: Pack) -> None:

@@ -153,6 +153,68 @@ def test_a_stop_is_timed_from_the_onset_and_from_the_meaning_of_a_barge_in():
     assert found["stop_onset_p50_s"] == pytest.approx(0.8, abs=0.02)
 
 
+def test_talking_over_a_barge_in_is_counted_from_its_onset_to_its_end_in_milliseconds():
+    cut, talk = event("C1", 6.0, 7.5, sem=6.4), 1.0
+    assert figures([(4.0, 6.0 + talk), (8.0, 10.0)], [cut])["over_talk_ms"] == pytest.approx(1000.0 * talk, abs=20.0)
+    chopped = [(4.0, 6.4), (6.8, 7.0), (7.4, 9.0)]
+    assert figures(chopped, [cut])["over_talk_ms"] == pytest.approx(400.0 + 200.0 + 100.0, abs=50.0)
+    assert figures([(4.0, 12.0)], [cut])["over_talk_ms"] == pytest.approx(1500.0)
+    assert math.isnan(figures([(4.0, 5.0)], [cut])["over_talk_ms"]), "it was not talking"
+    stop = event("C3", 6.0, 7.0)
+    assert aggregate([measure(conversation([(4.0, 12.0)], [one])) for one in (cut, stop)])["over_talk_ms"] == 1250.0
+
+
+@pytest.mark.parametrize(
+    "agent, unheard, found",
+    [
+        ([(4, 5.2)], [(4, 9)], (1.0, 0.0, 1.0)),  # the "yeah" silenced it
+        ([(4, 5.2)], [(4, 5.2)], (1.0, 1.0, 0.0)),  # a sentence that ends there, heard or not
+        ([(4, 9)], [(4, 9)], (0.0, 0.0, 0.0)),
+        ([(4, 9)], [(4, 5.2)], (0.0, 1.0, -1.0)),  # it went on because of the "yeah"
+        ([(4, 5.2)], [(4, 5.2), (5.6, 9)], (1.0, 0.0, 1.0)),  # a breath is no stop
+    ],
+)
+def test_a_false_stop_counts_against_the_twin_in_which_the_sound_is_not_heard(agent, unheard, found):
+    told = event("D1", 5.0, 5.4)
+    spans = [[round(24_000 * on), round(24_000 * off)] for on, off in unheard]
+    got = figures(agent, [told], meta={"unheard": {"events": [told.id], "agent": spans}})
+    assert (got["false_stop"], got["false_stop_twin"], got["false_stop_rate"]) == found
+
+
+def test_without_a_twin_nobody_knows_whether_it_would_have_stopped_anyway():
+    told = event("D1", 5.0, 5.4)
+    for meta in ({}, {"unheard": {"events": ["another"], "agent": [[0, 9]]}}):
+        got = figures([(4, 5.2)], [told], meta=meta)
+        assert got["false_stop"] == 1.0 and math.isnan(got["false_stop_twin"]) and math.isnan(got["false_stop_rate"])
+
+
+def six(**abilities):
+    known = dict.fromkeys(("pair_reply", "pair_hold", "pair_yield", "pair_persist", "ignored", "spoke_up"), 1.0)
+    return {name: (share, 1.0 if share is not None else 0.0) for name, share in (known | abilities).items()}
+
+
+@pytest.mark.parametrize(
+    "abilities, score",
+    [
+        ({}, 1.0),
+        ({"pair_hold": 0.5}, 6 / 7),  # 6 / (5 + 2)
+        ({"pair_hold": 0.5, "ignored": 0.25}, 0.6),  # 6 / (4 + 2 + 4)
+        ({"spoke_up": 0.0}, 0.0),
+        ({"pair_yield": None, "pair_persist": None}, 0.0),  # it never spoke, so that nobody could interrupt it
+        ({"spoke_up": None}, math.nan),  # the suite has no moment to speak up at
+    ],
+)
+def test_the_duplex_score_is_the_harmonic_mean_of_six_abilities(abilities, score):
+    measured = {name: (value or 0.0, of) for name, (value, of) in six(**abilities).items()}
+    assert aggregate([measured])["duplex_score"] == pytest.approx(score, nan_ok=True)
+
+
+def test_the_duplex_score_is_as_well_known_as_its_rarest_ability():
+    few = [six() if i < 2 else six(spoke_up=0.0) | {"spoke_up": (0.0, 0.0)} for i in range(20)]
+    sizes = Table.of([[one] for one in few]).sizes()
+    assert (np.count_nonzero(sizes["duplex_score"]), np.count_nonzero(sizes["pair_hold"])) == (2, 20)
+
+
 def test_going_on_after_a_false_stop_is_a_share_of_the_false_stops():
     cough = event("D3", 5.0, 5.4)
     resumed = [(2.0, 5.2), (6.4, 9.0)]
@@ -231,7 +293,8 @@ def runs(shift: float, scenarios: int = 30, seed: int = 0):
 
 def test_a_run_compared_with_itself_differs_by_exactly_nothing():
     found = paired_bootstrap(runs(0.0), runs(0.0), draws=200)
-    assert math.isnan(found.pop("paired_score").difference.low), "no event of any ability"
+    for score in ("paired_score", "duplex_score"):
+        assert math.isnan(found.pop(score).difference.low), "no event of any ability"
     for name, one in found.items():
         assert (one.difference.low, one.difference.estimate, one.difference.high) == (0.0, 0.0, 0.0), name
         assert one.verdict == "unclear"
@@ -355,4 +418,4 @@ def test_a_weight_of_n_is_the_same_as_n_copies(values, copies):
     table = Table.of([[{"fto_s": [v]}] for v in values])
     weighted = table.estimates(np.full((1, len(values)), float(copies)))
     copied = aggregate([{"fto_s": [v]} for v in values for _ in range(copies)])
-    assert {name: float(value[0]) for name, value in weighted.items()} == pytest.approx(copied)
+    assert {name: float(value[0]) for name, value in weighted.items()} == pytest.approx(copied, nan_ok=True)
