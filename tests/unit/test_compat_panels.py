@@ -289,7 +289,7 @@ def test_every_figure_and_every_bug_says_what_it_is() -> None:
         assert set(found) <= set(evaluator.figures)
         assert set(evaluator.intervals({"s": [found]}, draws=2)) == set(evaluator.figures)
         pooled = aggregate([found])
-        assert set(pooled) - {"paired_score"} == set(found)
+        assert set(pooled) - {"paired_score", "duplex_score"} == set(found)
 
 
 def test_every_switch_changes_a_figure_somewhere() -> None:
