@@ -217,9 +217,19 @@ def evaluate(
     )  # fmt: skip
 
 
+def most_plays(scenarios: Sequence[Scenario]) -> int:
+    """How many conversations a variant of these scenarios takes at most, twins without their sounds included."""
+    return sum(2 if _mutable(scenario) else 1 for scenario in scenarios)
+
+
+def _mutable(scenario: Scenario) -> set[str]:
+    """Ids of the items that the agent should talk through, and that `Pack.unheard` can take away."""
+    return {item.id for item in scenario.script if item.type in continue_.events and item.silence is None}
+
+
 def _sounds(scenario: Scenario, episode: Episode) -> list[str]:
-    """Ids of the events of an episode that the agent should talk through, and that `Pack.unheard` can take away."""
-    items = {item.id for item in scenario.script if item.type in continue_.events and item.silence is None}
+    """Ids of those of them that happened in an episode."""
+    items = _mutable(scenario)
     return [event.id for event in episode.events if event.id in items]
 
 

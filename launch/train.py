@@ -31,7 +31,16 @@ from align import curriculum, plan
 from align.checkpoints import list_checkpoints
 from align.comparison import compare
 from align.config import TrainConfig, dump_config, load_config, save_config
-from align.evaluation import BASELINES, Evaluation, check_hears, evaluate, examples, load_policy, write_json
+from align.evaluation import (
+    BASELINES,
+    Evaluation,
+    check_hears,
+    evaluate,
+    examples,
+    load_policy,
+    most_plays,
+    write_json,
+)
 from align.judging import check_axes
 from align.memory import peak_memory
 from align.monitor import duration
@@ -225,7 +234,7 @@ def plan_comment(job: Job) -> str:
     pace = plan.measure(job.policy, make_env(job, rows), turns, config)
     settings = job.config.evaluation
     spec = job.policy.spec
-    measured = 2 * (spec.lived + settings.frames) * settings.variants * len(job.scenarios) * pace.frame / rows
+    measured = 2 * (spec.lived + settings.frames) * settings.variants * most_plays(job.scenarios) * pace.frame / rows
     needs = plan.memory(job.policy.model, spec, config, world, pace.activations, pace.lived_activations)
     needs |= plan.codec_memory(job.policy, rows)
     phases = plan.seconds(pace, config, rows, spec.lived)

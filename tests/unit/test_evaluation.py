@@ -21,6 +21,7 @@ from align.evaluation import (
     examples,
     find_folder,
     load_policy,
+    most_plays,
     play,
     policy_seed,
 )
@@ -151,6 +152,7 @@ def test_the_twin_without_the_event_sounds_the_same_up_to_it_and_then_has_room_t
         for world in (pack, pack.unheard(["D1"]))
     )
     assert heard.events == unheard.events
+    assert most_plays([pack.scenario("ack"), pack.scenario("turn")]) == 3
     (told,) = (event for event in heard.events if event.type == "D1")
     assert np.array_equal(heard.mic[: told.onset], unheard.mic[: told.onset])
     assert np.abs(heard.user[told.onset : told.offset]).max() > 0.0 == np.abs(unheard.user[told.onset :]).max()
