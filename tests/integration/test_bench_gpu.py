@@ -19,7 +19,7 @@ def test_it_runs_on_a_cpu_and_claims_nothing_of_a_gpu(capsys):
     one, heard, two, _, learnt = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (one["batch"], two["batch"]) == (1, 2) and one["stream_mib"] == two["stream_mib"] > 0
     assert all(said["figures_of"] == "CPU" and said["dtype"] == "float32" for said in (one, heard, two, learnt))
-    assert heard["end_to_end"] == "mimi" and heard["codec_on"] == "cpu" and 0.0 < heard["codec_share"] < 1.0
+    assert heard["end_to_end"] == "mimi" and heard["codec_on"] == "cpu" and heard["codec_share"] > 0.0
     assert one["eager_frames_per_s"] > 0 and not [name for name in one if name.startswith("graphed")]
     for kind in ("score", "update", "score_and_update"):
         assert learnt[f"{kind}_tokens_per_s"] > 0 and learnt[f"plain_{kind}_tokens_per_s"] > 0
