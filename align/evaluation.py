@@ -41,6 +41,7 @@ from align.policies.moshi.checkpoint import saved_dtype
 from align.policies.moshi.layouts.kyutai import read_config
 from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.prompt import PromptConfig, make_prompt
+from align.unheard import add_twins, without_sounds
 from envs import agents
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.episode import Episode
@@ -52,9 +53,8 @@ from envs.scenario import Scenario
 from envs.users.partner import set_loader
 from rewards.aggregate import aggregate
 from rewards.bootstrap import units
-from rewards.continue_ import continue_
-from rewards.detector import ENERGY, Activity, DetectorConfig
-from rewards.measures import UNHEARD, measure
+from rewards.detector import ENERGY, DetectorConfig
+from rewards.measures import measure
 
 VERSION = 1
 AXIS_ORDER = ("pause", "turn", "backchannel", "interruption", "continue")
@@ -186,7 +186,7 @@ def evaluate(
             system, world, keys, split=split, seed=seed, frames=frames, acoustics=acoustics, transcribe=transcribe
         )
 
-    unheard = pack.unheard(continue_.events)
+    muted = without_sounds(pack)
     started = time.perf_counter()
     wanted = {example.key for example in keep}
     jobs = [(scenario.id, variant) for scenario in scenarios for variant in range(variants)]
@@ -197,12 +197,7 @@ def evaluate(
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
         played = run(pack, part)
-        sounds = [_sounds(pack.scenario(key[0]), episode) for key, episode in zip(part, played, strict=True)]
-        again = [i for i, ids in enumerate(sounds) if ids]
-        for i, twin in zip(again, run(unheard, [part[i] for i in again]) if again else (), strict=True):
-            words = transcribe(twin) if transcribe and activity.detector == "text" else None
-            agent = Activity(twin, activity, words).agent(twin.samples).tolist()
-            played[i].meta[UNHEARD] = {"events": sounds[i], "agent": agent}
+        add_twins(played, part, pack, lambda keys: run(muted, keys), activity, transcribe)
         for key, episode in zip(part, played, strict=True):
             words = transcribe(episode) if transcribe else None
             found[key[0]].append(measure(episode, words, activity))
@@ -215,22 +210,6 @@ def evaluate(
         scenarios=found, shares={scenario.id: list(pack.shares(scenario)) for scenario in scenarios},
         seconds=time.perf_counter() - started, acoustics=acoustics, activity=activity, examples=list(keep), kept=kept,
     )  # fmt: skip
-
-
-def most_plays(scenarios: Sequence[Scenario]) -> int:
-    """How many conversations a variant of these scenarios takes at most, twins without their sounds included."""
-    return sum(2 if _mutable(scenario) else 1 for scenario in scenarios)
-
-
-def _mutable(scenario: Scenario) -> set[str]:
-    """Ids of the items that the agent should talk through, and that `Pack.unheard` can take away."""
-    return {item.id for item in scenario.script if item.type in continue_.events and item.silence is None}
-
-
-def _sounds(scenario: Scenario, episode: Episode) -> list[str]:
-    """Ids of those of them that happened in an episode."""
-    items = _mutable(scenario)
-    return [event.id for event in episode.events if event.id in items]
 
 
 def check_hears(activity: DetectorConfig, system: DuplexPolicy | Scripted, name: str) -> None:

@@ -6,7 +6,8 @@ import errno
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,35 +42,38 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file."""
-    _present(path)
-    try:
+    with _opening(path):
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UptakeError(f"{path}: truncated or not safetensors ({one_line(error)}); copy the file again") from error
 
 
 def read_shapes(path: Path) -> dict[str, Size]:
     """Names and shapes only: milliseconds, whatever the size of the file."""
-    _present(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UptakeError(f"{path}: truncated or not safetensors ({one_line(error)}); copy the file again") from error
+    return {name: shape for name, (shape, _) in _header(path).items()}
 
 
 def read_dtype(path: Path) -> str:
     """What most numbers of a safetensors file are, as the format spells it: BF16, F32, ..."""
+    counts: Counter[str] = Counter()
+    for shape, dtype in _header(path).values():
+        counts[dtype] += shape.numel()
+    return max(counts, key=lambda kind: counts[kind])
+
+
+def _header(path: Path) -> dict[str, tuple[Size, str]]:
+    """Shape and type of every tensor in a safetensors file."""
+    with _opening(path), safe_open(path, framework="pt") as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {name: (Size(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+
+
+@contextmanager
+def _opening(path: Path) -> Iterator[None]:
+    """Around the reading of a safetensors file: what is wrong with it is said in one line."""
     _present(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            parts = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
-            counts: Counter[str] = Counter()
-            for part in parts:
-                counts[part.get_dtype()] += Size(part.get_shape()).numel()
+        yield
     except (SafetensorError, OSError) as error:
         raise UptakeError(f"{path}: truncated or not safetensors ({one_line(error)}); copy the file again") from error
-    return max(counts, key=lambda kind: counts[kind])
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

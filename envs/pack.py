@@ -171,14 +171,13 @@ class Pack:
     def unheard(self, types: Collection[str]) -> Pack:
         """The same pack, in whose scripts what is of these types happens when it would, and cannot be heard."""
 
-        def mute(item: ScriptItem) -> ScriptItem:
-            return replace(item, gain_db=float("-inf")) if item.type in types and item.silence is None else item
+        def muted(scenario: Scenario) -> Scenario:
+            sounds = scenario.sounds(types)
+            script = (replace(item, gain_db=float("-inf")) if item.id in sounds else item for item in scenario.script)
+            return replace(scenario, script=tuple(script))
 
         twin = copy(self)
-        twin._scenarios = {
-            name: replace(scenario, script=tuple(mute(item) for item in scenario.script))
-            for name, scenario in self._scenarios.items()
-        }
+        twin._scenarios = {name: muted(scenario) for name, scenario in self._scenarios.items()}
         return twin
 
     @classmethod

@@ -29,7 +29,7 @@ line. Clips are looked up when a pack binds its scenarios (`envs.pack`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,10 @@ class Scenario:
             return tuple(sorted(self.types))
         found = [code for item in self.script for code in (item.pause_type if item.pauses else "", item.type)]
         return tuple(dict.fromkeys(code for code in found if code))
+
+    def sounds(self, types: Collection[str]) -> frozenset[str]:
+        """Ids of the items of these types that can be heard; one that is a silence cannot."""
+        return frozenset(item.id for item in self.script if item.type in types and item.silence is None)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -31,16 +31,7 @@ from align import curriculum, plan
 from align.checkpoints import list_checkpoints
 from align.comparison import compare
 from align.config import TrainConfig, dump_config, load_config, save_config
-from align.evaluation import (
-    BASELINES,
-    Evaluation,
-    check_hears,
-    evaluate,
-    examples,
-    load_policy,
-    most_plays,
-    write_json,
-)
+from align.evaluation import BASELINES, Evaluation, check_hears, evaluate, examples, load_policy, write_json
 from align.judging import check_axes
 from align.memory import peak_memory
 from align.monitor import duration
@@ -49,6 +40,7 @@ from align.ranks import start_ranks, stop_ranks, together_from_here, watch
 from align.report import save_conversation, write_report
 from align.rollout import check_context
 from align.trainers import grpo, learner, ppo
+from align.unheard import most_plays
 from envs.acoustics.conditions import PEOPLED
 from envs.acoustics.config import find_acoustics
 from envs.duplex_vector_env import DuplexVectorEnv
@@ -229,8 +221,8 @@ def plan_comment(job: Job) -> str:
     loading = plan.loading(job.policy.model, config)
     written = plan.written(job.policy.model, job.policy.spec.hidden, config)
     learner.choose_trained(job.policy.model, config)
-    by_axis = curriculum.cards(job.pack.scenarios("train"))
-    turns = [name for names in zip(*by_axis.values(), strict=False) for name in names]  # axes take turns, as they will
+    dealt = curriculum.cards(job.pack.scenarios("train"))
+    turns = [name for names in zip(*dealt.values(), strict=False) for name in names]  # axes take turns, as they will
     pace = plan.measure(job.policy, make_env(job, rows), turns, config)
     settings = job.config.evaluation
     spec = job.policy.spec

@@ -18,17 +18,23 @@ from tests.dialogues import ANSWER, place, write_dialogues
 from tests.unit.test_policy_chunk import tiny
 
 FRAMES = 50
+LEARNING = {
+    "iterations": 120, "frames": FRAMES, "train_batch_size": 16, "per_device_train_batch_size": 16,
+    "learning_rate": 5e-3, "weight_decay": 0.0, "eval_steps": 0, "save_steps": 120,
+}  # fmt: skip
+
+
+def recordings(folder):
+    """Dialogues to learn from, and others to be measured on."""
+    return DataConfig(
+        path=str(write_dialogues(folder / "train", 8, 400)),
+        dev=str(write_dialogues(folder / "dev", 2, 400, seed=1)),
+    )
 
 
 def test_a_chunk_policy_learns_to_answer_a_question_and_to_be_silent_otherwise(tmp_path):
-    data = DataConfig(
-        path=str(write_dialogues(tmp_path / "train", 8, 400)),
-        dev=str(write_dialogues(tmp_path / "dev", 2, 400, seed=1)),
-    )
-    config = SftConfig(
-        iterations=120, frames=FRAMES, train_batch_size=16, per_device_train_batch_size=16, learning_rate=5e-3,
-        first_codebook_weight=1.0, weight_decay=0.0, eval_steps=0, save_steps=120,
-    )  # fmt: skip
+    data = recordings(tmp_path)
+    config = SftConfig(**LEARNING, first_codebook_weight=1.0)
     policy = tiny(Sampling(1.0, 1, 0.8, 1), context=64)
     sft.train(config, policy, data, tmp_path / "run", seed=0, say=lambda line: None)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -51,14 +57,8 @@ def test_a_chunk_policy_learns_to_answer_a_question_and_to_be_silent_otherwise(t
 
 def test_a_moshi_class_policy_learns_to_be_as_late_as_it_is_told(tmp_path):
     """Told one delay, it is surprised by words that come with another."""
-    data = DataConfig(
-        path=str(write_dialogues(tmp_path / "train", 8, 400)),
-        dev=str(write_dialogues(tmp_path / "dev", 2, 400, seed=1)),
-    )
-    config = SftConfig(
-        iterations=120, frames=FRAMES, train_batch_size=16, per_device_train_batch_size=16, learning_rate=5e-3,
-        audio_weight=0.0, weight_decay=0.0, eval_steps=0, save_steps=120, max_delay=4,
-    )  # fmt: skip
+    data = recordings(tmp_path)
+    config = SftConfig(**LEARNING, audio_weight=0.0, max_delay=4)
     loss = {}
     for told in (0, 4):
         policy = tiny_moshi.policy(context=64)

@@ -21,12 +21,12 @@ from align.evaluation import (
     examples,
     find_folder,
     load_policy,
-    most_plays,
     play,
     policy_seed,
 )
 from align.policies.moshi.checkpoint import saved_dtype
 from align.policies.moshi.policy import MoshiPolicy
+from align.unheard import most_plays
 from envs.errors import UptakeError
 from envs.pack import Pack
 from launch.evaluate import find_system

@@ -91,8 +91,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _whole_numbers(key: str, listed: Any) -> tuple[int, ...]:
-    good = isinstance(listed, (list, tuple)) and all(_is_number(n) and isinstance(n, int) for n in listed)
+    good = isinstance(listed, (list, tuple)) and all(map(_is_whole, listed))
     _check(key, listed, good, "a list of whole numbers")
     return tuple(listed)
 
@@ -148,8 +152,7 @@ class MoshiConfig:
                 _check(key, value, _is_number(value) and 0 < value < 1e18, "a number above 0, and no giant")
             else:
                 least = 0 if key.endswith("_id") else 1
-                good = _is_number(value) and isinstance(value, int) and value >= least
-                _check(key, value, good, f"a whole number of {least} or more")
+                _check(key, value, _is_whole(value) and value >= least, f"a whole number of {least} or more")
         self._check_streams()
         self._check_sizes()
 

@@ -67,10 +67,7 @@ def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, T
                 f"{folder}: {len(names)} tensors {what}, e.g. {min(names)!r}; expected those of {ARCHITECTURE}; is "
                 f"{kyutai.CONFIG} of another model?"
             )
-    try:
-        config = _config(theirs.config, path)
-    except UptakeError as error:
-        raise error if str(path) in str(error) else UptakeError(f"{path}: {error}") from error
+    config = _config(theirs.config, path)
     model = kyutai.model_from(_from_transformers(theirs.state_dict(), config), config, files[0])
     tokenizer = load_tokenizer(folder, config.text_card)
     return model, codec or MimiCodec(theirs.audio_encoder, config.dep_q), tokenizer
@@ -132,23 +129,26 @@ def _config(theirs: Any, path: Path) -> MoshiConfig:
         if found != expected:
             raise UptakeError(f"{path}: {key} = {found!r} is not implemented, only {expected!r}, as published")
     q, dim = theirs.num_codebooks, theirs.hidden_size
-    return MoshiConfig(
-        dim=dim,
-        num_layers=theirs.num_hidden_layers,
-        num_heads=theirs.num_attention_heads,
-        hidden_scale=hidden_scale(dim, nominal_width(dim, theirs.ffn_dim // 2)),
-        context=theirs.sliding_window,
-        max_period=theirs.rope_parameters["rope_theta"],
-        n_q=2 * q,
-        dep_q=q,
-        card=theirs.audio_vocab_size,
-        text_card=theirs.vocab_size,
-        delays=_delays(q),
-        depformer_dim=depth.hidden_size,
-        depformer_num_layers=depth.num_hidden_layers,
-        depformer_num_heads=depth.num_attention_heads,
-        depformer_dim_feedforward=nominal_width(depth.hidden_size, depth.ffn_dim // 2),
-    )
+    try:
+        return MoshiConfig(
+            dim=dim,
+            num_layers=theirs.num_hidden_layers,
+            num_heads=theirs.num_attention_heads,
+            hidden_scale=hidden_scale(dim, nominal_width(dim, theirs.ffn_dim // 2)),
+            context=theirs.sliding_window,
+            max_period=theirs.rope_parameters["rope_theta"],
+            n_q=2 * q,
+            dep_q=q,
+            card=theirs.audio_vocab_size,
+            text_card=theirs.vocab_size,
+            delays=_delays(q),
+            depformer_dim=depth.hidden_size,
+            depformer_num_layers=depth.num_hidden_layers,
+            depformer_num_heads=depth.num_attention_heads,
+            depformer_dim_feedforward=nominal_width(depth.hidden_size, depth.ffn_dim // 2),
+        )
+    except UptakeError as error:
+        raise UptakeError(f"{path}: {error}") from error
 
 
 def _to_config(c: MoshiConfig, codec: MimiCodec) -> Any:
