@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from envs.clock import Clock
@@ -22,10 +23,9 @@ def check_fit(pack: Pack, scenario: Scenario) -> None:
         lacking = missing(scenario.user.persona, pack.spoken(scenario.split))
         if lacking:
             raise scenario.error(f"{lacking} in split {scenario.split!r}; change the persona or add clips")
-    known = {clip.id: clip for clip in pack.clips()} if scenario.script else {}
     for item in scenario.script:
-        if item.clip is not None and item.clip not in known:
-            raise scenario.error(f"no clip {item.clip!r} in the pack{nearest(item.clip, known)}", item.line)
+        if item.clip is not None and item.clip not in pack.clip_ids:
+            raise scenario.error(f"no clip {item.clip!r} in the pack{nearest(item.clip, pack.clip_ids)}", item.line)
         clips = pack.candidates(scenario, item)
         if not clips and item.silence is None:
             said = {c.text for options in pack.spoken(scenario.split).values() for c in options}
@@ -39,7 +39,7 @@ def check_fit(pack: Pack, scenario: Scenario) -> None:
                     item.line,
                 )
             _check_item(scenario, item, clip)
-        _check_expected(scenario, item, max((len(held(item, clip, clip.clock)) for clip in clips), default=0))
+        _check_expected(scenario, item, clips)
 
 
 def held(item: ScriptItem, clip: Clip, clock: Clock) -> list[tuple[int, int]]:
@@ -60,11 +60,14 @@ def held(item: ScriptItem, clip: Clip, clock: Clock) -> list[tuple[int, int]]:
     return sorted([*cuts, *own])
 
 
-def _check_expected(scenario: Scenario, item: ScriptItem, pauses: int) -> None:
-    """What is expected of a pause needs that pause in one of the clips at least: an item of `pauses` at most."""
+def _check_expected(scenario: Scenario, item: ScriptItem, clips: Sequence[Clip]) -> None:
+    """What is expected of a pause needs that pause in one of the item's clips at least."""
     for (event, _), line in zip(scenario.expects, scenario.expect_lines, strict=True):
         name, _, index = event.rpartition(".pause")
-        if name == item.id and int(index or 0) >= pauses:
+        if name != item.id:
+            continue
+        pauses = max((len(held(item, clip, clip.clock)) for clip in clips), default=0)
+        if int(index or 0) >= pauses:
             has = f"pauses 0 to {pauses - 1}" if pauses > 1 else "one pause, 0" if pauses else "no pause"
             raise scenario.error(
                 f"expect: no event {event!r}: item {name!r}, of type {item.type}, has {has}; name one that it has, or "

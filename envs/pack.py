@@ -221,6 +221,11 @@ class Pack:
             raise UptakeError(f"pack {self.name!r} has no clip {name!r}{nearest(name, self._clips)}")
         return self._clips[name]
 
+    @property
+    def clip_ids(self) -> Collection[str]:
+        """The ids of all clips."""
+        return self._clips.keys()
+
     def clips(self, kind: str | None = None) -> list[Clip]:
         """All clips, or those of one kind, in order of their ids."""
         return [self._clips[name] for name in sorted(self._clips) if kind in (None, self._clips[name].kind)]

@@ -88,7 +88,7 @@ def _reactive(document: Document, spec: Mapping[str, Any], variables: Mapping[st
         persona[key] = {name: float(weight) for name, weight in persona[key].items() if weight > 0}
         if not persona[key]:
             raise document.error(f"persona.{key} has no weight above 0; give one", (*where, key))
-    user = ReactiveUser(Persona(**persona), spec.get("laws", "human"), spec.get("turn_model", "projection"))
+    user = ReactiveUser(Persona(**persona), **{key: spec[key] for key in ("laws", "turn_model") if key in spec})
     if user.laws != "human":
         user = replace(user, laws=str(Path(document.source).parent / user.laws))
     try:
