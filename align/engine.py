@@ -294,11 +294,8 @@ class Engine:
         return tensor.tolist()
 
     def collect(self, value: Any) -> list[Any]:
-        """Everyone's value, by rank. Between the ranks of one run only."""
-        out: list[Any] = [None] * self.world
-        with self.watch.together():
-            dist.all_gather_object(out, value)
-        return out
+        """Everyone's value, by rank."""
+        return self.watch.collect(value)
 
     def agree(self, error: str) -> None:
         """Wait for all ranks; raise on all of them if one has an error message.

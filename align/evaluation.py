@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from align import rollout
+from align import ranks, rollout
 from align.codecs.base import place
 from align.curriculum import by_axis
 from align.partner import PolicyPartner
@@ -155,6 +156,7 @@ def evaluate(
     transcribe: Callable[[Episode], Sequence[Word]] | None = None,
     watch: Callable[[Key, Episode, Sequence[Word] | None], None] = lambda key, episode, words: None,
     on_done: Callable[[int], None] = lambda conversations: None,
+    together: bool = False,
 ) -> Evaluation:
     """Play every scenario of a split `variants` times and measure each conversation.
 
@@ -172,6 +174,7 @@ def evaluate(
         transcribe: gives the words to judge in place of the agent's own text, from its sound (`align.hearing`).
         watch: called with every conversation and what `transcribe` gave for it.
         on_done: called with the number of conversations that were just finished.
+        together: every rank of the run calls this, plays its share, and returns what all have found.
 
     Raises:
         UptakeError: the split is empty, or the detector cannot hear the system.
@@ -190,24 +193,32 @@ def evaluate(
     started = time.perf_counter()
     wanted = {example.key for example in keep}
     jobs = [(scenario.id, variant) for scenario in scenarios for variant in range(variants)]
-    found: dict[str, list[Measurements]] = {scenario.id: [] for scenario in scenarios}
+    found: dict[Key, Measurements] = {}
     kept: dict[Key, Episode] = {}
     if isinstance(system, Live):
         batch = min(batch, system.sessions)
-    for start in range(0, len(jobs), batch):
-        part = jobs[start : start + batch]
-        played = run(pack, part)
-        add_twins(played, part, pack, lambda keys: run(muted, keys), activity, transcribe)
-        for key, episode in zip(part, played, strict=True):
-            words = transcribe(episode) if transcribe else None
-            found[key[0]].append(measure(episode, words, activity))
-            watch(key, episode, words)
-            if key in wanted:
-                kept[key] = episode
-        on_done(len(part))
+    parts = [jobs[start : start + batch] for start in range(0, len(jobs), batch)]
+    rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
+    # The parts are those that one rank would play, so that the number of ranks changes no figure.
+    for start in range(0, len(parts), world):
+        for part in parts[start + rank : start + rank + 1]:
+            played = run(pack, part)
+            add_twins(played, part, pack, lambda keys: run(muted, keys), activity, transcribe)
+            for key, episode in zip(part, played, strict=True):
+                words = transcribe(episode) if transcribe else None
+                found[key] = measure(episode, words, activity)
+                watch(key, episode, words)
+                if key in wanted:
+                    kept[key] = episode
+        on_done(sum(len(part) for part in parts[start : start + world]))
+    if together:
+        for theirs, held in ranks.watch().collect((found, kept)):
+            found |= theirs
+            kept |= held
+    measured = {scenario.id: [found[scenario.id, variant] for variant in range(variants)] for scenario in scenarios}
     return Evaluation(
         name=name, split=split, variants=variants, frames=frames, seed=seed, pack=pack.name, pack_hash=pack.hash,
-        scenarios=found, shares={scenario.id: list(pack.shares(scenario)) for scenario in scenarios},
+        scenarios=measured, shares={scenario.id: list(pack.shares(scenario)) for scenario in scenarios},
         seconds=time.perf_counter() - started, acoustics=acoustics, activity=activity, examples=list(keep), kept=kept,
     )  # fmt: skip
 

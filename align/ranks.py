@@ -183,6 +183,13 @@ class Watch:
         finally:
             self._waiting = None
 
+    def collect(self, value: Any) -> list[Any]:
+        """Everyone's value, by rank. Between the ranks of one run only: pickled on the way."""
+        out: list[Any] = [None] * self._world
+        with self.together():
+            dist.all_gather_object(out, value)
+        return out
+
     def follow(self, place: str) -> None:
         """Wait until the first rank has come here, however long its work before takes; it tells the others and goes on.
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from rich.console import Console
 
 from align import curriculum, plan
@@ -75,7 +76,7 @@ def run_training(
             use already, or none to resume.
     """
     started = time.perf_counter()
-    console = console or make_console()
+    console = Console(quiet=True) if int(os.environ.get("RANK", "0")) else console or make_console()
     config = load_config(name_or_path, overrides)
     with nullcontext() if dry_run else together_from_here(config.algorithm.collective_timeout):
         job = prepare(config)
@@ -105,9 +106,7 @@ def _run(job: Job, console: Console, started: float, resume: bool) -> Path | Non
     if judge is not None:
         judge.record_in(folder, job.composition.rubrics, rank)
     start_ranks(config.algorithm.collective_timeout)
-    # One rank measures; for that the others wait without a limit, which is for steps that ranks make together.
-    before = measure(job, "before", folder, console) if first else None
-    watch().follow("measured before")
+    before = measure(job, "before", folder, console)
     # wandb would print its own summary and listen in on the progress bar; what it logs is not touched.
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")
@@ -116,19 +115,28 @@ def _run(job: Job, console: Console, started: float, resume: bool) -> Path | Non
         console.print(
             f"[bold]training[/] ({algorithm.section}): {algorithm.iterations} iterations, {folder / 'metrics.jsonl'}"
         )
-    learn(job, folder, resume=resume, tail=before.seconds if before else 0.0)
+    learn(job, folder, resume=resume, tail=before.seconds)
+    after = measure(job, "after", folder, console)
+    scripted = [measure(job, name, None, console) for name in config.evaluation.baselines]
+    peak = sum(watch().collect(peak_memory()))
+    report = _conclude(job, before, after, scripted, peak, console, started) if first else None
     # A node that had ended would count as done, and could not help the first one should that have to go on again.
-    report = _conclude(job, before, console, started) if before else None
-    watch().follow("measured after")
+    watch().follow("reported")
     stop_ranks()
     return report
 
 
-def _conclude(job: Job, before: Evaluation, console: Console, started: float) -> Path:
-    """Measure again, compare and report."""
+def _conclude(
+    job: Job,
+    before: Evaluation,
+    after: Evaluation,
+    scripted: Sequence[Evaluation],
+    peak: int,
+    console: Console,
+    started: float,
+) -> Path:
+    """Compare and report; `peak` bytes of memory is what all ranks took."""
     config, folder = job.config, job.config.folder
-    after = measure(job, "after", folder, console)
-    scripted = [measure(job, name, None, console) for name in config.evaluation.baselines]
     result = compare(
         before,
         after,
@@ -142,7 +150,7 @@ def _conclude(job: Job, before: Evaluation, console: Console, started: float) ->
         resamples=config.evaluation.resamples,
         seed=config.evaluation.seed,
     )
-    result["run"] |= {"seconds": round(time.perf_counter() - started, 1), "peak_memory_bytes": peak_memory()}
+    result["run"] |= {"seconds": round(time.perf_counter() - started, 1), "peak_memory_bytes": peak}
     write_json(result, folder / "eval.json")
     console.print(*comparison_tables(result, console.width), sep="\n")
     verdicts = [row["verdict"] for row in result["rows"]]
@@ -151,8 +159,8 @@ def _conclude(job: Job, before: Evaluation, console: Console, started: float) ->
     if line := ranking_line(result):
         console.print(line, highlight=False)
     report = write_report(folder)
-    took, peak = duration(time.perf_counter() - started), peak_memory() / 2**30
-    console.print(f"{took} from the configuration to the report, at most {peak:.1f} GiB of memory")
+    took = duration(time.perf_counter() - started)
+    console.print(f"{took} from the configuration to the report, at most {peak / 2**30:.1f} GiB of memory")
     console.print(f"report: [bold]{report.resolve()}[/]", soft_wrap=True)
     return report
 
@@ -298,11 +306,15 @@ def measure(job: Job, name: str, folder: Path | None, console: Console) -> Evalu
     """Play the split with the policy ("before", "after") or a scripted agent.
 
     With a folder, the figures are kept in `<name>/evaluation.json` and the report's conversations in
-    `episodes/<name>/`; what was measured before training is not measured again.
+    `episodes/<name>/`; what was measured before training is not measured again. All ranks call this.
     """
-    settings = job.config.evaluation
-    if folder is not None and name == "before" and (folder / name / "evaluation.json").is_file():
-        return Evaluation.load(folder / name / "evaluation.json")
+    settings, first = job.config.evaluation, dist.get_rank() == 0
+    if folder is not None and name == "before":
+        path = folder / name / "evaluation.json"
+        done = watch().collect(Evaluation.load(path) if first and path.is_file() else None)[0]
+        if done is not None:
+            return done
+    watch().doing(f"measuring {name.replace('_', ' ')}")
     keep = () if folder is None else examples(job.scenarios, settings.conversations)
     with counting(console, f"measuring {name.replace('_', ' ')}", settings.variants * len(job.scenarios)) as advance:
         evaluation = evaluate(
@@ -318,8 +330,9 @@ def measure(job: Job, name: str, folder: Path | None, console: Console) -> Evalu
             activity=job.config.activity,
             keep=keep,
             on_done=advance,
+            together=True,
         )
-    if folder is not None:
+    if folder is not None and first:
         for example in keep:
             episode = evaluation.kept[example.key]
             save_conversation(episode, job.composition.score(episode), folder / "episodes" / name / example.folder)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -149,10 +149,7 @@ def prepare(
             refused[dialogue.id] = f"{fault.reason}: {fault.detail}"
             if not data.skip_unusable:
                 break
-    everyone: list[Any] = [None] * world
-    with watch().together():
-        torch.distributed.all_gather_object(everyone, refused)
-    refused = {name: why for one in everyone for name, why in one.items()}
+    refused = {name: why for one in watch().collect(refused) for name, why in one.items()}
     if refused and not data.skip_unusable:
         raise UptakeError(_refusal(refused))
     kept = [one for one in usable if one.id not in refused]
