@@ -92,6 +92,9 @@ class TrainConfig:
     """Folder of the sentence encoder that terms on meaning compare texts with; empty: none (docs/judge.md)."""
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     """The language model that the terms which ask one are put to."""
+    ranks: int = 1
+    """Processes that `uptake train` starts on this machine, each with its share of the cores and the conversations; no
+    two on one GPU. torchrun and `uptake launch` say themselves how many."""
     grpo: GrpoConfig | None = None
     """Train with GRPO; or"""
     ppo: PpoConfig | None = None
@@ -152,6 +155,7 @@ def _check_values(config: TrainConfig, given: Sequence[Setting]) -> None:
         check(("evaluation", name), lambda n: n >= 1, "must be at least 1")
     for path in (("seed",), ("evaluation", "seed"), ("evaluation", "conversations")):
         check(path, lambda n: n >= 0, "must be 0 or more")
+    check(("ranks",), lambda n: n >= 1, "must be at least 1")
     check(("context",), lambda n: n >= 0, "must be 0 or more")
     check(("evaluation", "split"), lambda s: s in ("train", "dev", "test"), "must be train, dev or test")
     check(("wandb", "mode"), lambda m: m in ("disabled", "offline", "online"), "must be disabled, offline or online")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -56,5 +57,7 @@ class Interrupt:
                 return
             raise KeyboardInterrupt
         self.requested, self._pressed = True, time.monotonic()
+        if os.environ.get("RANK", "0") != "0":
+            return
         again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
         print(f"\nstopping at the next safe place{again}", file=sys.stderr, flush=True)

@@ -91,6 +91,12 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the config, and stop.")] = False,
 ) -> None:
     """Measure a checkpoint, train it, measure it again, and write the report."""
+    from align.config import load_config
+    from launch.local import ranks_here, run_ranks
+
+    if (ranks := ranks_here(load_config(config, overrides or []))) > 1:
+        flags = [flag for flag, given in (("--resume", resume), ("--dry-run", dry_run)) if given]
+        raise typer.Exit(run_ranks(ranks, ["train", config, *(overrides or []), *flags]))
     from launch.train import run_training
 
     run_training(config, overrides or [], resume=resume, dry_run=dry_run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -43,8 +44,11 @@ def guarded(run: Callable[[], None]) -> int:
     """
     try:
         run()
-    except KeyboardInterrupt:
-        print("uptake: interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:  # which typer makes of a Ctrl-C
+            raise
+        if "TORCHELASTIC_RUN_ID" not in os.environ:  # what has started the ranks says it, once
+            print("uptake: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         from envs.errors import MISTAKE

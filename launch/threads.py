@@ -20,6 +20,11 @@ def per_process(cores: int, ranks_here: int) -> int:
     return max(1, cores // max(1, ranks_here))
 
 
+def shared(ranks_here: int) -> dict[str, str]:
+    """The thread counts of each of several ranks that this process starts: its own, divided among them."""
+    return {name: str(per_process(int(os.environ[name]), ranks_here)) for name in VARIABLES}
+
+
 def set_threads() -> int:
     """Set the thread counts of this process and return them. What the caller has set in OMP_NUM_THREADS wins.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     # What is caught here is not caught in the ranks, nor ignored: until they catch it themselves there is nothing to
     # lose, and it ends them at once, whatever library they wait in.
     signal.signal(signal.SIGUSR1, lambda *_: None)
+    logging.disable(logging.ERROR)  # what ends a rank is said by the rank, or below
     try:
         run.main(list(arguments))
     except ChildFailedError as error:

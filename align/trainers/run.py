@@ -233,8 +233,9 @@ class Run:
             UptakeError: an alarm that ends the run; the checkpoint is written.
         """
         spec = self.policy.spec
-        tally.add("rollout/frames_per_second", played.frames_per_second)
-        tally.add("rollout/real_time_factor", played.frames_per_second * spec.frame / spec.sample_rate)
+        pace = played.frames_per_second * self.world
+        tally.add("rollout/frames_per_second", pace)
+        tally.add("rollout/real_time_factor", pace * spec.frame / spec.sample_rate)
         observe(played.episodes, tally)
         tally.add("time/rollout", played.seconds)
         tally.add("step_time", time.perf_counter() - self._began)

@@ -21,7 +21,7 @@ from tests.tiny_checkpoint import tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    "grpo.num_groups=5", "grpo.num_generations=2", "grpo.steps_per_generation=2", "grpo.frames=40",
+    "ranks=1", "grpo.num_groups=5", "grpo.num_generations=2", "grpo.steps_per_generation=2", "grpo.frames=40",
     "evaluation.frames=60", "evaluation.split=train", "evaluation.variants=1", "evaluation.resamples=50",
     "evaluation.conversations=2", "wandb.mode=disabled",
 ]  # fmt: skip
