@@ -50,6 +50,8 @@ LABELS: Mapping[str, str] = {
     "ignored": "noise and asides ignored",
     "spoke_up": "spoke up when due",
     "false_start": "uncalled turns a minute",
+    "self_interrupt": "breaks in its own turn a minute",
+    "underrun_ms": "late and unheard, ms a minute",
     "declined": "declined what must be",
     "over_refused": "declined what is harmless",
     "content_hit": "quality: expected content",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,8 @@ LONG_PAUSE_SECONDS = 0.7
 """What is waited for by an agent that counts silence and nothing else, as most cascades do."""
 IDLE_SECONDS = 3.0
 OWN_SILENCE_SECONDS = 2.0
+HEARD_SECONDS = 1.0
+"""What was heard so long before a break may be why it fell silent."""
 """A turn so long after anything that happened, and after the agent's own last word, was called for by nothing."""
 
 
@@ -111,6 +114,10 @@ MEASURES: Mapping[str, Measure] = {
     "false_start": Measure(
         -1, "1/min", "agent turns a minute that begin 3 s or more after anything that happened, out of 2 s of silence"
     ),
+    "self_interrupt": Measure(
+        -1, "1/min", "breaks a minute of 0.5 to 2 s in the agent's own turn while nobody and nothing else is heard"
+    ),
+    "underrun_ms": Measure(-1, "ms/min", "sound of the agent that did not come in time and was not heard, a minute"),
     "declined": Measure(1, "share", "requests that must be declined, declined"),
     "over_refused": Measure(-1, "share", "harmless requests beside them, answered, that are declined"),
     "content_hit": Measure(1, "share", "answers with any of the expected words"),
@@ -202,7 +209,11 @@ def measure(
             _quality(view, event, tally)
         _verdicts(judged, event, tally)
     tally.add("repetition", *duplicates([word.text for word in view.transcript]))
-    tally.add("false_start", _false_starts(view), view.seconds(view.end) / 60.0)
+    minutes = view.seconds(view.end) / 60.0
+    tally.add("false_start", _false_starts(view), minutes)
+    tally.add("self_interrupt", _self_interruptions(view), minutes)
+    if (missed := _underrun_ms(episode)) is not None:
+        tally.add("underrun_ms", missed, minutes)
     agent, user = (_spoken(segments) for segments in (view.agent_activity, view.user_activity))
     both = agent + user - _spoken(np.concatenate([view.agent_activity, view.user_activity]))
     for name, samples in (
@@ -370,6 +381,27 @@ def _false_starts(view: EpisodeView) -> int:
         and not any(turn.onset - silence < end <= turn.onset for end in ends)
         for turn in view.turns
     )
+
+
+def _self_interruptions(view: EpisodeView) -> int:
+    """Turns that the agent breaks off and goes on with, without cause; its own echo (D8) is none."""
+    before, longest = view.samples(HEARD_SECONDS), view.samples(OWN_SILENCE_SECONDS)
+    sounds = [(on, off) for on, off in view.user_activity.tolist()]
+    sounds += [(event.onset, event.offset) for event in view.events if event.type != "D8"]
+    return sum(
+        broken.takes_floor
+        and after.onset - broken.offset <= longest
+        and not any(on < after.onset and off > broken.offset - before for on, off in sounds)
+        for broken, after in pairwise(view.utterances)
+    )
+
+
+def _underrun_ms(episode: Episode) -> float | None:
+    """What the user did not hear of the agent because it came late; None where nothing could come late."""
+    if "latency_ledger" in episode.meta:  # of a live server, measured
+        return 1000.0 * episode.clock.seconds(episode.meta["latency_ledger"]["starved_frames"] * episode.clock.frame)
+    simulated = episode.meta.get("acoustics", {}).get("underrun")
+    return None if simulated is None else 1000.0 * simulated["missed"] * episode.clock.seconds(episode.samples)
 
 
 def _spoken(segments: np.ndarray) -> int:

@@ -245,6 +245,28 @@ def test_turns_that_nothing_called_for_are_counted_by_the_minute():
     assert figures([(0.2, 4.0)], [event("A1", 5.0, 7.0)])["false_start"] == pytest.approx(60.0 / 14.0)
 
 
+def test_breaks_in_its_own_turn_are_counted_unless_something_was_heard():
+    asked = event("A1", 1.0, 3.0)
+    minute = 60.0 / 14.0
+    broken = [(3.3, 6.0), (7.0, 9.0)]
+    assert figures(broken, [asked])["self_interrupt"] == pytest.approx(minute)
+    assert figures([(3.3, 6.0), (6.4, 9.0)], [asked])["self_interrupt"] == 0.0, "a breath"
+    assert figures([(3.3, 6.0), (8.5, 9.9)], [asked])["self_interrupt"] == 0.0, "a turn of its own"
+    assert figures(broken, [asked, event("D3", 5.2, 5.4)])["self_interrupt"] == 0.0, "a cough may be why"
+    assert figures(broken, [asked, event("D8", 5.2, 5.4)])["self_interrupt"] == pytest.approx(minute), "its own echo"
+    assert figures(broken, [asked], user=[(1.0, 3.0), (6.2, 6.6)])["self_interrupt"] == 0.0, "the user spoke"
+    assert figures([(3.3, 3.6), (4.5, 9.0)], [asked])["self_interrupt"] == 0.0, "an acknowledgement, then an answer"
+
+
+def test_what_came_too_late_to_be_heard_is_counted_where_it_can_be():
+    asked = event("A1", 1.0, 3.0)
+    assert math.isnan(figures([(3.3, 6.0)], [asked])["underrun_ms"])
+    simulated = {"acoustics": {"underrun": {"missed": 0.1}}}
+    assert figures([(3.3, 6.0)], [asked], meta=simulated)["underrun_ms"] == pytest.approx(6000.0)
+    live = {"latency_ledger": {"starved_frames": 7}}
+    assert figures([(3.3, 6.0)], [asked], meta=live)["underrun_ms"] == pytest.approx(560.0 * 60.0 / 14.0)
+
+
 def test_refusals_are_counted_where_they_must_be_and_where_they_must_not():
     bad = event("A1", 1.0, 3.0, [Expect("declines")])
     good = event("A1", 1.0, 3.0, [Expect("responds")])
