@@ -43,6 +43,7 @@ LABELS: Mapping[str, str] = {
     "answered": "interruption answered",
     "obeyed": "stop command obeyed",
     "false_stop": "false stops",
+    "false_stop_bc": "– at user backchannels",
     "false_stop_twin": "– of its twin without the sound",
     "false_stop_rate": "– above that twin",
     "resumed": "– speaks again after one",

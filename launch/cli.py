@@ -92,7 +92,7 @@ def train(
 ) -> None:
     """Measure a checkpoint, train it, measure it again, and write the report."""
     from align.config import load_config
-    from launch.local import ranks_here, run_ranks
+    from launch.own_ranks import ranks_here, run_ranks
 
     if (ranks := ranks_here(load_config(config, overrides or []))) > 1:
         flags = [flag for flag, given in (("--resume", resume), ("--dry-run", dry_run)) if given]

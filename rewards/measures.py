@@ -101,7 +101,8 @@ MEASURES: Mapping[str, Measure] = {
     "answered": Measure(1, "share", "barge-ins (no stop commands), agent talking, stopped for and answered within 3 s"),
     "obeyed": Measure(1, "share", "stop commands, agent talking, stopped for and followed by 2 s without a turn"),
     "false_stop": Measure(-1, "share", "user backchannels, coughs, noises and asides, agent talking, that silence it"),
-    "false_stop_twin": Measure(0, "share", "the same where they are not heard: sentences that end there anyway"),
+    "false_stop_bc": Measure(-1, "share", "the same of user backchannels alone"),
+    "false_stop_twin": Measure(0, "share", "false stops where they are not heard: sentences that end there anyway"),
     "false_stop_rate": Measure(-1, "share", "false stops less those of that twin: what hearing them adds"),
     "resumed": Measure(
         1, "share", "of those, and of barge-ins given up: it takes the floor again within 2 s of their end"
@@ -341,6 +342,8 @@ def _continue(view: EpisodeView, event: Event, unheard: Mapping[str, Any] | None
     if view.end >= end and view.utterance_at(event.onset) is not None:
         gap = view.longest_silence(event.onset, end)
         tally.add("false_stop", gap > GAP_SECONDS)
+        if event.type == "D1":
+            tally.add("false_stop_bc", gap > GAP_SECONDS)
         if unheard is not None and event.id in unheard["events"]:
             anyway = view.seconds(longest_silence(unheard["agent"], event.onset, end)) > GAP_SECONDS
             tally.add("false_stop_twin", anyway)

@@ -143,7 +143,7 @@ def test_no_two_ranks_are_started_on_one_gpu(
     monkeypatch: pytest.MonkeyPatch, shown: str, wanted: int, started: int
 ) -> None:
     from align.config import load_config
-    from launch.local import ranks_here
+    from launch.own_ranks import ranks_here
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
     monkeypatch.delenv("RANK", raising=False)

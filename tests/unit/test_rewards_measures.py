@@ -215,6 +215,13 @@ def test_the_duplex_score_is_as_well_known_as_its_rarest_ability():
     assert (np.count_nonzero(sizes["duplex_score"]), np.count_nonzero(sizes["pair_hold"])) == (2, 20)
 
 
+def test_false_stops_at_a_yeah_are_counted_for_themselves():
+    agent, yeah, cough = [(1.0, 5.3), (7.0, 9.0)], event("D1", 5.0, 5.3), event("D3", 5.0, 5.3)
+    assert figures(agent, [yeah])["false_stop_bc"] == figures(agent, [yeah])["false_stop"] == 1.0
+    found = figures(agent, [cough])
+    assert found["false_stop"] == 1.0 and math.isnan(found["false_stop_bc"])
+
+
 def test_going_on_after_a_false_stop_is_a_share_of_the_false_stops():
     cough = event("D3", 5.0, 5.4)
     resumed = [(2.0, 5.2), (6.4, 9.0)]

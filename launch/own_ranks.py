@@ -1,0 +1,35 @@
+"""The ranks that `uptake train` starts itself, because its configuration says `ranks: 2`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from align.config import TrainConfig
+from launch.children import TORCHRUN, Children
+from launch.threads import shared
+
+
+def run_ranks(ranks: int, command: Sequence[str]) -> int:
+    """Run a command of `uptake` in several ranks on this machine; the exit status, as of `launch.local`."""
+    with Children(shared(ranks)) as children:
+        start = [*TORCHRUN, "--standalone", f"--nproc-per-node={ranks}", "-m", "launch.cli", *command]
+        return children.told(children.run(start))
+
+
+def ranks_here(config: TrainConfig) -> int:
+    """How many ranks `uptake train` starts itself: as many as the configuration says, but no two on one GPU; 1 in a
+    rank that a launcher has started."""
+    if "RANK" in os.environ:
+        return 1
+    return min(config.ranks, gpus() or config.ranks)
+
+
+def gpus() -> int:
+    """GPUs that this node shows, without starting CUDA in this process."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is not None:
+        return len([name for name in shown.split(",") if name.strip()])
+    import torch
+
+    return torch.cuda.device_count()
