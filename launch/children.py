@@ -16,6 +16,8 @@ from envs.errors import AGAIN, MISTAKE
 from launch.errors import INTERRUPTED
 
 TORCHRUN = (sys.executable, "-m", "launch.torchrun")
+ALONE = ("--standalone", "--local-addr=127.0.0.1")
+"""torchrun's, for ranks that are all on this machine: left alone, it meets where the machine's name points to."""
 ASKED = (signal.SIGTERM, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1
 """prctl(2): what a process is sent when its parent has died."""

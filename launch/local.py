@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from envs.errors import UptakeError
-from launch.children import TORCHRUN, Children
+from launch.children import ALONE, TORCHRUN, Children
 from launch.named import find
 from launch.own_ranks import gpus
 from launch.threads import shared
@@ -55,7 +55,7 @@ def run_local(
     if not 0 <= node_rank < nodes:
         raise UptakeError(f"--node-rank {node_rank}: with --nodes {nodes} it is 0 to {nodes - 1}")
     ranks = ranks or gpus() or 1
-    meeting = ["--standalone"]
+    meeting = list(ALONE)
     if nodes > 1:
         host, colon, port = master.rpartition(":")
         if not colon or not host or not port.isdigit():

@@ -6,14 +6,14 @@ import os
 from collections.abc import Sequence
 
 from align.config import TrainConfig
-from launch.children import TORCHRUN, Children
+from launch.children import ALONE, TORCHRUN, Children
 from launch.threads import shared
 
 
 def run_ranks(ranks: int, command: Sequence[str]) -> int:
     """Run a command of `uptake` in several ranks on this machine; the exit status, as of `launch.local`."""
     with Children(shared(ranks)) as children:
-        start = [*TORCHRUN, "--standalone", f"--nproc-per-node={ranks}", "-m", "launch.cli", *command]
+        start = [*TORCHRUN, *ALONE, f"--nproc-per-node={ranks}", "-m", "launch.cli", *command]
         return children.told(children.run(start))
 
 

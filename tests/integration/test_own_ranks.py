@@ -4,6 +4,8 @@ of mistakes as if it were one."""
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -151,3 +153,23 @@ def test_no_two_ranks_are_started_on_one_gpu(
     assert ranks_here(config) == started
     monkeypatch.setenv("RANK", "0")
     assert ranks_here(config) == 1, "a launcher has said how many"
+
+
+UNSHARE = ["unshare", "--mount", "--uts", "--net"]
+
+
+@pytest.mark.skipif(
+    subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode != 0
+    if shutil.which("unshare")
+    else True,
+    reason="needs the right to a machine's name of its own",
+)
+def test_ranks_meet_on_a_machine_whose_name_points_to_where_it_is_not(world: list[str], tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("127.0.0.1 localhost\n10.99.0.1 elsewhere\n")
+    moved = f"mount --bind {tmp_path}/hosts /etc/hosts && hostname elsewhere && ip link set lo up && exec "
+    arguments = command(*world, "name=elsewhere", "grpo.iterations=1")
+    done = subprocess.run(
+        [*UNSHARE, "bash", "-c", moved + shlex.join(arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
