@@ -212,6 +212,7 @@ def evaluate(
                     kept[key] = episode
         on_done(sum(len(part) for part in parts[start : start + world]))
     if together:
+        ranks.watch().meet(f"measured {name}")  # a part may take longer than ranks may wait for each other
         for theirs, held in ranks.watch().collect((found, kept)):
             found |= theirs
             kept |= held

@@ -190,28 +190,26 @@ class Watch:
             dist.all_gather_object(out, value)
         return out
 
-    def follow(self, place: str) -> None:
-        """Wait until the first rank has come here, however long its work before takes; it tells the others and goes on.
+    def meet(self, place: str) -> None:
+        """Wait until every rank has come here, however long its work before takes.
 
         Args:
             place: a name that is used once.
 
         Raises:
-            UptakeError: it has ended, or gives no sign of life.
+            UptakeError: one has ended, or gives no sign of life.
         """
         if self._store is None:
             return
-        key, waiting = f"uptake/place/{place}", time.monotonic()
-        if self._rank == 0:
-            with self._lock:
-                self._store.set(key, "")
-            time.sleep(BEAT)  # the store may live in this process: let the others read it before it ends
-            return
-        while not self._told(key):
-            first = self._seen.get(0)
-            if first is not None and (first.said["left"] or time.monotonic() - first.at > GRACE):
-                raise self._who(time.monotonic() - waiting)
-            time.sleep(BEAT / 4)
+        waiting = time.monotonic()
+        with self._lock:
+            self._store.set(f"uptake/{place}/{self._rank}", "")
+        for rank in range(self._world):
+            while not self._told(f"uptake/{place}/{rank}"):
+                other = self._seen.get(rank)
+                if other is not None and (other.said["left"] or time.monotonic() - other.at > GRACE):
+                    raise self._who(time.monotonic() - waiting)
+                time.sleep(BEAT / 4)
 
     def _told(self, key: str) -> bool:
         try:
@@ -243,8 +241,8 @@ class Watch:
         self._left = why
         try:
             self._exchange()
-            if why and self._rank == 0:
-                time.sleep(2 * BEAT)  # the store may live in this process: let the others read it
+            if self._rank == 0:
+                time.sleep(2 * BEAT if why else BEAT)  # the store may live in this process: let the others read it
             elif isinstance(error, UptakeError) and self._mistake and os.environ["LOCAL_RANK"] != "0":
                 error.said = self._first_says_it()
         except RuntimeError:  # the store is gone: there is nobody to tell

@@ -73,7 +73,7 @@ def _run(config: WarmStartConfig, console: Console, resume: bool) -> Path | None
     if first:
         _claim(config, policy, resume)
     start_ranks(config.sft.collective_timeout)
-    watch().follow("claimed")
+    watch().meet("claimed")
     # wandb would print its own summary and listen in on the progress bar; what it logs is not touched.
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "off")

@@ -121,7 +121,7 @@ def _run(job: Job, console: Console, started: float, resume: bool) -> Path | Non
     peak = sum(watch().collect(peak_memory()))
     report = _conclude(job, before, after, scripted, peak, console, started) if first else None
     # A node that had ended would count as done, and could not help the first one should that have to go on again.
-    watch().follow("reported")
+    watch().meet("reported")
     stop_ranks()
     return report
 
@@ -337,4 +337,5 @@ def measure(job: Job, name: str, folder: Path | None, console: Console) -> Evalu
             episode = evaluation.kept[example.key]
             save_conversation(episode, job.composition.score(episode), folder / "episodes" / name / example.folder)
         evaluation.save(folder / name / "evaluation.json")
+    watch().meet(f"kept {name}")  # a judge may have been asked
     return evaluation

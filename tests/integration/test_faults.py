@@ -15,10 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from align import checkpoints, losses
+from align import checkpoints, evaluation, losses
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.errors import FAILED
-from launch import train
 from tests.child import command, start
 from tests.integration.test_quickstart import SMALL, figures
 from tests.judge_server import JudgeServer
@@ -110,7 +109,7 @@ def test_a_run_goes_on_to_its_report_when_its_judge_dies_or_hangs(
 def test_a_rank_that_hangs_ends_the_run_in_one_line_that_says_who_and_where_and_it_can_go_on(
     world: list[str], tmp_path: Path
 ) -> None:
-    """Measuring before training, which only the first rank does, may take longer than the limit for a hang."""
+    """Measuring, of which the ranks have unequal shares, may take longer than the limit for a hang."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -126,14 +125,14 @@ def test_a_rank_that_hangs_ends_the_run_in_one_line_that_says_who_and_where_and_
 
         DuplexVectorEnv.step = stepped  # type: ignore[method-assign,assignment]
 
-    def measure_slowly() -> None:
-        measure = train.measure
+    def play_slowly() -> None:
+        play = evaluation.play
 
-        def slow(*args: object) -> object:
+        def slow(*args: object, **options: object) -> object:
             time.sleep(10)
-            return measure(*args)  # type: ignore[arg-type]
+            return play(*args, **options)  # type: ignore[arg-type]
 
-        train.measure = slow  # type: ignore[assignment]
+        evaluation.play = slow  # type: ignore[assignment]
 
     def rank(number: int) -> Callable[[], None]:
         def prepare() -> None:
@@ -144,7 +143,7 @@ def test_a_rank_that_hangs_ends_the_run_in_one_line_that_says_who_and_where_and_
             if number:
                 hang()
             else:
-                measure_slowly()
+                play_slowly()
 
         return prepare
 

@@ -103,7 +103,7 @@ def work():
         if os.environ["RANK"] == "0":
             time.sleep(3)
             {"killed": lambda: os.kill(os.getpid(), signal.SIGKILL), "fails": lambda: 1 / 0}[sys.argv[1]]()
-        watch().follow("the end of it")
+        watch().meet("the end of it")
 
 sys.exit(guarded(work))
 """
