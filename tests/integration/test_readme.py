@@ -43,11 +43,13 @@ def test_every_command_and_every_override_that_it_shows_exists() -> None:
             load_config(full[0], [word for word in full[1:] if "=" in word])
 
 
-def test_the_configuration_that_it_shows_for_two_ranks_can_be_split_between_them() -> None:
-    shown = re.findall(r"`torchrun --nproc_per_node (\d+) -m launch\.cli train ([^\s`]+)([^`]*)`", README)
+def test_what_it_shows_for_several_ranks_can_be_split_between_them() -> None:
+    shown = re.findall(r"`uptake train ([^\s`]+)( [^`]*ranks=[^`]*)`", README)
     assert shown
-    for world, config, rest in shown:
-        load_config(config, rest.split()).algorithm.check(int(world))
+    for name, rest in (("quickstart", ""), *shown):
+        config = load_config(name, rest.split())
+        assert config.ranks > 1
+        config.algorithm.check(config.ranks)
 
 
 def test_every_file_that_it_links_exists() -> None:
