@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import FrameType
 
 import psutil
@@ -75,11 +76,13 @@ class Children:
     def _stop(self, number: signal.Signals) -> None:
         if self._child is None or self._child.poll() is not None:
             return
-        ranks = psutil.Process(self._child.pid).children()
-        for rank in ranks:
-            rank.send_signal(number)
-        if not ranks:  # it waits for other nodes
-            self._child.terminate()
+        with suppress(psutil.NoSuchProcess):  # it has ended in between
+            ranks = psutil.Process(self._child.pid).children()
+            for rank in ranks:
+                with suppress(psutil.NoSuchProcess):
+                    rank.send_signal(number)
+            if not ranks:  # it waits for other nodes
+                self._child.terminate()
 
 
 def _prepare() -> None:

@@ -8,12 +8,14 @@ import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from launch.children import Children
 from tests.integration.test_quickstart import ROOT, SMALL, command, figures, stopped, uptake
 from tests.packs import write_tiny_pack
 from tests.tiny_checkpoint import tiny_checkpoint
@@ -153,6 +155,18 @@ def test_no_two_ranks_are_started_on_one_gpu(
     assert ranks_here(config) == started
     monkeypatch.setenv("RANK", "0")
     assert ranks_here(config) == 1, "a launcher has said how many"
+
+
+def test_a_rank_that_has_just_ended_does_not_keep_the_others_from_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive, gone = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    ranks = [psutil.Process(gone.pid), psutil.Process(alive.pid)]
+    gone.kill()
+    gone.wait()
+    monkeypatch.setattr(psutil.Process, "children", lambda self: ranks)
+    children = Children({})
+    threading.Timer(0.5, children._stop, [signal.SIGINT]).start()
+    children.run(["sleep", "1"])
+    assert alive.wait(10) == -signal.SIGINT
 
 
 UNSHARE = ["unshare", "--mount", "--uts", "--net"]
