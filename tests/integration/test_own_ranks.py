@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,15 @@ from tests.packs import write_tiny_pack
 from tests.tiny_checkpoint import tiny_checkpoint
 
 TWO = ["ranks=2", "grpo.num_groups=4", "grpo.iterations=2", "evaluation.batch=2", "evaluation.baselines=[oracle]"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def outside() -> Iterator[None]:
+    """As from a shell: a test of this process that has started ranks leaves what a launcher would have set."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+            patch.delenv(name, raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")
