@@ -142,7 +142,9 @@ def adapt(model: MoshiModel, rank: int = 3, seed: int = 0) -> None:
 def learn(model: MoshiModel, seed: int = 0) -> None:
     """Put adapters into a model, as a run does, that have learned something small."""
     generator = torch.Generator().manual_seed(seed)
-    add_lora(model, r"transformer\.layers\..*", r=3, alpha=6)
+    with torch.random.fork_rng():  # the adapters' first values, whatever was drawn before
+        torch.manual_seed(seed)
+        add_lora(model, r"transformer\.layers\..*", r=3, alpha=6)
     with torch.no_grad():
         for adapter in adapters(model).values():
             adapter.up.copy_(1e-3 * torch.randn(adapter.up.shape, generator=generator))
