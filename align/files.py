@@ -11,12 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Size, Tensor
 
 from envs.errors import UptakeError
 from envs.files import whole
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""What weights may be saved as."""
 
 
 def one_line(error: Exception) -> str:
@@ -30,11 +34,15 @@ def read_json(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if text.strip() else {}
     except OSError as error:
-        raise UptakeError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UptakeError(
+            f"{path}: cannot be read ({error.strerror}); expected a JSON file of the checkpoint: copy it there"
+        ) from error
     except UnicodeDecodeError as error:
         raise UptakeError(f"{path}: not JSON (not text: {error.reason}); copy the file again") from error
     except json.JSONDecodeError as error:
         raise UptakeError(f"{path}:{error.lineno}: not JSON ({error.msg}); copy the file again") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+        raise UptakeError(f"{path}: not JSON of settings ({one_line(error)}); copy the file again") from error
     if not isinstance(values, dict):
         raise UptakeError(f"{path}: expected an object of settings, found {type(values).__name__}")
     return values
@@ -44,6 +52,30 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file."""
     with _opening(path):
         return load_file(path)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, which are all weights; see `check_weights`."""
+    tensors = read_tensors(path)
+    check_weights(tensors, path)
+    return tensors
+
+
+def check_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise UptakeError if a tensor of the file `path` is no weight: not of floating point, NaN or infinite."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            known = ", ".join(map(_plain, FLOATS))
+            raise UptakeError(
+                f"{path}: {name} is {_plain(tensor.dtype)}, expected {known}: quantised weights are not implemented; "
+                "take the release that is not quantised"
+            )
+        if not tensor.isfinite().all():
+            raise UptakeError(f"{path}: {name} has NaN or infinite values; give a checkpoint from before that")
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def read_shapes(path: Path) -> dict[str, Size]:
@@ -56,7 +88,7 @@ def read_dtype(path: Path) -> str:
     counts: Counter[str] = Counter()
     for shape, dtype in _header(path).values():
         counts[dtype] += shape.numel()
-    return max(counts, key=lambda kind: counts[kind])
+    return max(counts, key=lambda kind: counts[kind], default="")
 
 
 def _header(path: Path) -> dict[str, tuple[Size, str]]:
@@ -106,7 +138,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 def _present(path: Path) -> None:
     if not path.is_file():
-        raise UptakeError(f"{path}: missing")
+        raise UptakeError(f"{path}: missing; expected a safetensors file of the checkpoint: copy it there")
 
 
 def _alone(tensor: Tensor) -> Tensor:

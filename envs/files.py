@@ -27,7 +27,8 @@ def whole(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; what lies there takes the place of `path` when the block ends.
 
     If the block raises, `path` stays as it was and what was written is gone. Its folder is made where it is missing.
-    Threads and processes may write the same file at once: one of them wins.
+    Threads and processes may write the same file at once: one of them wins. It can be read by whom the umask says, also
+    where a library that wrote it made a file for its owner alone, as safetensors does.
 
     Raises:
         OSError: the disk is full, or the folder cannot be made or written.
@@ -36,7 +37,10 @@ def whole(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         with named(path):
+            partial.touch()
+            mode = partial.stat().st_mode
             yield partial
+            partial.chmod(mode)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -350,7 +350,8 @@ def _referred(scenarios: Iterable[Scenario]) -> bytes:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file as hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _clip(index: Path, name: str, spec: Any) -> Clip:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from envs.errors import UptakeError
+from envs.files import whole
 
 SAMPLE_RATE = 24_000
 FRAME = 1920
@@ -239,19 +240,32 @@ class PocketCodec:
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        save_file({"codewords": self.codewords.astype(np.float16), "mean": self.mean}, str(path))
+        with whole(Path(path)) as partial:
+            save_file({"codewords": self.codewords.astype(np.float16), "mean": self.mean}, partial)
 
     @classmethod
     def load(cls, path: str | Path) -> PocketCodec:
         if not Path(path).is_file():
             raise UptakeError(f"{path}: no codec weights here; a pocket folder holds codec.safetensors")
         try:
-            tensors = load_file(str(path))
-            return cls(tensors["codewords"].astype(np.float32), tensors["mean"])
-        except (KeyError, ValueError, OSError) as error:
-            raise UptakeError(f"{path}: not a pocket codec ({error}); copy the file again") from error
-        except SafetensorError as error:
+            tensors = load_file(path)  # numpy's: environments take this codec, and load no torch
+            codewords, mean = tensors["codewords"], tensors["mean"]
+        except KeyError as error:
+            raise UptakeError(f"{path}: not a pocket codec (no tensor {error}); copy the file again") from error
+        except (SafetensorError, OSError) as error:
             raise UptakeError(f"{path}: truncated or not safetensors ({error}); copy the file again") from error
+        width = SUB * DIM
+        if codewords.ndim != 3 or codewords.shape != (CODEBOOKS, codewords.shape[1], width) or mean.shape != (width,):
+            raise UptakeError(
+                f"{path}: not a pocket codec: codewords {codewords.shape} and mean {mean.shape}, expected "
+                f"({CODEBOOKS}, N, {width}) and ({width},); copy the file again"
+            )
+        for name, values in (("codewords", codewords), ("mean", mean)):
+            if values.dtype.kind != "f":
+                raise UptakeError(f"{path}: {name} is {values.dtype}, expected numbers of floating point")
+            if not np.isfinite(values).all():
+                raise UptakeError(f"{path}: {name} has NaN or infinite values; copy the file again")
+        return cls(codewords.astype(np.float32), mean.astype(np.float32))
 
 
 def shipped() -> PocketCodec:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.signal
+from safetensors.numpy import save_file
 
 from align.codecs.pocket import BANDS, CODEBOOKS, DIM, FRAME, SAMPLE_RATE, SUB, PocketCodec
 from align.codecs.train_pocket import describe, train
@@ -112,6 +113,23 @@ def test_a_missing_or_truncated_file_is_one_line(codec: PocketCodec, tmp_path) -
     codec.save(tmp_path / "codec.safetensors")
     (tmp_path / "codec.safetensors").write_bytes((tmp_path / "codec.safetensors").read_bytes()[:1000])
     with pytest.raises(UptakeError, match="truncated") as error:
+        PocketCodec.load(tmp_path / "codec.safetensors")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"mean": np.full(SUB * DIM, np.nan, np.float32)}, "mean has NaN or infinite values"),
+        ({"mean": np.zeros(SUB * DIM, np.int8)}, "mean is int8, expected"),
+        ({"mean": np.zeros(3, np.float32)}, "expected .8, N, 224. and .224,."),
+        ({"codewords": np.zeros((2, 3), np.float32)}, "expected .8, N, 224. and .224,."),
+    ],
+)
+def test_a_file_of_other_tensors_is_one_line(codec: PocketCodec, tmp_path, change, says: str) -> None:
+    tensors = {"codewords": codec.codewords, "mean": codec.mean} | change
+    save_file(tensors, tmp_path / "codec.safetensors")
+    with pytest.raises(UptakeError, match=f"codec.safetensors: .*{says}") as error:
         PocketCodec.load(tmp_path / "codec.safetensors")
     assert "\n" not in str(error.value)
 

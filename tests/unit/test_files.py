@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from align.files import write_json, write_tensors
 from envs.files import whole
 
 
@@ -51,3 +55,17 @@ def test_threads_that_write_the_same_file_never_mix(tmp_path: Path) -> None:
         thread.join()
     assert path.read_text() in texts
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture(params=[0o022, 0o002, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_every_file_can_be_read_by_whom_the_umask_says(tmp_path: Path, umask: int) -> None:
+    write_json(tmp_path / "config.json", {})
+    write_tensors(tmp_path / "model.safetensors", {"weight": torch.zeros(1)})
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("config.json", "model.safetensors"), 0o666 & ~umask)
