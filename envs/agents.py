@@ -280,6 +280,11 @@ class Recorded:
         name, _, channel = place.rpartition("#") if not Path(place).exists() else (place, "", "")
         if not name or (channel and not channel.isdecimal()):
             name, channel = place, ""
+        if not Path(name).is_file():
+            raise UptakeError(
+                f"{name}: no such recording; expected an audio file or a stored episode's folder: check the path, "
+                "which counts from the working directory"
+            )
         tracks = Recording(Path(name)).tracks
         if not channel and len(tracks) > 1:
             raise UptakeError(f"{name}: has {len(tracks)} channels; say which is the agent's: replay:{name}#0")

@@ -97,11 +97,13 @@ def _decode(file: Path, start: float, stop: float | None, rate: int) -> np.ndarr
     try:
         with opened(file) as recording:
             own, length = recording.samplerate, recording.frames / recording.samplerate
+            if not length:
+                raise UptakeError(f"{file}: holds no audio; record or export it again")
             end = length if stop is None else min(stop, length)
             if not 0 <= start < end or end - start > MAX_SECONDS:
                 raise UptakeError(
                     f"{file}: the window from {start:g} s to {end:g} s of {length:g} s is empty or longer than "
-                    f"{MAX_SECONDS:g} s; set from and to"
+                    f"{MAX_SECONDS:g} s; set from and to in the scenario, or give a shorter file"
                 )
             recording.seek(round(start * own))
             audio = recording.read(round((end - start) * own), dtype="float32", always_2d=True)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from align.evaluation import BASELINES, evaluate, find_scripted
+from align.evaluation import evaluate
+from align.loading import BASELINES, find_scripted
 from align.policies import checks
 from align.policies.scripted import ScriptedPolicy
 from envs import agents
@@ -83,9 +84,11 @@ def test_a_recording_of_another_rate_is_played_in_time_into_every_conversation(p
 
 def test_a_replay_that_cannot_be_is_one_clear_line(tmp_path):
     soundfile.write(tmp_path / "two.wav", np.zeros((800, 2)), 8000)
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 8000)
     (tmp_path / "text.wav").write_text("no audio")
     for name, message in (
-        ("nowhere.wav", "no such recording"),
+        ("nowhere.wav", "no such recording; .* counts from the working directory"),
+        ("empty.wav", "empty.wav: holds no audio"),
         ("two.wav", "2 channels; say which"),
         ("two.wav#2", "no channel 2"),
         ("text.wav", "unreadable"),
