@@ -53,8 +53,9 @@ class AlarmConfig:
                 raise UptakeError(f"{section}.alarms.{name} = {value!r}: a share, from 0 to 1, or null for none")
         for name, least in (("quality_drop", 0), ("kl_above", 0), ("patience", 1), ("no_better_for", 0)):
             value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise UptakeError(f"{section}.alarms.{name} = {value!r}: must be at least {least}")
+            if value is not None and not least <= value < float("inf"):
+                problem = "must be finite, or null for none" if value > least else f"must be at least {least}"
+                raise UptakeError(f"{section}.alarms.{name} = {value!r}: {problem}")
 
 
 def observe(episodes: Sequence[Episode], tally: Tally) -> None:

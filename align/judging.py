@@ -51,7 +51,7 @@ def check_axes(composition: Composition, scenarios: Sequence[Scenario]) -> None:
         if not judged & (there | {EPISODE}):
             raise UptakeError(
                 f"rewards: nothing applies to the {len(ids)} scenarios of axis {axis!r} (event types "
-                f"{', '.join(sorted(there))}); add a term that judges one of these, or train on a pack without them"
+                f"{', '.join(sorted(there))}); add a term that judges one of these, or say the others in `axes`"
             )
         if axis == curriculum.SAFETY:
             if not safe:

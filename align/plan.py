@@ -96,7 +96,7 @@ def written(model: nn.Module, hidden: int, config: RunConfig | SftConfig) -> tup
     """What `disk` asks of a policy: its numbers, and those of them that are trained.
 
     Args:
-        model: as it was loaded, or without its weights (`align.evaluation.load_shape`).
+        model: as it was loaded, or without its weights (`align.loading.load_shape`).
         hidden: its `spec.hidden`.
     """
     if isinstance(config, SftConfig):

@@ -9,17 +9,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from align.evaluation import CASCADE, find_folder, is_cascade_file, load_policy
+from align.loading import CASCADE, find_folder, is_cascade_file, load_policy
 from align.policies.base import DuplexPolicy
 from align.policies.cascade.config import LlmConfig
 from align.policies.cascade.policy import CascadePolicy
-from align.policies.checks import TOLERANCE, streaming_difference
+from align.policies.checks import TOLERANCE, audio_difference, streaming_difference
 from align.policies.moshi.checkpoint import find_layout
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.model import MoshiModel
 from align.policies.moshi.policy import MoshiPolicy
 from envs.clock import CLOCK
 from envs.codec import Codec
+from envs.errors import UptakeError
 from envs.pack import AGENT_KINDS
 from launch.terminal import make_console
 
@@ -39,20 +40,38 @@ def run_checkup(name: str, context: int = 0, console: Console | None = None) -> 
     policy = load_policy(name, context=context, dtype=torch.float32)
     # A policy that decides seldom, or only when somebody has spoken, needs longer to do something.
     user = _talkers(policy) if isinstance(policy, CascadePolicy) else None
-    difference, actions = streaming_difference(policy, 24 if isinstance(policy, MoshiPolicy) else 96, user)
-    good = difference <= TOLERANCE
+    if (codec := getattr(policy, "codec", None)) is not None:
+        _check_codec(codec, folder)
+    try:
+        difference, actions = streaming_difference(policy, 24 if isinstance(policy, MoshiPolicy) else 96, user)
+    except FloatingPointError as error:
+        raise UptakeError(f"{folder}: {error}; give a checkpoint from before that") from error
+    audio_apart, audio_actions = audio_difference(policy)
+    good = difference <= TOLERANCE and audio_apart <= TOLERANCE
     table = Table(show_header=False, box=None, pad_edge=False)
     for label, text in _moshi(folder, policy) if isinstance(policy, MoshiPolicy) else _other(policy):
         table.add_row("[green]ok[/]", f"[bold]{label}[/]", text)
-    parity = (
-        f"at most {difference:.1e} nats apart in {actions} actions on {_device(policy)}, {TOLERANCE:.0e} is allowed"
-    )
+    parity = f"at most {difference:.1e} nats apart in {actions} actions"
+    if audio_actions:
+        parity += f" of the text and {audio_apart:.1e} in {audio_actions} of the voice"
+    parity += f" on {_device(policy)}, {TOLERANCE:.0e} is allowed"
     if not good:
         parity += "; in float32 that is a fault of the model's code: please report it with this table"
     table.add_row("[green]ok[/]" if good else "[red]fix[/]", "[bold]streaming and scoring[/]", parity)
     console.print(f"[bold]{folder}[/]", soft_wrap=True, highlight=False)
     console.print(table)
     return good
+
+
+def _check_codec(codec: Codec, folder: Path) -> None:
+    """Let it hear a frame and say it again; raises UptakeError if what it says is no sound."""
+    state = codec.init_state(1)
+    heard = np.random.default_rng(0).normal(0.0, 0.1, (1, codec.frame)).astype(np.float32).clip(-1.0, 1.0)
+    if not np.isfinite(codec.decode(state, codec.encode(state, heard))).all():
+        raise UptakeError(
+            f"{folder}: its codec {_codec(codec)}, makes NaN or infinite sound of a frame of noise, expected samples "
+            "of -1 to 1; put the codec there that the checkpoint came with"
+        )
 
 
 def _moshi(folder: Path, policy: MoshiPolicy) -> list[tuple[str, str]]:

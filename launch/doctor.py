@@ -90,7 +90,7 @@ def _pack() -> str:
 
 
 def _policy() -> str:
-    from align.evaluation import load_policy
+    from align.loading import load_policy
 
     policy = load_policy("pocket")
     count = sum(parameter.numel() for parameter in policy.model.parameters())

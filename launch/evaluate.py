@@ -10,16 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from align.config import load_config
-from align.evaluation import (
-    Key,
-    Scripted,
-    evaluate,
-    find_scripted,
-    load_policy,
-    play,
-    write_json,
-)
+from align.evaluation import Key, evaluate, play, write_json
 from align.hearing import Listener, codec_floor
+from align.loading import Scripted, find_scripted, load_policy
 from align.policies.base import DuplexPolicy
 from align.policies.live.agent import Live
 from align.policies.live.ledger import summary
@@ -30,6 +23,7 @@ from align.rollout import check_context
 from align.stored import Store
 from envs.acoustics.config import find_acoustics
 from envs.episode import Episode
+from envs.errors import UptakeError
 from envs.event import Word
 from envs.look import write_look
 from envs.pack import Pack
@@ -122,6 +116,9 @@ def run_evaluation(
             watch=watch,
             on_done=advance,
         )
+    if ledgers and all("mute" in one["faults"] for one in ledgers):
+        faults = summary(ledgers)["faults"]
+        raise UptakeError(f"{policy}: sent no sound in {len(ledgers)} conversations (faults {faults}); see its own log")
     if store is not None:
         store.close(found)
     result = grader.result(found)

@@ -9,8 +9,8 @@ import torch
 from rich.console import Console
 
 from align.codecs import POCKET
-from align.evaluation import LOADERS, find_folder
 from align.files import read_json
+from align.loading import LOADERS, find_folder
 from align.policies.moshi.checkpoint import save_checkpoint
 from align.policies.moshi.layouts import kyutai, lora
 from align.policies.moshi.policy import MoshiPolicy

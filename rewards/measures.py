@@ -50,9 +50,9 @@ LONG_PAUSE_SECONDS = 0.7
 """What is waited for by an agent that counts silence and nothing else, as most cascades do."""
 IDLE_SECONDS = 3.0
 OWN_SILENCE_SECONDS = 2.0
+"""A turn so long after anything that happened, and after the agent's own last word, was called for by nothing."""
 HEARD_SECONDS = 1.0
 """What was heard so long before a break may be why it fell silent."""
-"""A turn so long after anything that happened, and after the agent's own last word, was called for by nothing."""
 
 
 @dataclass(frozen=True)

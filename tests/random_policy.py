@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from align.evaluation import find_folder
+from align.loading import find_folder
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.layouts.kyutai import open_tokenizer
 from align.policies.moshi.model import MoshiModel

@@ -70,7 +70,7 @@ _loaders: list[Callable[[str, int], Partner]] = []
 
 
 def set_loader(load: Callable[[str, int], Partner]) -> None:
-    """Say how the name of a policy and a batch size become a partner: `align.evaluation` does, when it is imported."""
+    """Say how the name of a policy and a batch size become a partner: `align.loading` does, when it is imported."""
     _loaders[:] = [load]
 
 
@@ -82,7 +82,7 @@ def open_partner(name: str, batch: int) -> Partner:
     """
     if not _loaders:
         raise UptakeError(
-            f"user.policy = {name!r}: nothing here can load a policy; import align.evaluation first, or call "
+            f"user.policy = {name!r}: nothing here can load a policy; import align.loading first, or call "
             "envs.users.partner.set_loader"
         )
     return _loaders[0](name, batch)

@@ -14,16 +14,8 @@ import torch
 from align.comparison import LABELS, compare, single
 from align.config import load_config
 from align.curriculum import by_axis
-from align.evaluation import (
-    BASELINES,
-    Evaluation,
-    evaluate,
-    examples,
-    find_folder,
-    load_policy,
-    play,
-    policy_seed,
-)
+from align.evaluation import Evaluation, evaluate, examples, play, policy_seed
+from align.loading import BASELINES, find_folder, load_policy
 from align.policies.moshi.checkpoint import saved_dtype
 from align.policies.moshi.policy import MoshiPolicy
 from align.unheard import most_plays

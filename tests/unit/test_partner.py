@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from align.evaluation import load_partner, play
+from align.evaluation import play
+from align.loading import load_partner
 from align.partner import PolicyPartner
 from envs import agents
 from envs.clock import CLOCK

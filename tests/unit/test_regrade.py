@@ -11,7 +11,8 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from align.evaluation import BASELINES, Evaluation, evaluate, examples
+from align.evaluation import Evaluation, evaluate, examples
+from align.loading import BASELINES
 from align.stored import Store, find_stored
 from envs.episode import Episode
 from envs.errors import UptakeError
