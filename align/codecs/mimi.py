@@ -15,7 +15,6 @@ Mimi: Défossez et al. 2024, "Moshi", arXiv 2410.00037 §3.3. Written against tr
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers.models.mimi.configuration_mimi import MimiConfig
 from transformers.models.mimi.modeling_mimi import (
@@ -38,6 +35,8 @@ from transformers.models.mimi.modeling_mimi import (
     MimiTransformerModel,
 )
 
+from align.codecs.mimi_sizes import FAULTS, check_codewords, check_config
+from align.files import read_json, read_weights
 from envs.errors import UptakeError
 
 
@@ -57,7 +56,8 @@ class MimiState:
     def memory(self, name: str, shape: Sequence[int] = (), dtype: torch.dtype = torch.float32) -> Tensor:
         """The memory `name`, (B, *shape): the tensor itself, to be written in place."""
         if name not in self.tensors:
-            self.tensors[name] = torch.zeros(self.batch, *shape, dtype=dtype, device=self.device)
+            with torch.inference_mode(False):  # made in inference mode it could not be changed outside of it
+                self.tensors[name] = torch.zeros(self.batch, *shape, dtype=dtype, device=self.device)
         return self.tensors[name]
 
 
@@ -124,26 +124,20 @@ class MimiCodec:
         for file in (config_file, weights_file):
             if not file.is_file():
                 raise UptakeError(f"{file}: missing; put config.json and model.safetensors of kyutai/mimi there")
+        read_weights(weights_file)
+        settings = read_json(config_file)
+        if (kind := settings.get("model_type")) != "mimi":
+            raise UptakeError(f"{config_file}: model_type is {kind!r}, not 'mimi'; use the files of kyutai/mimi")
+        check_config(settings, config_file)
         try:
-            with safe_open(weights_file, framework="pt") as weights:
-                weights.keys()
-        except SafetensorError as error:
-            raise UptakeError(f"{weights_file}: unreadable or truncated ({_line(error)}); copy it again") from error
-        try:
-            settings = json.loads(config_file.read_text(encoding="utf-8"))
-            kind = settings.get("model_type") if isinstance(settings, dict) else None
-            if kind != "mimi":
-                raise UptakeError(f"{config_file}: model_type is {kind!r}, not 'mimi'; use the files of kyutai/mimi")
             config = MimiConfig.from_pretrained(folder, local_files_only=True)
-        except UptakeError:
-            raise
-        except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        except FAULTS as error:
             raise UptakeError(f"{config_file}: not a Mimi config ({_line(error)}); copy the file again") from error
         try:
             loaded: Any = MimiModel.from_pretrained(
                 folder, config=config, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
-        except (OSError, RuntimeError, ValueError) as error:
+        except FAULTS as error:
             raise UptakeError(f"{weights_file}: does not fit config.json ({_line(error)})") from error
         model, report = loaded
         if missing := sorted(report["missing_keys"]):
@@ -151,6 +145,7 @@ class MimiCodec:
                 f"{weights_file}: {len(missing)} tensors missing, e.g. {missing[0]!r}; "
                 "use the transformers layout of kyutai/mimi, not Moshi's tokenizer-*.safetensors"
             )
+        check_codewords(model, weights_file)
         return cls(model, codebooks)
 
     @property

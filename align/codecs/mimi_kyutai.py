@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers.models.mimi.configuration_mimi import MimiConfig
 from transformers.models.mimi.modeling_mimi import MimiConvTranspose1d, MimiModel
 
 from align.codecs import RELEASED_MIMI as MIMI
 from align.codecs.mimi import MimiCodec
-from align.files import one_line, read_json, read_tensors, write_json, write_tensors
+from align.codecs.mimi_sizes import FAULTS, check_codewords, check_sizes
+from align.files import check_weights, one_line, read_json, read_tensors, write_json, write_tensors
 from align.rotary import to_halves, to_neighbours
 from envs.errors import UptakeError
 
@@ -95,32 +95,38 @@ def load_mimi(path: Path, config_path: Path | None = None, codebooks: int = 8) -
 
     Raises UptakeError, one line, for a missing or truncated file or weights of another shape.
     """
-    values = RELEASED if config_path is None else read_json(config_path)
+    values, source = (RELEASED, path) if config_path is None else (read_json(config_path), config_path)
     try:
+        _check_sizes(values, source)
         config = _to_transformers(values)
-    except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
+        with torch.device("meta"):
+            model = MimiModel(config)
+    except UptakeError:
+        raise
+    except FAULTS as error:
         raise UptakeError(
-            f"{config_path}: not the shape of a Mimi ({type(error).__name__}: {one_line(error)}); copy the file again"
+            f"{source}: not the shape of a Mimi ({type(error).__name__}: {one_line(error)}); copy the file again"
         ) from error
-    tensors = _renamed(read_tensors(path), config)
-    with torch.device("meta"):
-        model = MimiModel(config)
-    wanted = model.state_dict()
-    for names, what in ((wanted.keys() - tensors.keys(), "missing"), (tensors.keys() - wanted.keys(), "unknown")):
+    stored, wanted = read_tensors(path), model.state_dict()
+    found = {own for name in stored for own in _own_names(name)}
+    for names, what in ((wanted.keys() - found, "missing"), (found - wanted.keys(), "unknown")):
         if names:
             raise UptakeError(
                 f"{path}: {len(names)} tensors {what}, e.g. {min(names)!r}; expected Mimi as `moshi` stores it: use "
                 f"{MIMI} of the released checkpoint"
             )
+    tensors = _renamed(stored, config, path)
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise UptakeError(
                 f"{path}: {name} has shape {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}; a Mimi of "
                 "another shape needs mimi_config_name in config.json"
             )
+    check_weights(tensors, path)
     # Real memory first: the model also has buffers that are computed, not stored.
     model = MimiModel(config)
     model.load_state_dict(tensors)
+    check_codewords(model, path)
     return MimiCodec(model, codebooks)
 
 
@@ -136,22 +142,33 @@ def save_mimi(folder: Path, codec: MimiCodec) -> dict[str, str]:
     return {"mimi_name": MIMI, "mimi_config_name": f"file://{MIMI_CONFIG}"}
 
 
-def _renamed(tensors: dict[str, Tensor], config: MimiConfig) -> dict[str, Tensor]:
+def _renamed(tensors: dict[str, Tensor], config: MimiConfig, path: Path) -> dict[str, Tensor]:
     """`moshi`'s tensors under the names that `MimiModel` has in memory."""
+    shape = (3 * config.hidden_size, config.hidden_size)
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        for pattern, replacement in _NAMES:
-            name = re.sub(pattern, replacement, name)
-        # Packed in the released file, one of a list in what `moshi` 0.2.13 would write.
-        stem, packed, _ = re.sub(r"\.in_projs\.0\.weight$", ".in_proj_weight", name).partition("in_proj_weight")
-        if not packed:
-            renamed[name] = tensor
+        own = _own_names(name)
+        if len(own) == 1:
+            renamed[own[0]] = tensor
             continue
+        if tensor.shape != shape:
+            raise UptakeError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, expected {shape}; a Mimi of another shape needs "
+                "mimi_config_name in config.json"
+            )
         queries, keys, values = tensor.chunk(3)
-        renamed[f"{stem}q_proj.weight"] = to_halves(queries, config.num_attention_heads)
-        renamed[f"{stem}k_proj.weight"] = to_halves(keys, config.num_attention_heads)
-        renamed[f"{stem}v_proj.weight"] = values
+        rotated = (to_halves(part, config.num_attention_heads) for part in (queries, keys))
+        renamed |= zip(own, (*rotated, values), strict=True)
     return renamed
+
+
+def _own_names(name: str) -> list[str]:
+    """What `MimiModel` calls a tensor of `moshi`'s: three names of a packed projection, one of any other."""
+    for pattern, replacement in _NAMES:
+        name = re.sub(pattern, replacement, name)
+    # Packed in the released file, one of a list in what `moshi` 0.2.13 would write.
+    stem, packed, _ = re.sub(r"\.in_projs\.0\.weight$", ".in_proj_weight", name).partition("in_proj_weight")
+    return [f"{stem}{kind}_proj.weight" for kind in "qkv"] if packed else [name]
 
 
 def _named_back(tensors: dict[str, Tensor], config: MimiConfig, transposed: set[str]) -> dict[str, Tensor]:
@@ -171,6 +188,17 @@ def _named_back(tensors: dict[str, Tensor], config: MimiConfig, transposed: set[
             name = re.sub(pattern, replacement, name)
         named[name] = tensor
     return named
+
+
+def _check_sizes(values: dict[str, Any], path: Path) -> None:
+    """Refuse sizes that cannot be; KeyError where one is missing."""
+    sizes = {
+        f"{part}.{key}": value
+        for part in ("seanet", "quantizer", "transformer")
+        for key, value in values[part].items()
+        if type(RELEASED[part].get(key)) is int and key not in ("max_period", *_FIXED.get(part, ()))
+    }
+    check_sizes(sizes, values["seanet"]["ratios"], values["transformer"]["max_period"], path)
 
 
 def _to_transformers(values: dict[str, Any]) -> MimiConfig:

@@ -7,7 +7,10 @@ differs goes on with a copy of it. The codes are those of a stream for every row
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
 
 from envs.codec import Codec, rows_kept, rows_taken
 
@@ -35,9 +38,13 @@ class SharedEncoder:
         kept = np.setdiff1d(np.arange(len(self.stream)), rows)
         old, place = np.unique(self.stream[kept], return_inverse=True)
         # One row more than is kept, whatever it holds, becomes the fresh stream.
-        self.state = rows_taken(self.codec, self.state, np.append(old, 0))
+        self.state = self._taken(np.append(old, 0))
         self.codec.reset(self.state, np.array([len(old)]))
         self.stream[kept], self.stream[rows], self._held = place, len(old), len(old) + 1
+
+    def _taken(self, streams: np.ndarray) -> Any:
+        with torch.inference_mode(False):  # a memory made in inference mode could not be changed outside of it
+            return rows_taken(self.codec, self.state, streams)
 
     def fork(self, source: int, rows: np.ndarray) -> None:
         """Make the indices `rows` go on from where row `source` is."""
@@ -57,7 +64,7 @@ class SharedEncoder:
         heads = list(first.values())  # (S,) a row for each stream from now on
         before = self.stream[heads]
         if len(heads) != self._held or not np.array_equal(before, np.arange(len(heads))):
-            self.state, self._held = rows_taken(self.codec, self.state, before), len(heads)
+            self.state, self._held = self._taken(before), len(heads)
             place = {key: stream for stream, key in enumerate(first)}
             self.stream = np.array([place[key] for key in keys], np.int64).reshape(batch)
         with rows_kept(self.state, np.flatnonzero(~active[heads])):

@@ -258,6 +258,15 @@ def _edit_config(**changes):
     return edit
 
 
+def _break_tensor(change):
+    def edit(folder):
+        tensors = load_file(folder / "model.safetensors")
+        tensors["upsample.conv.weight"] = change(tensors["upsample.conv.weight"])
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return edit
+
+
 @pytest.mark.parametrize(
     "damage, message",
     [
@@ -265,11 +274,18 @@ def _edit_config(**changes):
         (_truncate_weights, "truncated"),
         (_drop_tensor, "1 tensors missing, e.g. 'decoder.upsample.conv.weight'"),
         (_edit_config(model_type="encodec"), "model_type is 'encodec'"),
-        (_edit_config(hidden_size="wide"), "not a Mimi config"),
+        (_edit_config(hidden_size="wide"), "config.json: hidden_size = 'wide'"),
+        (_edit_config(norm_eps="small"), "not a Mimi config"),
         (_edit_config(intermediate_size=48), "does not fit config.json"),
         (_edit_config(use_causal_conv=False), "use_causal_conv=False"),
         (_edit_config(num_quantizers=4), "8 codebooks asked for, the model has 4"),
-        (lambda folder: (folder / "config.json").write_text("{"), "not a Mimi config"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json:1: not JSON"),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json: not JSON of settings"),
+        (_edit_config(upsampling_ratios=[8, 0]), "config.json: ratios of upsampling [8, 0]"),
+        (_edit_config(num_attention_heads=0), "config.json: num_attention_heads = 0"),
+        (_edit_config(sliding_window=0), "config.json: sliding_window = 0"),
+        (_break_tensor(lambda tensor: tensor * torch.nan), "upsample.conv.weight has NaN or infinite values"),
+        (_break_tensor(lambda tensor: tensor.to(torch.int8)), "upsample.conv.weight is int8, expected"),
     ],
 )
 def test_a_damaged_folder_is_refused_in_one_line_that_names_the_fault(tmp_path, damage, message: str) -> None:

@@ -75,6 +75,30 @@ def test_a_codec_of_another_shape_is_refused_by_name(folder):
     refused(folder, MIMI, "(3,)", "(16, 16, 4)")
     save_file(tensors | {"speaker.weight": torch.zeros(3)}, folder / MIMI)
     refused(folder, MIMI, "unknown", "speaker.weight")
+    packed = next(name for name in tensors if name.endswith("in_proj_weight"))
+    save_file(tensors | {packed: torch.zeros(5, 16)}, folder / MIMI)
+    refused(folder, f"{folder / MIMI}: {packed} has shape (5, 16), expected (48, 16)")
+
+
+@pytest.mark.parametrize(
+    "part, change, says",
+    [
+        ("bias", lambda tensor: tensor * torch.nan, "has NaN or infinite values"),
+        ("downsample", lambda tensor: tensor.int(), "is int32, expected float64, float32, bfloat16, float16"),
+        ("downsample", lambda tensor: tensor.to(torch.float8_e4m3fn), "is float8_e4m3fn, expected"),
+        ("embedding_sum", lambda tensor: torch.full_like(tensor, 1e38), "its codewords, are NaN or infinite"),
+    ],
+)
+def test_tensors_that_are_no_weights_and_codewords_without_measure_are_refused_by_name(folder, part, change, says):
+    tensors = load_file(folder / MIMI)
+    for name in tensors:
+        if name.endswith("cluster_usage"):
+            tensors[name] = torch.zeros_like(tensors[name])  # by itself that makes long codewords, not infinite ones
+    save_file(tensors, folder / MIMI)
+    load_mimi(folder / MIMI, folder / MIMI_CONFIG)
+    damaged = next(name for name in tensors if part in name)
+    save_file(tensors | {damaged: change(tensors[damaged])}, folder / MIMI)
+    refused(folder, f"{folder / MIMI}: ", says)
 
 
 def test_a_damaged_file_is_refused_by_name(folder):
@@ -97,3 +121,33 @@ def test_a_damaged_file_is_refused_by_name(folder):
 def test_a_shape_that_is_not_a_mimi_s_is_refused_by_name(folder, change, says):
     (folder / MIMI_CONFIG).write_text(json.dumps(json.loads((folder / MIMI_CONFIG).read_text()) | change))
     refused(folder, MIMI_CONFIG, says)
+
+
+@pytest.mark.parametrize(
+    "part, key, value",
+    [
+        ("seanet", "ratios", [8, 0]),
+        ("seanet", "ratios", []),
+        ("seanet", "dimension", -1),
+        ("seanet", "compress", 0),
+        ("transformer", "num_heads", 0),
+        ("transformer", "num_layers", 10**6),
+        ("transformer", "context", 0),
+        ("transformer", "context", -5),
+        ("transformer", "max_period", 0),
+        ("quantizer", "n_q", 10**6),
+        ("quantizer", "bins", True),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_before_a_network_is_made_of_it(folder, part, key, value):
+    values = json.loads((folder / MIMI_CONFIG).read_text())
+    values[part][key] = value
+    (folder / MIMI_CONFIG).write_text(json.dumps(values))
+    refused(folder, f"{folder / MIMI_CONFIG}: ", "period" if key == "max_period" else key, str(value))
+
+
+def test_a_period_of_the_positions_need_not_be_whole(folder):
+    values = json.loads((folder / MIMI_CONFIG).read_text())
+    values["transformer"]["max_period"] = 5e6 + 0.5
+    (folder / MIMI_CONFIG).write_text(json.dumps(values))
+    load_mimi(folder / MIMI, folder / MIMI_CONFIG)
