@@ -104,6 +104,21 @@ def streaming_difference(policy: DuplexPolicy, frames: int = 24, user: np.ndarra
     return difference, int(trajectory.valid.sum())
 
 
+def audio_difference(policy: DuplexPolicy) -> tuple[float, int]:
+    """The same of the audio streams that can be trained, in what the policy has lived: nothing in 0 without any."""
+    codebooks = sum(stream.trainable for stream in policy.spec.streams[1:])
+    if not codebooks:
+        return 0.0, 0
+    trajectory = policy.trajectory()
+    audio = trajectory.audio
+    assert audio is not None and audio.valid.any(), "audio streams are trainable, but none of their actions is there"
+    with torch.no_grad():
+        logp = policy.score(trajectory, codebooks=codebooks).audio_logp
+    assert logp is not None, "score(codebooks=...) returned no audio_logp"
+    difference = (logp - audio.sampler_logp)[audio.valid].abs().max().item()
+    return difference, int(audio.valid.sum())
+
+
 def check_streaming_equals_scoring(policy: DuplexPolicy, frames: int = 24) -> None:
     """What the sampler said about its actions is what teacher forcing says: temperature, top-k and legal tokens too.
 
@@ -132,17 +147,8 @@ def check_streaming_equals_scoring(policy: DuplexPolicy, frames: int = 24) -> No
     surprise = -(chosen.exp() * chosen.masked_fill(chosen == -torch.inf, 0)).sum(-1)
     difference = (surprise - scores.entropy[trajectory.valid]).abs().max().item()
     assert difference <= TOLERANCE, f"entropy is not that of log_probs: off by {difference:.2g}"
-    codebooks = sum(stream.trainable for stream in policy.spec.streams[1:])
-    if codebooks:
-        audio = trajectory.audio
-        assert audio is not None and audio.valid.any(), (
-            "audio streams are trainable, but none of their actions is there"
-        )
-        with torch.no_grad():
-            logp = policy.score(trajectory, codebooks=codebooks).audio_logp
-        assert logp is not None, "score(codebooks=...) returned no audio_logp"
-        difference = (logp - audio.sampler_logp)[audio.valid].abs().max().item()
-        assert difference <= TOLERANCE, f"sampler and scorer differ by {difference:.2g} nats in an audio stream"
+    difference, _ = audio_difference(policy)
+    assert difference <= TOLERANCE, f"sampler and scorer differ by {difference:.2g} nats in an audio stream"
 
 
 def check_future_audio_changes_no_past_action(policy: DuplexPolicy, frames: int = 24) -> None:

@@ -102,16 +102,18 @@ class Graphs:
         self._weights = [*self._model.parameters(), *self._model.buffers()]
         self._addresses = [weight.data_ptr() for weight in self._weights]
         self._structure = _structure(self._model)
+        self._adapted = [module for module in self._model.modules() if hasattr(module, _BAKED[0])]
+        self._set = _switches(self._adapted)
 
     def check(self) -> None:
-        """Notice modules that were replaced, and adapters that were switched; takes milliseconds."""
+        """Notice modules that were replaced, and what else is no switch of an adapter; takes milliseconds."""
         if self._structure != _structure(self._model):
             self.clear()
 
     def run(self, key: Hashable, function: Callable[[], None]) -> None:
         """Run a function that is the same for the same key, in whichever way."""
-        # Between frames weights may move, but not be replaced: this must take microseconds.
-        if [weight.data_ptr() for weight in self._weights] != self._addresses:
+        # Between frames weights may move and adapters be switched, but nothing replaced: this must take microseconds.
+        if [weight.data_ptr() for weight in self._weights] != self._addresses or _switches(self._adapted) != self._set:
             self.clear()
         if key not in self._replays:
             self._recorder.warm_up(function)
@@ -121,6 +123,11 @@ class Graphs:
         if replay is None:
             replay = self._replays[key] = self._recorder.record(function)
         replay()
+
+
+def _switches(adapted: list[Any]) -> list[tuple[bool, bool]]:
+    """Of layers with adapters: whether these are off, and whether they are in the weights."""
+    return [(layer.disable_adapters, layer.merged) for layer in adapted]
 
 
 def _structure(model: nn.Module) -> list[tuple[Any, ...]]:

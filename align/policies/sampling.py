@@ -75,6 +75,8 @@ def truncated_log_probs(logits: Tensor, temperature: float, top_k: int, keep: Te
 
 def draw(probs: Tensor, uniform: Tensor) -> Tensor:
     """Tokens (B,) by inversion: `probs (B, V)`, `uniform (B,)` in [0, 1). Never one of probability 0."""
-    below = probs.cumsum(-1)
+    # CUDA sums a row that is alone in another way, which may fall by a rounding from one token to the next.
+    rows = probs.expand(2, -1) if probs.is_cuda and len(probs) == 1 else probs
+    below = rows.cumsum(-1)[: len(probs)]
     # With multiples of 2**-23 the product is below the total by at least one unit in the last place.
     return (below <= uniform.unsqueeze(-1) * below[:, -1:]).sum(-1)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from align.evaluation import examples, load_policy, play
+from align.evaluation import examples, play
+from align.loading import load_policy
 from align.policies import checks
 from align.policies.base import DuplexPolicy
 from envs.activity import activity

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from align.evaluation import load_policy, play
+from align.evaluation import play
+from align.loading import load_policy
 from align.policies import checks
 from align.policies.cascade.config import CascadeConfig, LlmConfig, ReplyEndpoint, SpeechConfig
 from align.policies.cascade.head import TurnHead

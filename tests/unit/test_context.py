@@ -11,7 +11,7 @@ import torch
 from align import rollout
 from align.context import Contexts
 from align.curriculum import Draw
-from align.evaluation import load_policy
+from align.loading import load_policy
 from align.policies.moshi.policy import MoshiPolicy
 from envs.duplex_vector_env import DuplexVectorEnv
 from envs.pack import Pack

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from align.evaluation import load_policy
+from align.loading import load_policy
 from align.policies.graphs import SWITCH, CudaRecorder, Graphs
 from align.policies.moshi.frame import Sight
 from align.policies.moshi.model import Head, MoshiModel
 from align.policies.moshi.streaming import MoshiStream
+from align.policies.sampling import draw, truncate
 from envs.errors import UptakeError
 from tests.moshi_streams import ALL, BATCH, SAMPLING, assert_same, heard, live, open_rows, random_model
 
@@ -41,6 +42,15 @@ def test_a_head_of_bfloat16_gives_on_a_gpu_what_it_gives_on_a_cpu():
     torch.testing.assert_close(on_gpu.cpu(), expected, rtol=0, atol=1e-4)
     on_gpu.sum().backward()
     assert head.weight.grad is not None and head.weight.grad.isfinite().all()
+
+
+def test_a_row_alone_draws_what_it_draws_in_company():
+    torch.manual_seed(0)
+    logits, uniform = torch.randn(500, 32_000, device="cuda") * 3, torch.rand(500, device="cuda")
+    probs = truncate(logits, 0.8, 25).softmax(-1)
+    for row in range(500):
+        token = draw(probs[row : row + 1], uniform[row : row + 1])
+        assert probs[row, token] > 0 and token == draw(probs[[row, row]], uniform[[row, row]])[0]
 
 
 def test_a_checkpoint_is_run_in_the_precision_that_it_was_published_in(tmp_path):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from align import evaluation
-from align.evaluation import load_policy
+from align import loading
+from align.loading import load_policy
 from align.policies.chunk.config import ChunkConfig
 from align.policies.chunk.model import ChunkModel
 from align.policies.chunk.policy import ChunkPolicy
@@ -30,13 +30,13 @@ def chunk_policy() -> ChunkPolicy:
 @pytest.mark.parametrize("make", [mimi_policy, chunk_policy])
 def test_a_loaded_policy_is_on_its_gpu_with_its_codec(make, tmp_path, monkeypatch):
     make().export(tmp_path / "policy")
-    monkeypatch.setattr(evaluation, "_own_gpu", lambda: META)
+    monkeypatch.setattr(loading, "_own_gpu", lambda: META)
     policy = load_policy(str(tmp_path / "policy"))
     assert policy.model.device == policy.codec.device == META
 
 
 def test_a_codec_without_a_device_stays_on_the_host(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "_own_gpu", lambda: META)
+    monkeypatch.setattr(loading, "_own_gpu", lambda: META)
     policy = load_policy(str(tiny_checkpoint(tmp_path)), PromptConfig(silence_s=0.4))
     assert policy.model.device == META and isinstance(policy.codec.codewords, np.ndarray)
     assert policy.prompt.shape[1] == 5

@@ -171,6 +171,29 @@ def test_adapters_put_in_switched_and_merged_are_recorded_anew_at_the_next_reset
     assert [tape.recorded for tape in tapes] == [1] * 5
 
 
+def test_adapters_switched_between_two_frames_count_from_the_next_frame_on():
+    of = model()
+    add_lora(of, r"transformer\..*", 2, 4)
+    with torch.no_grad():
+        for name, weight in of.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.3)
+    replayed, _ = taped(of)
+    plain = MoshiStream(of, SAMPLING, BATCH)
+    open_rows(plain, replayed)
+    rng = np.random.default_rng(0)
+
+    def frames() -> None:
+        for _ in range(4):
+            user = heard(rng)
+            assert_same(replayed.step(user, ALL), plain.step(user, ALL))
+
+    frames()
+    with adapters_off(of):
+        frames()
+    frames()
+
+
 def test_another_sampling_is_recorded_anew():
     of = model()
     replayed, _ = taped(of)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from align.codecs.pocket import shipped
 from align.lora import adapters, add_lora, merge_lora
 from align.policies.moshi.checkpoint import find_layout, load_checkpoint, load_shape, save_checkpoint
 from align.policies.moshi.config import MoshiConfig
@@ -87,6 +88,13 @@ def pack(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         part = next((part for part in old if part in name), None)
         names[name if part is None else name.split(part)[0] + old[part]] = None
     return kyutai.packed_like(weights, names)
+
+
+@pytest.mark.parametrize("layout", ["kyutai", "hf"])
+def test_every_exported_file_can_be_read_by_the_same_people(tmp_path, layout):
+    mimi_policy().export(tmp_path, format=layout)
+    shipped().save(tmp_path / "codec.safetensors")
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
 
 @torch.no_grad()
@@ -379,3 +387,24 @@ def test_personaplex_is_not_written_without_the_folder_that_it_came_from(persona
     other = MoshiPolicy(MoshiModel(released(num_layers=2)), blur_codec(), tokenizer())
     with pytest.raises(UptakeError, match=r"transformer\.layers\.1.*found None"):
         other.export(tmp_path / "out", "personaplex", base=folder)
+
+
+def test_a_config_that_claims_the_user_s_depth_steps_is_refused_where_the_weights_have_none(personaplex, tmp_path):
+    _, folder = personaplex
+    policy = MoshiPolicy(*load_checkpoint(folder, blur_codec()))
+    policy.export(tmp_path / "moshi")
+    config = tmp_path / "moshi" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dep_q": 16}))
+    path = tmp_path / "moshi" / "model.safetensors"
+    refused(tmp_path / "moshi", f"{path}: depformer", "found nothing", "with dep_q = 16", "set it to 8")
+    with pytest.raises(UptakeError, match=r"model\.safetensors: depformer.*: found nothing, expected"):
+        policy.export(tmp_path / "out", "personaplex", base=tmp_path / "moshi")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_user_s_depth_steps_of_other_sizes_are_refused_by_name(personaplex):
+    _, folder = personaplex
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file(weights | {"linears.12.weight": torch.zeros(3, 5)}, path)
+    refused(folder, f"{path}: linears.12.weight: found (3, 5), expected (32, 64)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from sentencepiece import SentencePieceProcessor as Tokenizer
+from sentencepiece import SentencePieceTrainer
 
 from align.policies.checks import check_policy, noise_user, play
 from align.policies.moshi.frame import SAMPLE
@@ -32,6 +35,16 @@ class WideCodec(tiny_moshi.BlurCodec):
 
 def policy(sampling: Sampling | None = None) -> MoshiPolicy:
     return MoshiPolicy(MoshiModel(tiny_moshi.config(**MIMI), seed=1), WideCodec(), tiny_moshi.tokenizer(), sampling)
+
+
+def wrapper_tokenizer() -> Tokenizer:
+    """One that also has pieces for the wrapper of a role."""
+    made, words = io.BytesIO(), ["<system> the quick brown fox jumps over a lazy dog <system>"]
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(words * 4), model_writer=made, vocab_size=48, model_type="bpe", unk_id=0, bos_id=1,
+        eos_id=2, pad_id=3, minloglevel=2,
+    )  # fmt: skip
+    return Tokenizer(model_proto=made.getvalue())
 
 
 def voice(frames: int, seed: int = 0) -> np.ndarray:
@@ -250,6 +263,7 @@ def test_a_pickled_voice_is_never_opened(tmp_path: Path):
 
 def test_a_configuration_describes_one_kind_of_prompt():
     p = policy()
+    p.tokenizer = wrapper_tokenizer()
     assert make_prompt(p, PromptConfig()) is None
     told = make_prompt(p, PromptConfig(text="the lazy dog"))
     words = p.tokenizer.encode("<system> the lazy dog <system>")
@@ -260,5 +274,30 @@ def test_a_configuration_describes_one_kind_of_prompt():
         make_prompt(p, PromptConfig(text="a", silence_s=3.0))
     with pytest.raises(UptakeError, match="Mimi's codes"):
         make_prompt(tiny_moshi.policy(), PromptConfig(text="a"))
-    with pytest.raises(UptakeError, match="must be 0 or more"):
-        make_prompt(p, PromptConfig(silence_s=-1.0))
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.01, 0.079, 6.33, 1e6, float("nan"), float("inf")])
+def test_a_silence_is_of_a_frame_at_least_and_of_what_the_context_holds_at_most(seconds: float):
+    p = policy()
+    with pytest.raises(
+        UptakeError, match=r"prompt\.silence_s = .*: must be 0, or from a frame of 0\.08 s to the 6\.32 s"
+    ):
+        make_prompt(p, PromptConfig(silence_s=seconds))
+    for fits in (0.08, 6.32):
+        p.prompted(make_prompt(p, PromptConfig(silence_s=fits))).reset(np.ones(1, bool), [1])
+
+
+def test_a_role_that_the_tokenizer_cannot_write_is_refused_with_its_characters():
+    p = policy()
+    for tokenizer in (p.tokenizer, wrapper_tokenizer()):
+        p.tokenizer = tokenizer
+        with pytest.raises(UptakeError, match=r"prompt\.text: .* no piece for 'Яё😀'; write the role without"):
+            make_prompt(p, PromptConfig(text="the lazy Яё dog 😀 Я"))
+
+
+def test_the_wrapper_of_a_role_is_what_the_published_code_makes_of_it():
+    p = policy()
+    assert 0 in p.tokenizer.encode("<system>"), "this tokenizer has no piece for '<'"
+    told = make_prompt(p, PromptConfig(text="the lazy dog"))
+    words = p.tokenizer.encode("<system> the lazy dog <system>")
+    assert told is not None and told[0, 5 : 5 + len(words)].tolist() == words

@@ -14,6 +14,7 @@ from align.policies.checks import noise_user, play
 from align.policies.moshi.frame import SAMPLE
 from align.policies.sampling import Sampling, draw, truncate, truncated_log_probs, uniforms
 from envs.errors import UptakeError
+from tests.random_policy import random_policy
 from tests.tiny_moshi import CARD, policy
 
 GREEDY = Sampling(text_top_k=1, audio_top_k=1)
@@ -184,18 +185,47 @@ def test_text_is_the_pieces_of_the_sampled_tokens_without_the_silent_ones():
         )
 
 
-def test_rollouts_in_inference_mode_can_be_trained_on_and_go_on_outside_of_it():
-    p = policy()
+@pytest.mark.parametrize("made", [policy, random_policy], ids=["toy codec", "mimi"])
+def test_rollouts_in_inference_mode_can_be_trained_on_and_go_on_outside_of_it(made):
+    p = made()
     user = noise_user(p, 3, 20)
     with torch.inference_mode():
         p.reset([0, 1, 2], [1, 2, 3])
         play(p, user[:10])
+        p.reset([1], [0, 5, 0])
         t = p.trajectory()
     p.score(t).logp.sum().backward()
     play(p, user[10:])
     p.fork(0, [1])
     p.reset([2], [0, 0, 3])
     play(p, user[:2])
+
+
+def test_another_sampling_counts_from_the_next_reset_on():
+    p = policy()
+    p.reset(ALL, [1, 2, 3])
+    user = noise_user(p, 3, 10)
+    play(p, user[:5])
+    before, p.sampling = p.sampling, Sampling(text_temperature=2.0, text_top_k=5, audio_temperature=1.5)
+    play(p, user[5:])
+    t = p.trajectory()
+    assert (t.temperature, t.top_k) == (before.text_temperature, before.text_top_k)
+    assert t.audio is not None and t.audio.temperature == before.audio_temperature
+    torch.testing.assert_close(p.score(t).logp, t.sampler_logp, rtol=0, atol=1e-4)
+    p.reset(ALL, [1, 2, 3])
+    play(p, user)
+    t = p.trajectory()
+    assert (t.temperature, t.top_k) == (2.0, 5)
+    torch.testing.assert_close(p.score(t).logp, t.sampler_logp, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("codebooks", [-1, 9])
+def test_scores_of_codebooks_that_are_not_there_are_refused(codebooks):
+    p = policy()
+    p.reset(ALL, [1, 2, 3])
+    play(p, noise_user(p, 3, 3))
+    with pytest.raises(ValueError, match=f"codebooks = {codebooks}: the agent has 8"):
+        p.score(p.trajectory(), codebooks=codebooks)
 
 
 def test_a_microphone_with_nan_is_refused_by_row_unless_the_row_sits_out():

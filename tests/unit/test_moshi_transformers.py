@@ -155,9 +155,28 @@ def test_a_damaged_transformers_folder_is_refused_by_name(transformers_folder):
     refused(transformers_folder, "1 tensors unknown", "speaker.weight")
     save_file(whole | {"depth_decoder.lm_heads.weight": torch.zeros(2, 2)}, path, {"format": "pt"})
     refused(transformers_folder, "transformers cannot load it")
+    head = whole["decoder.lm_head.weight"]
+    save_file(whole | {"decoder.lm_head.weight": head.to(torch.int8)}, path, {"format": "pt"})
+    refused(transformers_folder, f"{path}: decoder.lm_head.weight is int8")
     path.unlink()
     (transformers_folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     refused(transformers_folder, "no *.safetensors", "never opened")
+
+
+@pytest.mark.parametrize(
+    "part, change, says",
+    [
+        ("depth_decoder_config", {"num_hidden_layers": 10**6}, "depformer_num_layers=1000000"),
+        ("audio_encoder_config", {"num_hidden_layers": 10**6}, "num_hidden_layers = 1000000"),
+        ("audio_encoder_config", {"upsampling_ratios": [8, 0]}, "ratios of upsampling [8, 0]"),
+    ],
+)
+def test_a_transformers_config_with_sizes_that_cannot_be_is_refused_by_name(transformers_folder, part, change, says):
+    path = transformers_folder / "config.json"
+    values = json.loads(path.read_text())
+    values[part] |= change
+    path.write_text(json.dumps(values))
+    refused(transformers_folder, f"{path}: ", says)
 
 
 def test_a_transformers_folder_without_a_fitting_tokenizer_is_refused(transformers_folder):

@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from align.evaluation import load_policy
+from align.loading import load_policy
 from align.policies import checks
 from align.policies.cascade.config import CascadeConfig
 from align.policies.cascade.head import TurnHead
@@ -54,6 +55,17 @@ def test_greedy_it_answers_at_its_threshold_and_stops_at_its_threshold(pack):
     assert min(sounding) == 18 + 3, "0.24 s after the decision"
     assert max(sounding) <= 28
     assert "".join(step.text[0] for step in steps).split()
+
+
+def test_weights_of_16_bits_do_not_round_what_was_measured():
+    head = TurnHead(0.7, 0.3)  # weights of 1 and -7, which bfloat16 has
+    silences = torch.arange(600.0)
+    measures = torch.stack((silences, *torch.zeros(3, 600)), dim=-1)
+    exact = head(measures)
+    rounded = head.bfloat16()(measures)
+    assert rounded.dtype == torch.float32
+    assert (rounded[:, 0] == exact[:, 0]).all()
+    assert (rounded[:, 0].diff() > 0).all(), "a hop more of silence is a hop more"
 
 
 def test_an_answer_that_is_being_prepared_is_withdrawn_when_the_user_goes_on(pack):
@@ -110,9 +122,14 @@ def test_a_folder_that_is_no_cascade_is_one_clear_line(pack, tmp_path, change, m
     assert "\n" not in str(error.value)
 
 
-def test_truncated_weights_and_broken_audio_are_named(pack, tmp_path):
+def test_truncated_and_broken_weights_and_broken_audio_are_named(pack, tmp_path):
     CascadePolicy(pack).export(tmp_path)
     weights = tmp_path / "model.safetensors"
+    whole = load_file(weights)
+    for answer, message in ((torch.full((1, 4), torch.nan), "NaN or infinite"), (torch.ones(1, 4).char(), "is int8")):
+        save_file(whole | {"answer.weight": answer}, weights)
+        with pytest.raises(UptakeError, match=rf"model\.safetensors: answer\.weight .*{message}"):
+            CascadePolicy.load(tmp_path)
     weights.write_bytes(weights.read_bytes()[:-8])
     with pytest.raises(UptakeError, match=r"model.safetensors: truncated"):
         CascadePolicy.load(tmp_path)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from align.policies import checks
 from align.policies.chunk.config import ChunkConfig
@@ -163,11 +164,20 @@ def test_a_folder_that_does_not_fit_is_one_clear_line(tmp_path):
         ({"num_heads": 5}, "dim = 32: must be a multiple"),
         ({"num_layers": 3}, "another shape"),
         ({"chunk": 0}, "chunk = 0"),
+        ({"num_layers": 10**6}, "num_layers = 1000000"),
+        ({"dim": 32 * 10**4}, "another shape"),
         ({"model_type": "x"}, "model_type"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(values | change))
         with pytest.raises(UptakeError, match=message) as error:
             ChunkPolicy.load(tmp_path, codec=policy.codec)
         assert "\n" not in str(error.value)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    weights = load_file(tmp_path / "model.safetensors")
+    head = weights["text_linear.weight"]
+    for change, message in ((head * torch.nan, "NaN or infinite"), (head.to(torch.int8), "is int8, expected")):
+        save_file(weights | {"text_linear.weight": change}, tmp_path / "model.safetensors")
+        with pytest.raises(UptakeError, match=rf"model\.safetensors: text_linear\.weight .*{message}"):
+            ChunkPolicy.load(tmp_path, codec=policy.codec)
     with pytest.raises(UptakeError, match="do not belong together"):
         ChunkPolicy(ChunkModel(ChunkConfig(**(SIZES | {"card": 9}))), BlurCodec(), tokenizer())

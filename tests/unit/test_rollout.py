@@ -116,6 +116,15 @@ def test_what_is_rare_in_an_axis_is_dealt_by_the_square_root_of_its_number():
     assert dealt["backchannel"] == plain["backchannel"]
 
 
+def test_axes_are_all_or_those_that_are_asked_for():
+    scenarios = Pack.load("core").scenarios("train")
+    assert curriculum.of_axes(scenarios, []) == scenarios
+    asked = curriculum.of_axes(scenarios, ["turn", "pause"])
+    assert curriculum.by_axis(asked) == {axis: curriculum.by_axis(scenarios)[axis] for axis in ("pause", "turn")}
+    with pytest.raises(UptakeError, match=r"axes: no training scenario is of 'trun'; did you mean 'turn'"):
+        curriculum.of_axes(scenarios, ["pause", "trun"])
+
+
 def test_no_two_conversations_of_a_run_share_a_seed_and_other_runs_have_others():
     seeds = [s for d in draws(20) for s in d.seeds]
     assert len(set(seeds)) == len(seeds)

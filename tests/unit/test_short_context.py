@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from align.config import load_config
-from align.evaluation import load_policy
+from align.loading import load_policy
 from align.policies.checks import check_fork_continues_identically, check_streaming_equals_scoring
 from align.policies.moshi.policy import MoshiPolicy
 from envs.errors import UptakeError
@@ -30,7 +30,7 @@ def test_it_streams_as_it_scores_and_is_exported_as_what_it_is(folder, tmp_path)
     assert isinstance(policy, MoshiPolicy) and policy.spec.context == 10
     check_streaming_equals_scoring(policy, 24)  # its window slides
     check_fork_continues_identically(policy, 24)
-    assert policy._stream.rows.cache.shape[4] == 10
+    assert policy._stream.rows.cache[0].shape[3] == 10
     policy.export(tmp_path / "short")
     assert json.loads((tmp_path / "short" / "config.json").read_text())["context"] == 10
     assert load_policy(str(tmp_path / "short")).spec.context == 10

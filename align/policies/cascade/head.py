@@ -8,6 +8,7 @@ and grow by `SHARPNESS` nats every 100 ms. So it explores, and its thresholds ha
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 MEASURES = ("silence", "speech", "length", "talked")
@@ -18,13 +19,20 @@ HOPS_A_UNIT = 10.0
 SHARPNESS = 1.0
 
 
+class _Threshold(nn.Linear):
+    """Logits in the precision of what was measured: in bfloat16 one hop more of silence is none after 2.56 s."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
 class TurnHead(nn.Module):
     """Measures (..., 4) to the logits (..., 2) of answering and of stopping."""
 
     def __init__(self, answer_after_s: float = 0.7, stop_after_s: float = 0.3) -> None:
         super().__init__()
-        self.answer = nn.Linear(len(MEASURES), 1)
-        self.stop = nn.Linear(len(MEASURES), 1)
+        self.answer = _Threshold(len(MEASURES), 1)
+        self.stop = _Threshold(len(MEASURES), 1)
         with torch.no_grad():
             for part, measure, seconds in (
                 (self.answer, "silence", answer_after_s),
@@ -35,8 +43,8 @@ class TurnHead(nn.Module):
                 part.bias.fill_(-SHARPNESS * 10.0 * seconds)
 
     def forward(self, measures: Tensor) -> Tensor:
-        """Of hops (..., 4) to logits (..., 2)."""
-        x = measures.to(self.answer.weight.dtype) / HOPS_A_UNIT
+        """Of hops (..., 4) to logits (..., 2), not below float32."""
+        x = measures.to(torch.promote_types(self.answer.weight.dtype, torch.float32)) / HOPS_A_UNIT
         return torch.cat((self.answer(x), self.stop(x)), dim=-1)
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from align.files import read_json, read_tensors, write_json, write_tensors
+from align.files import read_json, read_weights, write_json, write_tensors
 from align.lora import merged_weights
 from align.policies.base import (
     DuplexSpec,
@@ -125,7 +125,7 @@ class CascadePolicy(Keeping):
             raise UptakeError(f"{source}: is not of model_type {KIND!r}")
         config = from_values(values, str(source))
         head = TurnHead()
-        weights = read_tensors(place / "model.safetensors")
+        weights = read_weights(place / "model.safetensors")
         wanted = {name: tuple(value.shape) for name, value in head.state_dict().items()}
         found = {name: tuple(value.shape) for name, value in weights.items()}
         if found != wanted:
@@ -304,7 +304,7 @@ class CascadePolicy(Keeping):
         """(B, T, 2) of waiting and acting for codes (B, K, T); certain to wait where there is nothing to decide."""
         codes = codes.to(self._device)
         both = self.model(codes[:, 1:-1].transpose(1, 2))  # (B, T, 2): of answering, of stopping
-        act = torch.where(codes[:, -1] == OWES, both[..., 0], both[..., 1]).float()
+        act = torch.where(codes[:, -1] == OWES, both[..., 0], both[..., 1])
         act = act.masked_fill(~_something_to_decide(codes), -torch.inf)
         return truncated_log_probs(torch.stack((torch.zeros_like(act), act), dim=-1), temperature, top_k, taken)
 

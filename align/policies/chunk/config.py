@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from align.policies.moshi.config import MOST, MOST_LAYERS
 from envs.errors import UptakeError, nearest
 
 KIND = "uptake-chunk"
@@ -42,8 +43,11 @@ class ChunkConfig:
         for field in dataclasses.fields(self):
             value, whole = getattr(self, field.name), field.name != "max_period"
             kind = int if whole else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kind) or not value >= (0 if "_id" in field.name else 1):
-                raise UptakeError(f"{field.name} = {value!r}: must be a {'whole ' if whole else ''}number of 1 or more")
+            least = 0 if "_id" in field.name else 1
+            most = MOST_LAYERS if field.name in ("num_layers", "codebooks") else MOST
+            if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+                what = "whole number" if whole else "number"
+                raise UptakeError(f"{field.name} = {value!r:.40}: must be a {what} of {least} or more, at most {most}")
         if self.dim % (2 * self.num_heads):
             raise UptakeError(f"dim = {self.dim}: must be a multiple of 2 * num_heads = {2 * self.num_heads}")
         if max(self.padding_id, self.end_padding_id) >= self.text_card:

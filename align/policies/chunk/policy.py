@@ -18,7 +18,7 @@ import torch
 
 from align.codecs import load_codec, save_codec
 from align.codecs.base import codes_of_silence, place
-from align.files import one_line, read_json, read_tensors, write_json, write_tensors, write_whole
+from align.files import one_line, read_json, read_weights, write_json, write_tensors, write_whole
 from align.lora import merged_weights
 from align.policies.base import (
     DuplexSpec,
@@ -97,12 +97,13 @@ class ChunkPolicy(Keeping):
             raise UptakeError(f"{folder / 'config.json'}: is not of model_type {KIND!r}")
         kept = {name: value for name, value in values.items() if not name.endswith("_name")}
         try:
-            model = ChunkModel(ChunkConfig.from_dict(kept))
+            with torch.device("meta"):  # what config.json asks for may be more than fits anywhere
+                model = ChunkModel(ChunkConfig.from_dict(kept))
         except UptakeError as error:
             raise UptakeError(f"{folder / 'config.json'}: {error}") from error
-        weights = read_tensors(folder / WEIGHTS)
+        weights = read_weights(folder / WEIGHTS)
         try:
-            model.load_state_dict({name: value.float() for name, value in weights.items()})
+            model.load_state_dict({name: value.float().clone() for name, value in weights.items()}, assign=True)
         except RuntimeError as error:
             what = one_line(error)
             raise UptakeError(f"{folder / WEIGHTS}: weights of another shape than config.json says: {what}") from error
@@ -137,7 +138,8 @@ class ChunkPolicy(Keeping):
 
     def reset(self, rows: Any, seeds: Sequence[int], prompts: Sequence[Any] | None = None) -> None:
         """Start `rows` afresh; `seeds` and `prompts` have one entry for every slot. See `DuplexPolicy.reset`."""
-        index, anew = rows_to_reset(rows, seeds, prompts, self.batch, self._stream.belongs_to(self.model))
+        fit = self._stream.belongs_to(self.model) and self._stream.sampling == self.sampling
+        index, anew = rows_to_reset(rows, seeds, prompts, self.batch, fit)
         if anew:
             self._open(len(seeds))
         for b in index:
@@ -225,7 +227,8 @@ class ChunkPolicy(Keeping):
 
     def trajectory(self) -> Trajectory:
         """What was heard and done since each row's last reset, on the model's device."""
-        return self._record.trajectory(self.model.device, self.sampling.text_temperature, self.sampling.text_top_k)
+        sampling = self._stream.sampling  # what it was sampled with; `self.sampling` counts from the next reset
+        return self._record.trajectory(self.model.device, sampling.text_temperature, sampling.text_top_k)
 
     def score(self, trajectory: Trajectory, full: bool = False, codebooks: int = 0) -> Scores:
         """Scores of decisions and text; the talker does not run. See `DuplexPolicy.score`."""

@@ -4,13 +4,13 @@ Key names are those of the released checkpoints (``moshi`` 0.2.13, ``loaders.py`
 vary (norm, gating, position embedding, …) is checked, not ignored: another value is an error, never a wrong model.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from align.files import read_json
 from envs.errors import UptakeError, nearest
 
 #: Keys of ``config.json`` for which one value is implemented. The released dialogue checkpoints all have it.
@@ -56,6 +56,9 @@ EXTRA = (
 
 _LISTS = ("delays", "depformer_weights_per_step_schedule")
 _NUMBERS = ("hidden_scale", "max_period")
+#: Of any size, and of what there is a module for each; no release comes near, and a network of more never gets ready.
+MOST, MOST_LAYERS = 10**6, 1000
+_REPEATED = ("num_layers", "depformer_num_layers", "n_q", "dep_q")
 _FLAGS = ("depformer_multi_linear", "depformer_weights_per_step")
 
 
@@ -84,7 +87,7 @@ def hidden_scale(dim: int, feedforward: int) -> float:
 
 def _check(key: str, value: Any, good: bool, expected: str) -> None:
     if not good:
-        raise UptakeError(f"moshi config: {key}={value!r}: must be {expected}")
+        raise UptakeError(f"moshi config: {key}={value!r:.200}: must be {expected}")
 
 
 def _is_number(value: Any) -> bool:
@@ -152,7 +155,9 @@ class MoshiConfig:
                 _check(key, value, _is_number(value) and 0 < value < 1e18, "a number above 0, and no giant")
             else:
                 least = 0 if key.endswith("_id") else 1
-                _check(key, value, _is_whole(value) and value >= least, f"a whole number of {least} or more")
+                most = MOST_LAYERS if key in _REPEATED else MOST
+                good = _is_whole(value) and least <= value <= most
+                _check(key, value, good, f"a whole number of {least} or more, at most {most}")
         self._check_streams()
         self._check_sizes()
 
@@ -196,6 +201,8 @@ class MoshiConfig:
                     f"moshi config: {key}={getattr(self, key)!r} (hidden_scale={self.hidden_scale}) leaves a gated "
                     "block no width; set it higher"
                 )
+            if feedforward > 10 * MOST:
+                raise UptakeError(f"moshi config: {key}={getattr(self, key)!r}: must be no giant; set it lower")
 
     @property
     def num_streams(self) -> int:
@@ -264,16 +271,6 @@ class MoshiConfig:
     def load(path: str | Path) -> "MoshiConfig":
         """Read a ``config.json``; raises :class:`UptakeError` if it is missing or no JSON object."""
         try:
-            values = json.loads(Path(path).read_text())
-        except OSError as error:
-            raise UptakeError(
-                f"{path}: cannot be read ({error.strerror}); a checkpoint folder has a config.json"
-            ) from error
-        except json.JSONDecodeError as error:
-            raise UptakeError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
-        if not isinstance(values, dict):
-            raise UptakeError(f"{path}: expected an object of settings, found {type(values).__name__}")
-        try:
-            return MoshiConfig.from_dict(values)
+            return MoshiConfig.from_dict(read_json(Path(path)))
         except UptakeError as error:
             raise UptakeError(f"{path}: {error}") from error

@@ -45,8 +45,9 @@ class Rows:
         self.initial = model.initial_codes()  # (K,)
         self.inputs = self.initial.repeat(batch, 1)  # (B, K): what enters next, user codes of delay 0 aside
         slots = min(c.context, _SLOTS)
-        shape = (c.num_layers, 2, batch, c.num_heads, slots, c.dim // c.num_heads)
-        self.cache = torch.zeros(shape, device=device, dtype=dtype)  # keys are stored rotated
+        shape = (2, batch, c.num_heads, slots, c.dim // c.num_heads)
+        # A tensor a layer, so that growing holds one of them twice and not all. Keys are stored rotated.
+        self.cache = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(c.num_layers)]
         depth = (c.depformer_num_layers, 2, batch, c.depformer_num_heads, c.dep_q)
         self.depth_cache = torch.zeros(*depth, c.depformer_dim // c.depformer_num_heads, device=device, dtype=dtype)
         self.late = torch.tensor(c.delays[own:], device=device) == 1  # (Q,)
@@ -86,13 +87,14 @@ class Rows:
 
     def grow(self, slots: int, context: int) -> bool:
         """Make room for `slots` frames; returns whether the cache has moved."""
-        have = self.cache.shape[4]
+        have = self.cache[0].shape[3]
         if slots <= have:
             return False
         wanted = min(-(-slots // _SLOTS) * _SLOTS, context)
-        shape = (*self.cache.shape[:4], wanted - have, self.cache.shape[5])
         with torch.inference_mode(False):  # `fork` writes to it outside of inference mode
-            self.cache = torch.cat((self.cache, self.cache.new_zeros(shape)), dim=4)
+            for n, old in enumerate(self.cache):
+                self.cache[n] = old.new_zeros(*old.shape[:3], wanted, old.shape[4])
+                self.cache[n][:, :, :, :have] = old
         return True
 
 
@@ -128,7 +130,7 @@ def _temporal(model: MoshiModel, rows: Rows, entering: Tensor, sight: Sight) -> 
     mask = None
     if sight.masked:  # a full ring is all in sight
         empty = torch.arange(sight.slots, device=slot.device) > rows.steps[:, None]
-        mask = torch.zeros(empty.shape, device=slot.device, dtype=rows.cache.dtype)
+        mask = torch.zeros(empty.shape, device=slot.device, dtype=rows.cache[0].dtype)
         mask = mask.masked_fill_(empty, -torch.inf)[:, None, None]  # (B, 1, 1, slots)
     frequencies = rotary_frequencies(rows.steps, c.dim // c.num_heads, c.max_period)[:, None, None]  # (B, 1, 1, ·)
     x = model.embed(entering.unsqueeze(-1)).squeeze(1)  # (B, D)

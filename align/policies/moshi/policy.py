@@ -166,7 +166,7 @@ class MoshiPolicy(Keeping):
 
     def reset(self, rows: Any, seeds: Sequence[int], prompts: Sequence[Any] | None = None) -> None:
         """Start `rows` afresh; `seeds` and `prompts` have one entry for every slot. See `DuplexPolicy.reset`."""
-        fit = self._stream.belongs_to(self.model)
+        fit = self._stream.belongs_to(self.model) and self._stream.sampling == self.sampling
         index, anew = rows_to_reset(rows, seeds, prompts, self.batch, fit)
         if anew:
             self._open(len(seeds))
@@ -342,6 +342,7 @@ class MoshiPolicy(Keeping):
 
     def trajectory(self) -> Trajectory:
         """What was heard and done since each row's last reset, on the model's device; T is the longest row's calls."""
+        sampling = self._stream.sampling  # what it was sampled with; `self.sampling` counts from the next reset
         frames = int((self._stream.steps - self._lived).max(initial=0))
         prompted = int(self._lived.max(initial=0))
         lived = np.where(np.arange(prompted) < self._lived[:, None, None], self._codes[:, :, :prompted], ZERO)
@@ -364,14 +365,14 @@ class MoshiPolicy(Keeping):
                 codes=conversation(self._codes, ZERO),
                 valid=conversation(self._valid, 0),
                 sampler_logp=conversation(self._logp, 0),
-                temperature=self.sampling.text_temperature,
-                top_k=self.sampling.text_top_k,
+                temperature=sampling.text_temperature,
+                top_k=sampling.text_top_k,
                 audio=AudioActions(
                     tokens=conversation(said, ZERO),
                     valid=conversation(self._audio_valid, 0),
                     sampler_logp=conversation(self._audio_logp, 0),
-                    temperature=self.sampling.audio_temperature,
-                    top_k=self.sampling.audio_top_k,
+                    temperature=sampling.audio_temperature,
+                    top_k=sampling.audio_top_k,
                 ),
                 lived=tensor(lived) if prompted else None,
                 lived_frames=tensor(self._lived.copy()) if prompted else None,
@@ -382,6 +383,8 @@ class MoshiPolicy(Keeping):
 
         Under top-k, the token that was taken counts as inside: its log-prob stays finite when its rank has changed.
         """
+        if not 0 <= codebooks <= self.model.config.dep_q:
+            raise ValueError(f"score: codebooks = {codebooks}: the agent has {self.model.config.dep_q}; give 0 to that")
         codes, conversation = self._whole(trajectory)
         whole, logits = self.model.text_forward(codes)
         hidden = whole

@@ -19,6 +19,7 @@ import soundfile
 import soxr
 
 from align.codecs.base import codes_of_silence
+from align.policies.moshi.checkpoint import Tokenizer
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.frame import SAMPLE
 from align.policies.moshi.policy import MoshiPolicy
@@ -28,6 +29,8 @@ from envs.errors import UptakeError
 SINE = (430, 1268, 381, 1611, 1095, 1495, 56, 472)
 SILENCE = (948, 243, 1178, 546, 1736, 1030, 1978, 2008)
 """Mimi's codes of a frame of 440 Hz and of nothing, as PersonaPlex writes them."""
+WRAPPER = "<system>"
+"""Stands before and after a role's text."""
 SPACER_SECONDS = 0.5
 LOUDNESS = -24.0
 """LUFS of the voice (ITU-R BS.1770)."""
@@ -50,17 +53,25 @@ def make_prompt(policy: MoshiPolicy, config: PromptConfig) -> np.ndarray | None:
     """The prompt that a configuration describes, for `MoshiPolicy.prompted`; None if it describes none.
 
     Raises:
-        UptakeError: role or voice for a codec that is not Mimi with eight codebooks, silence together with them, a
-            text that the tokenizer does not know, a voice that cannot be read.
+        UptakeError: role or voice for a codec that is not Mimi with eight codebooks, silence together with them or of
+            no length that can be, a text that the tokenizer does not know, a voice that cannot be read.
     """
     if config.text or config.voice:
         if config.silence_s:
             raise UptakeError("prompt.silence_s is Moshi's, prompt.text and prompt.voice are PersonaPlex'; give one")
+        _check_codes(policy.model.config)
         voice = load_voice(Path(config.voice), policy.codec) if config.voice else None
-        return persona(policy.model.config, policy.tokenizer.encode(_wrapped(config.text)), voice)
-    if config.silence_s < 0:
-        raise UptakeError(f"prompt.silence_s = {config.silence_s}: must be 0 or more")
-    return silence(policy, config.silence_s) if config.silence_s else None
+        return persona(policy.model.config, _role(policy.tokenizer, config.text), voice)
+    if not config.silence_s:
+        return None
+    frame = policy.codec.frame / policy.codec.sample_rate
+    longest = (policy.spec.context - 1) * frame
+    if not frame <= config.silence_s <= longest:
+        raise UptakeError(
+            f"prompt.silence_s = {config.silence_s}: must be 0, or from a frame of {frame:g} s to the {longest:g} s "
+            "that the policy's context leaves for it"
+        )
+    return silence(policy, config.silence_s)
 
 
 def persona(config: MoshiConfig, role: Sequence[int], voice: np.ndarray | None) -> np.ndarray:
@@ -70,11 +81,7 @@ def persona(config: MoshiConfig, role: Sequence[int], voice: np.ndarray | None) 
         role: text tokens of the role.
         voice: (agent codebooks, frames) codes of the voice, or None.
     """
-    if config.dep_q != len(SINE) or config.n_q != 2 * len(SINE) or config.card <= max(SINE + SILENCE):
-        raise UptakeError(
-            f"prompt: a role and a voice are written in Mimi's codes, {len(SINE)} codebooks of 2048; this policy has "
-            f"{config.dep_q} of {config.card}"
-        )
+    _check_codes(config)
     pad = config.existing_text_padding_id
     spacer = [pad] * int(SPACER_SECONDS * 12.5)
     spoken = np.zeros((len(SILENCE), 0), np.int64) if voice is None else np.asarray(voice, np.int64)
@@ -83,6 +90,14 @@ def persona(config: MoshiConfig, role: Sequence[int], voice: np.ndarray | None) 
     agent = np.concatenate((spoken, quiet), axis=1)  # (Q, P)
     user = np.repeat(np.array(SINE)[:, None], len(text), axis=1)
     return np.concatenate((text[None], agent, user))[:, 1:]
+
+
+def _check_codes(config: MoshiConfig) -> None:
+    if config.dep_q != len(SINE) or config.n_q != 2 * len(SINE) or config.card <= max(SINE + SILENCE):
+        raise UptakeError(
+            f"prompt: a role and a voice are written in Mimi's codes, {len(SINE)} codebooks of 2048; this policy has "
+            f"{config.dep_q} of {config.card}"
+        )
 
 
 def silence(policy: MoshiPolicy, seconds: float) -> np.ndarray:
@@ -129,9 +144,29 @@ def _at_loudness(pcm: np.ndarray, rate: int, path: Path) -> np.ndarray:
     return np.clip(pcm * 10 ** ((LOUDNESS - loudness) / 20), -1.0, 1.0)
 
 
+def _role(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The tokens of a role in its wrapper. A character without one would become the token that ends a padding.
+
+    The wrapper is what the published code makes of it, whatever that is with this tokenizer: the model has learned so.
+    """
+    role = _wrapped(text)
+    if unknown := "".join(char for char in _unknown(tokenizer, role) if char not in WRAPPER):
+        raise UptakeError(
+            f"prompt.text: this policy's tokenizer has no piece for {unknown!r}; write the role without them"
+        )
+    return tokenizer.encode(role)
+
+
+def _unknown(tokenizer: Tokenizer, text: str) -> str:
+    """The characters that it has no piece for, each once."""
+    tokens, pieces = tokenizer.encode(text), tokenizer.encode(text, out_type=str)
+    unknown = (piece for token, piece in zip(tokens, pieces, strict=True) if token == tokenizer.unk_id())
+    return "".join(dict.fromkeys("".join(unknown).replace("\u2581", "")))
+
+
 def _wrapped(text: str) -> str:
     """As PersonaPlex was trained with it."""
     clean = text.strip()
-    if not clean or (clean.startswith("<system>") and clean.endswith("<system>")):
+    if not clean or (clean.startswith(WRAPPER) and clean.endswith(WRAPPER)):
         return clean
-    return f"<system> {clean} <system>"
+    return f"{WRAPPER} {clean} {WRAPPER}"

@@ -47,7 +47,8 @@ class MoshiStream:
 
     def belongs_to(self, model: MoshiModel) -> bool:
         """Whether this is a stream of `model` as it is now: it may have moved or changed its precision since."""
-        kind = (self.rows.cache.device, self.rows.cache.dtype)
+        cache = self.rows.cache[0]
+        kind = (cache.device, cache.dtype)
         return self.model is model and kind == (model.device, model.text_linear.weight.dtype)
 
     def reset(self, rows: np.ndarray, seeds: np.ndarray) -> None:
@@ -64,7 +65,8 @@ class MoshiStream:
         self.seeds[rows] = self.seeds[source]
         index, own = self._index(rows), self.rows
         own.inputs[index] = own.inputs[source].clone()
-        own.cache[:, :, index] = own.cache[:, :, source, None].clone()
+        for cache in own.cache:  # (2, B, H, slots, D / H)
+            cache[:, index] = cache[:, source, None].clone()
 
     def _index(self, rows: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(rows).to(self.rows.inputs.device)

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from sentencepiece import SentencePieceProcessor as Tokenizer
 from torch import Tensor
 
-from align.files import one_line, read_shapes
+from align.files import one_line, read_weights
 from align.lora import merged_weights
 from align.policies.moshi.config import MoshiConfig, gated_width, hidden_scale, nominal_width
 from align.policies.moshi.layouts import kyutai
@@ -38,7 +37,8 @@ ARCHITECTURE = "MoshiForConditionalGeneration"
 
 def is_transformers(values: dict[str, Any]) -> bool:
     """Whether a config.json is that of a transformers Moshi."""
-    return ARCHITECTURE in (values.get("architectures") or ()) or "depth_decoder_config" in values
+    named = values.get("architectures")
+    return ARCHITECTURE in (named if isinstance(named, list) else [named]) or "depth_decoder_config" in values
 
 
 def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, Tokenizer]:
@@ -46,19 +46,22 @@ def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, T
     from transformers.models.moshi.modeling_moshi import MoshiForConditionalGeneration
 
     from align.codecs.mimi import MimiCodec  # transformers takes seconds to import
+    from align.codecs.mimi_sizes import FAULTS, check_codewords, check_config
 
     path = folder / kyutai.CONFIG
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UptakeError(f"{folder}: no *.safetensors; download the weights in that format, others are never opened")
+    model_config(folder)  # before a network is made of it
+    check_config(kyutai.read_config(folder).get("audio_encoder_config"), path)
     for file in files:
-        read_shapes(file)  # says which one is truncated
+        read_weights(file)
     try:
         with quiet():
             loaded: Any = MoshiForConditionalGeneration.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-    except (OSError, RuntimeError, ValueError, TypeError, StrictDataclassError) as error:
+    except FAULTS as error:
         raise UptakeError(f"{path}: transformers cannot load it ({one_line(error)}); copy the folder again") from error
     theirs, report = loaded
     for names, what in ((report["missing_keys"], "missing"), (report["unexpected_keys"], "unknown")):
@@ -68,6 +71,7 @@ def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, T
                 f"{kyutai.CONFIG} of another model?"
             )
     config = _config(theirs.config, path)
+    check_codewords(theirs.audio_encoder, files[0])
     model = kyutai.model_from(_from_transformers(theirs.state_dict(), config), config, files[0])
     tokenizer = load_tokenizer(folder, config.text_card)
     return model, codec or MimiCodec(theirs.audio_encoder, config.dep_q), tokenizer
@@ -77,10 +81,12 @@ def model_config(folder: Path) -> MoshiConfig:
     """The model's shape, from config.json."""
     from transformers.models.moshi.configuration_moshi import MoshiConfig as TheirConfig
 
+    from align.codecs.mimi_sizes import FAULTS
+
     path = folder / kyutai.CONFIG
     try:
         theirs = TheirConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+    except FAULTS as error:
         raise UptakeError(f"{path}: transformers cannot read it ({one_line(error)}); copy the folder again") from error
     return _config(theirs, path)
 
@@ -110,6 +116,8 @@ def save(folder: Path, model: MoshiModel, codec: Codec, tokenizer: Tokenizer, dt
     try:
         with quiet():
             theirs.save_pretrained(folder)
+        for path in folder.glob("*.safetensors"):  # which safetensors makes for their owner alone
+            path.chmod((folder / kyutai.CONFIG).stat().st_mode)
         extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.sample_rate)
         extractor.save_pretrained(folder)
     except (OSError, SafetensorError) as error:

@@ -19,7 +19,7 @@ from sentencepiece import SentencePieceProcessor as Tokenizer
 from torch import Tensor
 
 from align.codecs import load_codec, save_codec
-from align.files import one_line, read_json, read_tensors, write_json, write_tensors, write_whole
+from align.files import check_weights, one_line, read_json, read_tensors, write_json, write_tensors, write_whole
 from align.lora import Adapter, adapters, merged_weights
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.layouts.shapes import check_layout, config_of_weights
@@ -84,8 +84,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     for key in _FILES & values.keys():
         if values[key] is None:
             del values[key]
-        elif not isinstance(values[key], str):
+        elif not isinstance(values[key], str) or "\0" in values[key]:
             raise UptakeError(f"{folder / CONFIG}: {key}={values[key]!r}: must be the name of a file")
+        else:
+            try:
+                (folder / values[key]).is_file()
+            except (OSError, ValueError) as error:
+                raise UptakeError(
+                    f"{folder / CONFIG}: {key}={values[key]!r:.40}: must be the name of a file "
+                    f"({getattr(error, 'strerror', error)})"
+                ) from error
     return values
 
 
@@ -146,10 +154,7 @@ def model_from(weights: Mapping[str, Tensor], config: MoshiConfig, path: Path) -
                 f"{path}: {name} has shape {tuple(weights[name].shape)}, {CONFIG} asks for {tuple(shape)}; is it of "
                 "another model?"
             )
-        if not weights[name].is_floating_point():
-            raise UptakeError(f"{path}: {name} is {weights[name].dtype}; quantised weights are not implemented")
-        if not weights[name].isfinite().all():
-            raise UptakeError(f"{path}: {name} has NaN or infinite values; give a checkpoint from before that")
+    check_weights(weights, path)
     # A copy: how weights mapped from a file are aligned decides how a kernel rounds.
     model.load_state_dict({name: weights[name].float().clone() for name in wanted}, assign=True)
     return model.requires_grad_(True)
@@ -161,7 +166,7 @@ def unpacked(weights: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[str, 
     split: dict[str, Tensor] = {}
     for name, weight in weights.items():
         stem, _, last = name.rpartition(".self_attn.")
-        if last not in _PACKED:
+        if last not in _PACKED or not weight.dim():
             split[name] = weight
             continue
         prefix = f"{stem}.self_attn.{_PACKED[last]}."

@@ -18,7 +18,7 @@ from sentencepiece import SentencePieceProcessor as Tokenizer
 from torch import Tensor, nn
 
 from align.codecs import load_codec
-from align.files import read_tensors, write_tensors
+from align.files import read_weights, write_tensors
 from align.lora import adapters, merged_weights
 from align.policies.moshi.layouts import kyutai
 from align.policies.moshi.model import MoshiModel
@@ -49,9 +49,14 @@ def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, T
     model = kyutai.load_model(path, config)
     adapter_path = kyutai.named_file(folder, values.get("lora_name", LORA))
     scaling = values.get("lora_scaling", 2.0)
-    if isinstance(scaling, bool) or not isinstance(scaling, (int, float)):
-        raise UptakeError(f"{folder / kyutai.CONFIG}: lora_scaling={scaling!r}: must be a number")
-    _add(model, read_tensors(adapter_path), scaling, adapter_path)
+    if isinstance(scaling, bool) or not isinstance(scaling, (int, float)) or not abs(scaling) < 1e18:
+        raise UptakeError(f"{folder / kyutai.CONFIG}: lora_scaling={scaling!r:.80}: must be a number, and no giant")
+    if not adapter_path.is_file():
+        raise UptakeError(
+            f"{adapter_path}: missing: {folder} is a LoRA adapter, its weights are expected there; copy the file there "
+            f"or name it in {folder / kyutai.CONFIG} as lora_name"
+        )
+    _add(model, read_weights(adapter_path), scaling, adapter_path)
     return model, codec, tokenizer
 
 

@@ -8,6 +8,7 @@ older packed names, Mimi and sentencepiece under the names that its own loader a
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from sentencepiece import SentencePieceProcessor as Tokenizer
 from torch import Tensor
 
 from align.codecs import load_codec, save_codec
-from align.files import read_tensors, write_json, write_tensors, write_whole
+from align.files import check_weights, read_tensors, write_json, write_tensors, write_whole
 from align.lora import merged_weights
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.layouts import kyutai
@@ -38,7 +39,7 @@ def load(folder: Path, codec: Codec | None = None) -> tuple[MoshiModel, Codec, T
     codec = codec or load_codec(folder, config.dep_q, values)
     path = kyutai.weights_path(folder, values)
     weights = kyutai.unpacked(read_tensors(path), parameters(whole))
-    left_out = parameters(whole).keys() - parameters(config).keys()
+    left_out = user_steps(weights, whole, path)
     kept = {name: weight for name, weight in weights.items() if name not in left_out}
     return kyutai.model_from(kept, config, path), codec, tokenizer
 
@@ -66,8 +67,11 @@ def save(folder: Path, base: Path, model: MoshiModel, codec: Codec, tokenizer: T
                 f"{base}: {name}: found {found}, expected the policy's {expected}; give the PersonaPlex folder that "
                 "the policy came from (--base)"
             )
-    original = read_tensors(kyutai.weights_path(base, values))
-    merged = kyutai.unpacked(original, parameters(whole)) | weights
+    path = kyutai.weights_path(base, values)
+    original = read_tensors(path)
+    whole_weights = kyutai.unpacked(original, parameters(whole))
+    check_weights(user_steps(whole_weights, whole, path), path)
+    merged = whole_weights | weights
     tensors = {name: tensor.to(dtype) for name, tensor in kyutai.packed_like(merged, original).items()}
     write_tensors(folder / kyutai.WEIGHTS, tensors)
     write_whole(folder / kyutai.RELEASED_TOKENIZER, lambda path: path.write_bytes(tokenizer.serialized_model_proto()))
@@ -84,6 +88,20 @@ def agent_only(config: MoshiConfig) -> MoshiConfig:
     return dataclasses.replace(
         config, dep_q=half, depformer_weights_per_step_schedule=None if schedule is None else schedule[:half]
     )
+
+
+def user_steps(weights: Mapping[str, Tensor], whole: MoshiConfig, path: Path) -> dict[str, Tensor]:
+    """The tensors of the depth steps that the agent does not need; raises UptakeError if they are not all there."""
+    needed = parameters(agent_only(whole))
+    steps = {name: tensor.shape for name, tensor in parameters(whole).items() if name not in needed}
+    for name, shape in sorted(steps.items()):
+        found = tuple(weights[name].shape) if name in weights else "nothing"
+        if found != tuple(shape):
+            raise UptakeError(
+                f"{path}: {name}: found {found}, expected {tuple(shape)}: with dep_q = {whole.dep_q} the user's "
+                f"codebooks are predicted too; if they are not, set it to {whole.n_q // 2} in {kyutai.CONFIG}"
+            )
+    return {name: weights[name] for name in steps}
 
 
 def parameters(config: MoshiConfig) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Size
 
-from align.files import read_shapes
+from align.files import one_line, read_shapes
 from align.policies.moshi.config import MoshiConfig, hidden_scale, nominal_width
 from envs.errors import UptakeError
 
@@ -52,6 +52,11 @@ def config_of_weights(path: Path, values: Mapping[str, Any]) -> MoshiConfig:
         ) from error
     except UptakeError as error:
         raise UptakeError(f"{path}: {error}; the sizes are not those of a release: add its config.json") from error
+    except (ValueError, IndexError) as error:
+        raise UptakeError(
+            f"{path}: embeddings or layers that are no matrices ({one_line(error)}), expected those of `moshi`; give "
+            "the folder of a Moshi-class checkpoint"
+        ) from error
 
 
 def config_of_shapes(shapes: Mapping[str, Size], extra: dict[str, Any]) -> MoshiConfig:
