@@ -134,7 +134,8 @@ def test_uptake_evaluates_the_running_server_and_says_what_it_cost_in_time(serve
     )  # fmt: skip
     (episode,) = kept
     ledger = episode.meta["latency_ledger"]
-    assert ledger["sent_frames"] == 40 and ledger["dropped_frames"] == 0 and ledger["faults"] == {}
+    assert ledger["sent_frames"] == 40 and ledger["dropped_frames"] == 0
+    assert ledger["faults"] == ({} if ledger["received_samples"] else {"mute": 1})
     assert ledger["network_ms"]["max"] > 0
     if ledger["received_samples"] >= FRAME:  # a machine that is busy with other things may answer after the end
         assert ledger["delay_ms"]["p50"] > 0

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
 import socket
 import threading
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 pytest.importorskip("websockets")
 from websockets.sync.server import serve
 
-from align.evaluation import evaluate, find_scripted
+from align.evaluation import evaluate
+from align.loading import find_scripted
 from align.policies.live.agent import Live
 from align.policies.live.ledger import Ledger, summary
 from align.policies.live.playout import Playout
-from align.policies.live.protocols import Moshi, Realtime
+from align.policies.live.protocols import Moshi, Realtime, Said
 from envs.clock import CLOCK
+from envs.episode import Episode
 from envs.errors import UptakeError
+from launch.evaluate import run_evaluation
 from tests.packs import tiny_pack
 
 F = CLOCK.frame
+
+
+class OneRow:
+    """All that a live agent asks of an environment."""
+
+    num_envs = 1
 
 
 @contextlib.contextmanager
@@ -38,9 +50,21 @@ def serving(handle):
             thread.join()
 
 
+CREATED = json.dumps({"type": "session.created"})
+
+
+def listening(connection, *messages):
+    """Sends these as soon as it is connected, and never anything again."""
+    with contextlib.suppress(Exception):
+        for message in messages:
+            connection.send(message)
+        for _ in connection:
+            pass
+
+
 def answering(connection, after=10, close_after=None):
     """Says half a second of noise and two words after `after` frames; hangs up after `close_after`."""
-    connection.send(json.dumps({"type": "session.created"}))
+    connection.send(CREATED)
     with contextlib.suppress(Exception):
         for count, message in enumerate(connection, 1):
             event = json.loads(message)
@@ -80,7 +104,8 @@ def test_a_realtime_server_is_heard_and_measured(pack):
     ledger = episode.meta["latency_ledger"]
     assert ledger["sent_frames"] == 25 and ledger["received_samples"] == CLOCK.sample_rate // 2
     assert ledger["faults"] == {} and ledger["network_ms"]["max"] > 0
-    assert summary([ledger, ledger])["sent_frames"] == 50
+    both = summary([ledger, ledger])
+    assert both["sent_frames"] == 50 and both["received_samples"] == CLOCK.sample_rate
 
 
 def test_a_server_that_hangs_up_midway_leaves_silence_and_is_counted(pack):
@@ -100,16 +125,44 @@ def test_a_server_that_is_not_there_is_one_clear_line(pack):
     assert "\n" not in str(error.value)
 
 
-def test_a_server_that_never_greets_is_given_up(pack):
-    def mute(connection):
-        with contextlib.suppress(Exception):
-            connection.recv()
-
-    pytest.importorskip("sphn")
-    with serving(mute) as address:
-        live = Live(address.replace("/v1/realtime", "/api/chat"), patience=0.5)
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/realtime"])
+def test_a_server_that_never_greets_is_given_up(pack, path):
+    if path == "/api/chat":
+        pytest.importorskip("sphn")
+    with serving(listening) as address:
+        live = Live(address.replace("/v1/realtime", path), patience=0.5)
         with pytest.raises(UptakeError, match=r"no handshake within 0.5 s"):
             evaluate(live, pack, "test", name="live", variants=1, frames=5)
+
+
+def evaluated(pack, address, out):
+    """What `uptake eval` prints; its figures are in `out`."""
+    console = Console(record=True, width=200, file=io.StringIO())
+    run_evaluation(
+        f"live:{address}", str(pack.folder), "test", variants=1, frames=5, seed=1, batch=1, recogniser="", out=out,
+        console=console,
+    )  # fmt: skip
+    return console.export_text()
+
+
+def test_a_server_that_answers_no_frame_is_one_line_and_no_silent_agent(pack, tmp_path):
+    pytest.importorskip("sphn")
+    with serving(lambda connection: listening(connection, b"\x00")) as address:
+        address = address.replace("/v1/realtime", "/api/chat")
+        (episode,) = measured(pack, address, frames=5)
+        ledger = episode.meta["latency_ledger"]
+        assert ledger["faults"] == {"mute": 1} and ledger["received_samples"] == 0
+        with pytest.raises(UptakeError, match=r"sent no sound in 1 conversations \(faults {'mute': 1}\)") as error:
+            evaluated(pack, address, tmp_path / "live.json")
+    assert "\n" not in str(error.value) and not (tmp_path / "live.json").exists()
+
+
+def test_a_realtime_server_that_has_nothing_to_say_is_a_silent_agent(pack, tmp_path):
+    with serving(lambda connection: listening(connection, CREATED)) as address:
+        told = evaluated(pack, address, tmp_path / "live.json")
+    assert "measured in real time" in told
+    figures = json.loads((tmp_path / "live.json").read_text())["latency_ledger"]
+    assert figures["faults"] == {} and figures["received_samples"] == 0 and figures["sent_frames"] == 5
 
 
 def test_an_address_that_cannot_be_is_one_clear_line():
@@ -117,18 +170,144 @@ def test_an_address_that_cannot_be_is_one_clear_line():
         ("http://127.0.0.1/v1/realtime", "must be a ws://"),
         ("ws://127.0.0.1/other", "must end in /api/chat"),
         ("ws://me:secret@127.0.0.1/v1/realtime", "holds a password"),
+        ("ws://127.0.0.1:99999/v1/realtime", "no address .Port out of range"),
+        ("ws://127.0.0.1:abc/v1/realtime", "no address .Port could not be cast .* 'abc'"),
+        ("ws://me:secret@127.0.0.1:abc/v1/realtime", "no address .Port could not be cast .* 'abc'"),
+        (f"ws://{'a' * 70}/v1/realtime", "no address .*label too long"),
+        ("ws://[::1/v1/realtime", "no address .Invalid IPv6"),
+        ("ws://me:secret@[::1/v1/realtime", "no address .Invalid IPv6"),
     ):
         with pytest.raises(UptakeError, match=message) as error:
             find_scripted(f"live:{address}")
-        assert "secret" not in str(error.value)
+        assert "secret" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "message"),
+    [
+        ("foo://me:secret@127.0.0.1:1", "scheme foo isn't supported"),
+        ("socks5://me:secret@127.0.0.1:1", "requires python-socks"),
+        ("http://me:secret@127.0.0.1:abc", "'abc'"),
+        ("http://me:secret@127.0.0.1:1", "Connect call failed"),
+    ],
+)
+def test_a_proxy_that_cannot_be_is_one_clear_line_at_once(monkeypatch, proxy, message):
+    if "socks" in proxy and find_spec("python_socks"):
+        pytest.skip("it can be used here")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("ws_proxy", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(UptakeError, match=rf"no connection .*{message}.* the environment's proxy") as error:
+        Live("ws://127.0.0.1:1/v1/realtime", patience=60)(OneRow).reset()
+    assert "secret" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["sec\nret", "sec ret", "sécret"])
+def test_a_key_that_no_header_can_hold_is_not_repeated(monkeypatch, key):
+    monkeypatch.setenv("UPTAKE_LIVE_KEY", key)
+    with pytest.raises(UptakeError, match="UPTAKE_LIVE_KEY holds") as error:
+        Live("ws://127.0.0.1:1/v1/realtime")
+    assert "ret" not in str(error.value)
+
+
+NONSENSE = [
+    "", "{", "[1]", "[" * 200_000, '{"type": "response.audio.delta"}', b"", b"\x09", b"\xff\xfe", "text",
+    '{"type": "response.audio.delta", "delta": "AAAA", "content_index": Infinity}',
+    '{"type": "response.audio.delta", "delta": "AAAA"}',
+    '{"type": "response.audio_transcript.delta", "delta": null}',
+    '{"type": "response.audio_transcript.delta", "delta": 5}',
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("wire", [Realtime, Moshi])
-@pytest.mark.parametrize("message", ["", "{", "[1]", '{"type": "response.audio.delta"}', b"", b"\x09", "text"])
+@pytest.mark.parametrize("message", NONSENSE, ids=[str(number) for number in range(len(NONSENSE))])
 def test_nonsense_from_a_server_is_a_fault_and_no_crash(wire, message):
     if wire is Moshi:
         pytest.importorskip("sphn")
     assert wire().read(message).fault == "malformed"
+
+
+def test_after_nonsense_a_conversation_goes_on(pack):
+    with serving(lambda connection: listening(connection, CREATED, *NONSENSE)) as address:
+        (episode,) = measured(pack, address, frames=10)
+    ledger = episode.meta["latency_ledger"]
+    assert ledger["faults"] == {"malformed": len(NONSENSE)} and ledger["dropped_frames"] == 0
+    assert episode.transcript == ()
+
+
+@pytest.mark.parametrize(
+    ("end", "fault"),
+    [
+        (lambda connection: connection.send("a" * (2**24 + 1)), "malformed"),
+        (lambda connection: connection.send(b"\xff", text=True), "malformed"),
+        (lambda connection: connection.close(), "closed"),
+        (lambda connection: connection.socket.shutdown(socket.SHUT_RDWR), "lost"),
+    ],
+    ids=["too large", "not UTF-8", "closed", "lost"],
+)
+def test_how_a_conversation_ended_is_told(pack, end, fault):
+    def ending(connection):
+        with contextlib.suppress(Exception):
+            connection.send(CREATED)
+            connection.recv()
+            end(connection)
+            listening(connection)
+
+    with serving(ending) as address:
+        (episode,) = measured(pack, address, frames=15)
+    ledger = episode.meta["latency_ledger"]
+    assert ledger["faults"] == {fault: 1} and ledger["dropped_frames"] > 0
+
+
+class Panic(BaseException):
+    """As libraries in Rust raise it."""
+
+
+@pytest.mark.parametrize("error", [OverflowError, Panic])
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_nobody_expected_is_a_fault_and_told(pack, monkeypatch, error):
+    def read(self, message):
+        if message == "what":
+            raise error("never\nseen")
+        return Said(ready=True)
+
+    def midway(connection):
+        with contextlib.suppress(Exception):
+            connection.send(CREATED)
+            connection.recv()
+            listening(connection, "what")
+
+    monkeypatch.setattr(Realtime, "read", read)
+    with serving(midway) as address:
+        (episode,) = measured(pack, address, frames=15)
+    ledger = episode.meta["latency_ledger"]
+    assert ledger["faults"] == {"client_error": 1} and ledger["dropped_frames"] > 0
+    assert ledger["problem"] == f"the client failed ({error.__name__}: never seen)"
+    greeting = serving(lambda connection: listening(connection, "what"))
+    with greeting as address, pytest.raises(UptakeError, match="the client failed"):  # at once, whatever the patience
+        Live(address, patience=60)(OneRow).reset()
+
+
+def test_a_frame_that_meets_a_connection_just_ended_is_dropped(monkeypatch):
+    with serving(lambda connection: connection.send(CREATED)) as address:
+        agent = Live(address)(OneRow)
+        agent.reset()
+        (call,) = agent._calls
+        call._thread.join(10)
+    monkeypatch.setattr(call._thread, "is_alive", lambda: True)  # as it may have been when it was asked
+    agent.act(np.zeros((1, F), np.float32))
+    assert agent.latency_ledger(0)["dropped_frames"] == 1
+    monkeypatch.undo()
+
+
+def test_half_a_surrogate_pair_does_not_reach_the_record(pack, tmp_path):
+    delta = '{"type": "response.audio_transcript.delta", "delta": " a\\ud800b"}'
+    with serving(lambda connection: listening(connection, CREATED, delta)) as address:
+        (episode,) = measured(pack, address, frames=5)
+    assert [word.text for word in episode.transcript] == ["a?b"]
+    episode.save(tmp_path)
+    (tmp_path / "words").write_text(" ".join(word.text for word in Episode.load(tmp_path).transcript))
 
 
 def test_a_user_who_begins_to_speak_flushes_what_was_not_played():
@@ -148,7 +327,7 @@ def test_what_the_user_cut_is_neither_heard_nor_said_and_the_server_is_told_how_
             for event in (delta, sound):  # faster than it is played, as such servers send it
                 connection.send(json.dumps(event))
 
-        connection.send(json.dumps({"type": "session.created"}))
+        connection.send(CREATED)
         with contextlib.suppress(Exception):
             for count, message in enumerate(connection, 1):
                 told.append(json.loads(message))
@@ -192,6 +371,7 @@ def test_a_cut_is_of_every_utterance_that_waited_and_of_no_other():
 
 def test_delays_are_from_the_nth_frame_sent_to_the_nth_frame_heard():
     ledger = Ledger(sent=[0.0, 0.08, 0.16], late=[0.0] * 3, received=[(0.2, F + F // 2), (0.3, F // 2), (0.5, F)])
+    assert "mute" not in ledger.figures(F, True)["faults"]
     assert ledger.delays(F) == pytest.approx([0.2, 0.22, 0.34])
     assert ledger.figures(F, True)["delay_ms"]["max"] == pytest.approx(340)
     assert "delay_ms" not in ledger.figures(F, False)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 
@@ -24,6 +26,9 @@ from align.policies.live.protocols import Wire, choose
 from envs.clock import CLOCK
 from envs.errors import UptakeError
 from envs.event import Word
+
+if TYPE_CHECKING:
+    from websockets.exceptions import ConnectionClosed
 
 KEY = "UPTAKE_LIVE_KEY"
 """Environment variable of a key that is sent as a bearer token, if it is set."""
@@ -40,11 +45,21 @@ class Live:
     """Conversations side by side: `moshi.server` holds one at a time."""
 
     def __init__(self, address: str, patience: float = PATIENCE) -> None:
-        """UptakeError for an address that is none, or a missing package; nothing is connected yet."""
-        parts = urlsplit(address)
-        if parts.username or parts.password:
+        """UptakeError for an address or a key that is none, or a missing package; nothing is connected yet."""
+        try:
+            parts = urlsplit(address)
+            secret, *_ = parts.username or parts.password, parts.port, (parts.hostname or "").encode("idna")
+        except ValueError as error:
+            shown = address.rpartition("@")[2]
+            example = "live:ws://127.0.0.1:8998/api/chat"
+            raise UptakeError(f"live:{shown}: no address ({error}); give one such as {example}") from error
+        if secret:
             raise UptakeError(f"live: the address of {parts.hostname} holds a password; put a key into {KEY}")
         self.protocol, self.address, self.patience = choose(address), address, patience
+        key = os.environ.get(KEY, "").strip()
+        if not re.fullmatch(r"[\x21-\x7e]*", key):
+            raise UptakeError(f"live: {KEY} holds a space or a sign that is not ASCII; set it to the key alone")
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def __call__(self, env: Any) -> LiveAgent:
         """An agent for the rows of an environment."""
@@ -128,7 +143,13 @@ class _Call:
                 if self._thread.is_alive():
                     self._ledger.faults.setdefault("stalled", 1)
             return
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, self._wire.frame(pcm))
+        message = self._wire.frame(pcm)
+        try:
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, message)
+        except RuntimeError:  # the loop has closed in between
+            with self._lock:
+                self._ledger.dropped += 1
+            return
         now = time.monotonic()
         with self._lock:
             self._ledger.sent.append(now)
@@ -151,7 +172,8 @@ class _Call:
     def figures(self) -> dict[str, Any]:
         """The ledger as JSON."""
         with self._lock:
-            return self._ledger.figures(CLOCK.frame, self._wire.steady)
+            found = self._ledger.figures(CLOCK.frame, self._wire.steady)
+        return found | ({"problem": self._problem} if self._problem else {})
 
     def close(self) -> None:
         """Hang up; waits a moment and no longer."""
@@ -166,35 +188,40 @@ class _Call:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._task = self._loop.create_task(self._talk())
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             self._loop.run_until_complete(self._task)
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:  # a panic in Rust, as sphn is, is no Exception
+            self._problem = f"the client failed ({type(error).__name__}: {_line(error)})"
+            with self._lock:
+                self._ledger.fault("client_error")
         self._opened.set()
         self._loop.close()
 
     async def _talk(self) -> None:
         from websockets.asyncio.client import connect
-        from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+        from websockets.exceptions import ConnectionClosed, WebSocketException
 
-        key = os.environ.get(KEY, "").strip()
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             async with asyncio.timeout(self._live.patience):
                 socket = await connect(
-                    self._live.address, additional_headers=headers, open_timeout=None, close_timeout=1, max_size=2**24,
-                    ping_interval=None,
+                    self._live.address, additional_headers=self._live.headers, open_timeout=None, close_timeout=1,
+                    max_size=2**24, ping_interval=None,
                 )  # fmt: skip
         except TimeoutError:
             self._problem = f"no connection within {self._live.patience:g} s"
             return
-        except (OSError, InvalidHandshake, InvalidURI) as error:
-            self._problem = f"no connection ({' '.join(str(error).split())[:160]}); is the server running?"
+        except (OSError, ValueError, ImportError, WebSocketException) as error:
+            why = _line(getattr(error, "msg", error))  # without the address of a proxy, which may hold a password
+            proxy = ", and is the environment's proxy (http_proxy, all_proxy, ...) right" if getproxies() else ""
+            self._problem = f"no connection ({why}); is the server running{proxy}?"
             return
         others: list[asyncio.Task[None]] = []
         try:
-            if self._wire.waits:
-                async with asyncio.timeout(self._live.patience):
-                    while not self._hear(await socket.recv()):
-                        pass
+            async with asyncio.timeout(self._live.patience):
+                while not self._hear(await socket.recv()):
+                    pass
             self._opened.set()
             others = [asyncio.create_task(work(socket)) for work in (self._sending, self._pinging)]
             while True:
@@ -206,7 +233,7 @@ class _Call:
                 self._problem = "the server closed before the conversation began"
             elif not self._closing:
                 with self._lock:
-                    self._ledger.fault("closed" if error.rcvd is not None else "lost")
+                    self._ledger.fault(_end(error))
         finally:
             for task in others:
                 task.cancel()
@@ -244,3 +271,15 @@ class _Call:
             if said.text:
                 self._playout.say(said.text, said.item)
         return said.ready
+
+
+def _line(error: object) -> str:
+    """What an error says, on one line that is not long."""
+    return " ".join(str(error).split())[:160]
+
+
+def _end(error: ConnectionClosed) -> str:
+    """The fault by which a connection ended; it is closed from here only on a message that breaks the protocol."""
+    if error.sent is not None and not error.rcvd_then_sent:
+        return "malformed"
+    return "lost" if error.rcvd is None else "closed"

@@ -45,11 +45,15 @@ class Ledger:
         return np.array(found)
 
     def figures(self, frame: int, steady: bool) -> dict[str, Any]:
-        """JSON: milliseconds and counts; a figure that was not measured is left out. `steady`: a frame for a frame."""
+        """JSON: milliseconds and counts; a figure that was not measured is left out. `steady`: a frame for a frame.
+
+        A conversation in which a steady server sent no sound has the fault `mute`.
+        """
+        mute = {"mute": 1} if steady and not self.received else {}
         found: dict[str, Any] = {
             "measured": True, "sent_frames": len(self.sent), "dropped_frames": self.dropped,
             "received_samples": sum(samples for _, samples in self.received), "starved_frames": self.starved,
-            "faults": dict(self.faults),
+            "faults": self.faults | mute,
         }  # fmt: skip
         series = {"send_late_ms": np.array(self.late), "network_ms": np.array(self.round_trips)}
         if steady:
@@ -66,7 +70,7 @@ class Ledger:
 def summary(ledgers: list[dict[str, Any]]) -> dict[str, Any]:
     """The conversations' figures as one: medians of medians, largest of largest, sums of counts."""
     found: dict[str, Any] = {"conversations": len(ledgers), "faults": {}}
-    for name in ("sent_frames", "dropped_frames", "starved_frames"):
+    for name in ("sent_frames", "dropped_frames", "received_samples", "starved_frames"):
         found[name] = sum(one[name] for one in ledgers)
     for one in ledgers:
         for kind, count in one["faults"].items():

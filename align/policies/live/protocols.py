@@ -4,14 +4,13 @@
 server), 1 (Opus) or 2 (a piece of text).
 
 `realtime`: the events of OpenAI's Realtime API, path `/v1/realtime`. JSON; 16-bit audio at 24 kHz as base64; the server
-detects turns and answers. Both the names of 2024 (`response.audio.delta`) and those of 2025
-(`response.output_audio.delta`) are understood.
+says `session.created` first, detects turns and answers. Both the names of 2024 (`response.audio.delta`) and those of
+2025 (`response.output_audio.delta`) are understood.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,8 +47,6 @@ class Wire(Protocol):
 
     steady: bool
     """Every frame is answered by a frame."""
-    waits: bool
-    """The server speaks first."""
 
     def greeting(self) -> list[str | bytes]:
         """Sent when the connection is open."""
@@ -67,7 +64,7 @@ class Wire(Protocol):
 class Moshi:
     """`python -m moshi.server`."""
 
-    steady, waits = True, True
+    steady = True
 
     def __init__(self) -> None:
         import sphn
@@ -107,7 +104,7 @@ class Moshi:
 class Realtime:
     """A server with the events of the Realtime API, which detects turns by itself."""
 
-    steady, waits = False, False
+    steady = False
     _AUDIO = ("response.output_audio.delta", "response.audio.delta")
     _TEXT = ("response.output_audio_transcript.delta", "response.audio_transcript.delta")
 
@@ -145,8 +142,9 @@ class Realtime:
                 pcm = np.frombuffer(base64.b64decode(event["delta"], validate=True), "<i2")
                 return Said(audio=from_pcm16(pcm.astype(np.int16)), item=item)
             if kind in self._TEXT:
-                return Said(text=str(event["delta"]), item=item)
-        except (ValueError, KeyError, TypeError, binascii.Error):
+                text = event["delta"].encode("utf-8", "replace").decode()  # half a surrogate pair cannot be written
+                return Said(text=text, item=item)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return Said(fault="malformed")
         if kind == "input_audio_buffer.speech_started":
             return Said(flush=True)
