@@ -52,6 +52,7 @@ def policy_loss(
     mask: Tensor,
     clip: Clip,
     level: str = "token",
+    by_frame: bool = False,
 ) -> Tensor:
     """Clipped surrogate of each action, to be minimised.
 
@@ -61,11 +62,13 @@ def policy_loss(
         advantages: (B, T) credit of each frame.
         mask: bool, the shape of `logp`.
         level: what a ratio is about (`align.ratios.LEVELS`).
+        by_frame: where frames share a ratio, each keeps its gradient to itself, as credit that differs between frames
+            needs (`align.ratios`). What the clip holds is told by the shared ratio and the frame's own advantage.
 
     Returns:
         The shape of `logp`; zero where masked.
     """
-    r = ratio(logp, old_logp, mask, level)
+    r = ratio(logp, old_logp, mask, level, by_frame)
     advantages = _of_actions(advantages, mask)
     clipped = r.clamp(clip.low, clip.high)
     return -torch.minimum(r * advantages, clipped * advantages).masked_fill(~mask, 0.0)
@@ -81,7 +84,8 @@ def cispo_loss(
 ) -> Tensor:
     """REINFORCE with the clipped ratio as a weight without gradient (CISPO): no action ever loses its gradient.
 
-    Arguments and result are those of `policy_loss`. Published without a lower clip: `Clip(math.inf, ceiling - 1)`.
+    Arguments and result are those of `policy_loss`; a frame's gradient is its own at every level. Published without a
+    lower clip: `Clip(math.inf, ceiling - 1)`.
     """
     weight = ratio(logp, old_logp, mask, level).clamp(clip.low, clip.high).detach()
     return -weight * _of_actions(advantages, mask) * logp.masked_fill(~mask, 0.0)

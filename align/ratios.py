@@ -12,6 +12,11 @@ Together is the product of probabilities: the streams of a frame are one action.
 mean of its frames (GSPO, arXiv 2507.18071), so that a long one is not clipped for its length. With one stream `token`
 is `frame` and `stream` is `sequence`; in a conversation of one frame `frame` is `sequence`.
 
+Where the advantages of a conversation's frames differ, a shared ratio must not share its gradient too: times +1 in one
+frame and -1 in another it would be a ratio times 0, whatever the frames did. `by_frame` keeps the value and gives each
+frame's gradient to that frame alone (GSPO-token, there in section 4.3). With equal advantages the sum over a
+conversation is the same either way, in value and in gradient.
+
 Log-probabilities of `S` streams are `(B, S, T)`. What a level joins is joined once, by `actions`; from then on tensors
 are `(B, T)`, or `(B, S, T)` where streams keep ratios of their own.
 """
@@ -46,12 +51,14 @@ def actions(logp: Tensor, mask: Tensor, level: str) -> tuple[Tensor, Tensor]:
     return logp.masked_fill(~mask, 0.0).sum(1), mask.any(1)
 
 
-def ratio(logp: Tensor, old_logp: Tensor, mask: Tensor, level: str = "token") -> Tensor:
+def ratio(logp: Tensor, old_logp: Tensor, mask: Tensor, level: str = "token", by_frame: bool = False) -> Tensor:
     """pi / pi_old of each action; no gradient flows into `old_logp`.
 
     Args:
         logp, old_logp: (B, T) or (B, S, T), as `actions` gave them.
         mask: bool, that shape.
+        level: what shares a value.
+        by_frame: of a shared value, an action's gradient is the one that its own ratio would have, times the value.
 
     Returns:
         That shape; exactly 1 where masked. At the levels `stream` and `sequence` the frames of a conversation share
@@ -65,7 +72,8 @@ def ratio(logp: Tensor, old_logp: Tensor, mask: Tensor, level: str = "token") ->
     gap = logp.masked_fill(~mask, 0.0) - old_logp.detach().masked_fill(~mask, 0.0)
     if level in ("stream", "sequence"):
         mean = gap.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
-        gap = mean.expand_as(mask).masked_fill(~mask, 0.0)
+        shared = mean.detach() + (gap - gap.detach()) if by_frame else mean.expand_as(mask)
+        gap = shared.masked_fill(~mask, 0.0)
     return gap.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 

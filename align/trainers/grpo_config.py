@@ -51,7 +51,8 @@ class GrpoConfig(RunConfig):
     importance_sampling_level: str = "token"
     """What has one ratio. token: each token of each frame; frame: all streams of a frame together; stream: each stream
     over the whole conversation; sequence: all streams over the whole conversation (GSPO). With streams: text, token and
-    sequence are all there is."""
+    sequence are all there is. Where advantages differ between frames (credit: event, use_kl_in_reward) a frame's
+    gradient stays its own (GSPO-token)."""
 
     loss_type: str = "dapo"
     """What the loss is a mean of. dapo: active frames of the global batch; grpo: conversations, each a mean over its
@@ -115,6 +116,11 @@ class GrpoConfig(RunConfig):
     def kl_corrected(self) -> bool:
         """`use_bias_correction_kl`."""
         return self.use_bias_correction_kl
+
+    @property
+    def by_frame(self) -> bool:
+        """Whether the frames of a conversation have advantages of their own."""
+        return self.credit == "event" or self.use_kl_in_reward
 
     @property
     def full_old(self) -> bool:
@@ -204,6 +210,11 @@ class GrpoConfig(RunConfig):
             (
                 corrected and low is None and high is None,
                 "grpo.sampler_importance_sampling_mode needs sampler_importance_sampling_clip_max or _clip_min",
+            ),
+            (
+                not corrected and low is not None,
+                f"grpo.sampler_importance_sampling_clip_min = {low} with grpo.sampler_importance_sampling_mode = none: "
+                "there is nothing to clip; give a mode such as token_mask",
             ),
             (
                 low is not None and high is not None and low >= high,

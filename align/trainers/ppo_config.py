@@ -70,6 +70,12 @@ class PpoConfig(RunConfig):
         for name in ("gamma", "lam"):
             if not getattr(self, name) <= 1:
                 raise UptakeError(f"ppo.{name} = {getattr(self, name)!r}: must be at most 1")
+        for name in ("vf_coef", "value_learning_rate"):
+            if getattr(self, name) == 0:
+                raise UptakeError(
+                    f"ppo.{name} = 0: the value function would stay at 0 and expect nothing; give it more, or train "
+                    "with grpo, which needs none"
+                )
         if self.train_batch_size % (self.num_mini_batches * world):
             raise UptakeError(
                 f"ppo.train_batch_size = {self.train_batch_size} cannot be split into ppo.num_mini_batches = "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,9 +23,32 @@ CHOICES: dict[str, Sequence[Any]] = {
 LEAST: dict[str, float] = {
     "max_context_s": 0, "context_probability": 0,
     "iterations": 1, "frames": 1, "per_device_train_batch_size": 1, "learning_rate": 0, "warmup_steps": 0,
-    "weight_decay": 0, "max_grad_norm": 0, "max_sampling_logp_difference": 0, "nan_budget": 0, "lora_r": 1,
-    "save_steps": 1, "save_total_limit": 1, "collective_timeout": 1, "log_episodes_steps": 0,
+    "adam_beta1": 0, "adam_beta2": 0, "weight_decay": 0, "max_grad_norm": 0, "max_sampling_logp_difference": 0,
+    "nan_budget": 0, "lora_r": 1, "lora_alpha": 1, "save_steps": 1, "save_total_limit": 1, "collective_timeout": 1,
+    "log_episodes_steps": 0,
 }  # fmt: skip
+
+
+def check_numbers(config: Any, least: Mapping[str, float]) -> None:
+    """Raise UptakeError for a number below its least, one that is not finite, or a decay of AdamW's that is none.
+
+    Args:
+        config: a section with its name in `section`.
+        least: field -> what it must be at least, for every number in it; null is left alone.
+    """
+    for name, lowest in least.items():
+        value = getattr(config, name)
+        if value is None:
+            continue
+        if not value >= lowest:
+            problem = f"at least {lowest}"
+        elif not math.isfinite(value):
+            problem = "finite"
+        elif name.startswith("adam_beta") and value >= 1:
+            problem = "below 1"
+        else:
+            continue
+        raise UptakeError(f"{config.section}.{name} = {value!r}: must be {problem}")
 
 
 @dataclass
@@ -37,7 +60,7 @@ class RunConfig(ABC):
     choices = CHOICES
     """Field -> what it may be."""
     least = LEAST
-    """Field -> what it must be at least; null is left alone."""
+    """Number -> what it must be at least; null is left alone."""
     importance_sampling_level = "token"
     """What a ratio is about (`align.ratios`); a field where an algorithm has the choice."""
 
@@ -66,7 +89,7 @@ class RunConfig(ABC):
     weight_decay: float = 0.0
     """Published: 0.1."""
     max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm. Published: 2."""
+    """Gradients are clipped to this norm; 0: they are not. Published: 2."""
 
     streams: str = "text"
     """What the ratio is about. text: the sampled text token, as published; speak: only whether it is silent or not."""
@@ -169,10 +192,7 @@ class RunConfig(ABC):
             if getattr(self, name) not in known:
                 allowed = ", ".join(map(str, known))
                 raise UptakeError(f"{self.section}.{name} = {getattr(self, name)!r}: must be one of {allowed}")
-        for name, least in self.least.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise UptakeError(f"{self.section}.{name} = {value!r}: must be at least {least}")
+        check_numbers(self, self.least)
         if self.kl_weight and self.use_kl_in_reward and self.kl_estimator != "k1":
             raise UptakeError(
                 f"{self.section}.kl_estimator = '{self.kl_estimator}' with {self.section}.use_kl_in_reward: as a "
@@ -188,7 +208,17 @@ class RunConfig(ABC):
             )
         if self.context_probability > 1:
             raise UptakeError(f"{self.section}.context_probability = {self.context_probability}: must be at most 1")
+        if self.max_context_s and not self.context_probability:
+            raise UptakeError(
+                f"{self.section}.max_context_s = {self.max_context_s:g} with {self.section}.context_probability = 0: "
+                "no conversation would begin with a context; give a share, or max_context_s = 0"
+            )
         self.alarms.check(self.section)
+        if self.alarms.kl_above is not None and not self.kl_weight:
+            raise UptakeError(
+                f"{self.section}.alarms.kl_above = {self.alarms.kl_above:g}: there is no KL to watch, its weight is 0; "
+                "give it one, or null for no alarm"
+            )
         if self.offload != "none" and self.zero_stage < {"optimizer": 1, "all": 3}[self.offload]:
             raise UptakeError(
                 f"{self.section}.offload = {self.offload!r} needs {self.section}.zero_stage = "

@@ -12,6 +12,7 @@ from typing import Any
 from align import settings
 from align.config import WandbConfig
 from align.settings import Schema
+from align.trainers.run_config import check_numbers
 from envs.corpora.dialogues import AGENTS
 from envs.corpora.layouts import READERS
 from envs.errors import UptakeError, nearest
@@ -23,9 +24,10 @@ CHOICES: dict[str, Sequence[Any]] = {
 }
 LEAST: dict[str, float] = {
     "iterations": 1, "frames": 2, "train_batch_size": 1, "per_device_train_batch_size": 1, "learning_rate": 0,
-    "warmup_steps": 0, "weight_decay": 0, "max_grad_norm": 0, "text_padding_weight": 0, "first_codebook_weight": 0,
-    "audio_weight": 0, "control_weight": 0, "response_gap_s": 0, "max_delay": 0, "delay": 0, "eval_steps": 0,
-    "nan_budget": 0, "lora_r": 1, "save_steps": 1, "save_total_limit": 1, "collective_timeout": 1,
+    "warmup_steps": 0, "adam_beta1": 0, "adam_beta2": 0, "weight_decay": 0, "max_grad_norm": 0,
+    "text_padding_weight": 0, "first_codebook_weight": 0, "audio_weight": 0, "control_weight": 0, "response_gap_s": 0,
+    "max_delay": 0, "delay": 0, "eval_steps": 0, "nan_budget": 0, "lora_r": 1, "lora_alpha": 1,
+    "save_steps": 1, "save_total_limit": 1, "collective_timeout": 1,
 }  # fmt: skip
 
 
@@ -95,7 +97,7 @@ class SftConfig:
     weight_decay: float = 0.1
     """Published: 0.1."""
     max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm. Published: 1."""
+    """Gradients are clipped to this norm; 0: they are not. Published: 1."""
     nan_budget: int = 3
     """Updates that may be skipped because of a loss that is not a number, before the run stops."""
 
@@ -134,10 +136,7 @@ class SftConfig:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise UptakeError(f"sft.{name} = {getattr(self, name)!r}: must be one of {', '.join(map(str, known))}")
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if not (value >= least and math.isfinite(value)):
-                raise UptakeError(f"sft.{name} = {value!r}: must be a finite number of at least {least}")
+        check_numbers(self, LEAST)
         if self.train_batch_size % world:
             raise UptakeError(f"sft.train_batch_size = {self.train_batch_size}: not a multiple of the {world} ranks")
         if self.delay > self.max_delay:
@@ -200,7 +199,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> WarmStartCo
     """
     config, given = SCHEMA.read(name_or_path, overrides)
     check = partial(settings.check, config, given)
-    check(("seed",), lambda n: n >= 0, "must be 0 or more")
+    check(("seed",), lambda n: 0 <= n < 2**63, "must be 0 or more, and below 2**63")
     check(("name",), lambda n: bool(n) and Path(n).name == n, "must be one folder name, without '/'")
     check(("wandb", "mode"), lambda m: m in ("disabled", "offline", "online"), "must be disabled, offline or online")
     check(("data", "path"), bool, "give a folder of two-channel recordings with word times, or a manifest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -156,6 +157,9 @@ def several(seed: int = 0, streams: int = 3, frames: int = T) -> dict[str, Tenso
     }
 
 
+BY_FRAME = partial(losses.policy_loss, by_frame=True)
+
+
 def joined(x: dict[str, Tensor], level: str) -> Tensor:
     logp, mask = ratios.actions(x["logp"], x["mask"], level)
     return losses.policy_loss(
@@ -190,7 +194,7 @@ def test_the_ratio_of_a_frame_is_the_product_of_its_tokens_and_of_a_sequence_the
 
 @pytest.mark.parametrize("garbage", [1e6, math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("level", ratios.LEVELS)
-@pytest.mark.parametrize("kind", [losses.policy_loss, losses.cispo_loss])
+@pytest.mark.parametrize("kind", [losses.policy_loss, BY_FRAME, losses.cispo_loss])
 def test_garbage_in_masked_tokens_changes_neither_loss_nor_gradient_at_any_level(garbage, level, kind):
     x, results = several(4), []
     for fill in (0.0, garbage):
@@ -225,6 +229,113 @@ def test_the_gradient_is_that_of_finite_differences_at_every_level(level, loss_t
         )
 
     assert torch.autograd.gradcheck(loss, (x["logp"].clone().requires_grad_(),))
+
+
+def reduced(x: dict[str, Tensor], kind, loss_type: str, level: str, clip: Clip) -> tuple[Tensor, Tensor]:
+    """Loss and gradient of the tokens of `several`."""
+    logp = x["logp"].clone().requires_grad_()
+    new, mask = ratios.actions(logp, x["mask"], level)
+    per_action = kind(new, ratios.actions(x["old_logp"], x["mask"], level)[0], x["advantages"], mask, clip, level)
+    loss = losses.reduce_loss(
+        per_action, mask, loss_type=loss_type, total_frames=float(mask.sum()), total_rows=B, length=T + 3
+    )
+    loss.backward()
+    return loss.detach(), logp.grad
+
+
+@pytest.mark.parametrize("kind", [BY_FRAME, losses.cispo_loss])
+@pytest.mark.parametrize("level", ratios.LEVELS)
+@pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
+def test_credit_of_a_frame_moves_its_own_tokens_and_no_other_at_every_level(kind, level, loss_type):
+    x = several(2)
+    x["mask"][:, :, [2, 7]] = True
+    x["advantages"] = torch.zeros(B, T, dtype=torch.float64)
+    x["advantages"][:, 2], x["advantages"][:, 7] = 1.0, -1.0
+    x["old_logp"] = x["logp"]  # the first update of an iteration
+    gradient = reduced(x, kind, loss_type, level, Clip(math.inf, 4) if kind is losses.cispo_loss else Clip(3e-4, 4e-4))[
+        1
+    ]
+    assert (gradient[:, :, 2] < -1e-4).all()  # the loss falls as they become likelier
+    assert torch.allclose(gradient[:, :, 7], -gradient[:, :, 2], atol=1e-15)
+    others = [t for t in range(T) if t not in (2, 7)]
+    assert torch.equal(gradient[:, :, others], torch.zeros(B, 3, T - 2, dtype=torch.float64))
+
+
+def test_a_shared_ratio_that_shares_its_gradient_has_none_where_frames_earned_opposites():
+    """Why `by_frame` is there."""
+    x = several(2, streams=1)
+    x["mask"][:], x["old_logp"] = True, x["logp"]
+    x["advantages"] = torch.zeros(B, T, dtype=torch.float64)
+    x["advantages"][:, 2], x["advantages"][:, 7] = 1.0, -1.0
+    assert reduced(x, losses.policy_loss, "grpo", "sequence", Clip())[1].abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("level", ratios.LEVELS)
+@pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
+@pytest.mark.parametrize("clip", [Clip(0.2), Clip(0.02, 0.05)])
+def test_with_equal_advantages_in_a_conversation_it_is_the_plain_sequence_ratio(loss_type, level, clip):
+    x = several(5)
+    same = x | {"advantages": x["advantages"][:, :1].expand(B, T)}
+    plain, by_frame = (reduced(same, kind, loss_type, level, clip) for kind in (losses.policy_loss, BY_FRAME))
+    assert abs(plain[0] - by_frame[0]) < 1e-12
+    assert (plain[1] - by_frame[1]).abs().max() < 1e-12
+    assert plain[1].abs().max() > 1e-4
+    # Where they differ the value is still that of the shared ratio, to the bit, and the gradient is another one.
+    plain, by_frame = (reduced(x, kind, loss_type, level, clip) for kind in (losses.policy_loss, BY_FRAME))
+    assert torch.equal(plain[0], by_frame[0])
+    assert torch.equal(plain[1], by_frame[1]) == (level in ("token", "frame"))
+
+
+@pytest.mark.parametrize("loss_type", [name for name in losses.LOSS_TYPES if name != "cispo"])
+@pytest.mark.parametrize("clip", [Clip(0.2, 0.28), Clip(0.02, 0.05)])
+def test_gspo_token_is_trl_at_the_sequence_level_where_a_conversation_has_one_advantage(loss_type, clip):
+    pytest.importorskip("trl", minversion="1.16")
+    x = batch(2)
+    x["advantages"] = x["advantages"][:, :1].expand(B, T)
+    loss_trl, gradient_trl = trl(x, loss_type, clip, 0.04, 1, "sequence")
+    logp = x["logp"].clone().requires_grad_()
+    per_frame = BY_FRAME(logp, x["old_logp"], x["advantages"], x["mask"], clip, "sequence")
+    per_frame = per_frame + 0.04 * losses.sampled_kl(logp, x["ref_logp"], x["mask"])
+    frames = float(x["mask"].sum())
+    loss = losses.reduce_loss(per_frame, x["mask"], loss_type=loss_type, total_frames=frames, total_rows=B)
+    loss.backward()
+    assert abs(loss.detach() - loss_trl) < 1e-12
+    assert (logp.grad - gradient_trl).abs().max() < 1e-12
+    assert gradient_trl.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("level", ["stream", "sequence"])
+def test_the_clip_is_told_by_the_shared_ratio_and_the_sign_of_the_frame_s_own_advantage(level):
+    x = several(3)
+    old, mask = ratios.actions(x["old_logp"], x["mask"], level)
+    logp = ratios.actions(x["logp"], x["mask"], level)[0].requires_grad_()
+    clip = Clip(0.05)
+    BY_FRAME(logp, old, x["advantages"], mask, clip, level).sum().backward()
+    shared = ratios.ratio(logp.detach(), old, mask, level)
+    credit = (x["advantages"] if mask.dim() == 2 else x["advantages"].unsqueeze(1)).expand_as(mask)
+    held = ((shared > clip.high) & (credit > 0)) | ((shared < clip.low) & (credit < 0))
+    assert 0 < held[mask].sum() < mask.sum()
+    assert torch.allclose(logp.grad, -(shared * credit).masked_fill(held | ~mask, 0.0), atol=1e-15)
+
+
+@pytest.mark.parametrize("level", ["stream", "sequence"])
+def test_the_gradient_of_a_frame_is_that_of_finite_differences_with_the_shared_ratio_held(level):
+    x = several(7)
+    old, mask = ratios.actions(x["logp"] + 0.01, x["mask"], level)
+    start = ratios.actions(x["logp"], x["mask"], level)[0]
+    held = ratios.ratio(start, old, mask, level)
+    credit = x["advantages"] if mask.dim() == 2 else x["advantages"].unsqueeze(1)
+
+    def surrogate(logp: Tensor) -> Tensor:
+        own = (ratios.actions(logp, x["mask"], level)[0] - start).exp()
+        return -(held * own * credit).masked_fill(~mask, 0.0).sum()
+
+    logp = x["logp"].clone().requires_grad_()
+    new = ratios.actions(logp, x["mask"], level)[0]
+    BY_FRAME(new, old, x["advantages"], mask, Clip(0.9), level).sum().backward()
+    assert torch.autograd.gradcheck(surrogate, (x["logp"].clone().requires_grad_(),))
+    (expected,) = torch.autograd.grad(surrogate(probe := x["logp"].clone().requires_grad_()), probe)
+    assert torch.allclose(logp.grad, expected, atol=1e-14)
 
 
 def test_cispo_has_the_gradient_of_reinforce_weighed_by_the_clipped_ratio():
@@ -312,9 +423,12 @@ def test_garbage_in_masked_frames_changes_neither_loss_nor_gradient(garbage):
 
 @pytest.mark.parametrize("level", ratios.LEVELS)
 @pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
-def test_micro_batches_and_ranks_of_uneven_masks_add_up_to_the_loss_and_gradient_of_the_global_batch(loss_type, level):
+@pytest.mark.parametrize("clipped", [losses.policy_loss, BY_FRAME])
+def test_micro_batches_and_ranks_of_uneven_masks_add_up_to_the_loss_and_gradient_of_the_global_batch(
+    loss_type, level, clipped
+):
     x = several(1)
-    objective = losses.cispo_loss if loss_type == "cispo" else losses.policy_loss
+    objective = losses.cispo_loss if loss_type == "cispo" else clipped
     tokens = ratios.actions(x["logp"], x["mask"], level)[1]
     totals = {"total_frames": float(tokens.sum()), "total_rows": float(B), "loss_type": loss_type}
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from align.config import load_config
+from align.curriculum import cards, of_axes
 from align.policies.sampling import Sampling
+from envs.pack import Pack
 
 RECIPES = Path(__file__).parents[2] / "configs" / "recipes"
 
@@ -72,10 +74,18 @@ def test_aspirin_meets_three_epochs_of_its_clips() -> None:
     assert 0 <= grpo.iterations * grpo.num_groups - 3 * 1300 < grpo.num_groups
 
 
+def said_in(name: str) -> tuple[str, str]:
+    """What a recipe's header says before and after "Not as published"."""
+    header = (RECIPES / f"{name}.yaml").read_text("utf-8").split("\nname:")[0]
+    before, _, after = " ".join(header.replace("#", " ").split()).partition("Not as published")
+    return before, after
+
+
 @pytest.mark.parametrize(
     ("name", "departures"),
     [
         ("moshi", ["parakeet-tdt-0.6b-v2", "FSDP", "fp32 master weights", "simulated users"]),
+        ("personaplex", ["parakeet-tdt-0.6b-v2", "FSDP", "fp32 master weights", "simulated users"]),
         ("published", ["learning rate", "batch", "context", "silence", "users"]),
         ("published_judge", ["parakeet-tdt-0.6b-v2"]),
         ("aspirin", ["logsumexp", "simulated users", "60 s", "clip"]),
@@ -83,7 +93,36 @@ def test_aspirin_meets_three_epochs_of_its_clips() -> None:
     ],
 )
 def test_what_is_not_as_published_stands_in_the_header(name: str, departures: list[str]) -> None:
-    header = (RECIPES / f"{name}.yaml").read_text("utf-8").split("\nname:")[0]
-    said = " ".join(header.replace("#", " ").split()).partition("Not as published")[2]
     for departure in departures:
-        assert departure in said, departure
+        assert departure in said_in(name)[1], departure
+
+
+@pytest.mark.parametrize(
+    ("name", "points"),
+    [
+        ("moshi", ["adapters", "segment", "axis sampling probabilities", "text top-k", "judge's sampling"]),
+        ("personaplex", ["as there", "wise and friendly teacher", "whose voice"]),
+        ("published", ["axis sampling probabilities"]),
+        ("published_judge", ["as there", "judge's sampling"]),
+    ],
+)
+def test_what_the_paper_leaves_open_stands_in_the_header(name: str, points: list[str]) -> None:
+    said = said_in(name)[0].partition("Open in the paper")[2]
+    for point in points:
+        assert point in said, point
+
+
+@pytest.mark.parametrize("name", sorted(set(PUBLISHED) - {"aspirin", "duplexpo"}))
+def test_groups_are_drawn_from_the_four_axes_that_the_paper_has(name: str) -> None:
+    config = load_config(f"recipes/{name}")
+    training = of_axes(Pack.load(config.pack, config.users).scenarios("train"), config.axes)
+    assert set(cards(training)) == {"pause", "turn", "backchannel", "interruption"}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_asks_no_judge_when_it_is_small_and_says_so(name: str) -> None:
+    small = load_config(f"recipes/{name}", ["small=true"])
+    assert small.policy == "pocket"
+    assert not small.rewards.get("published_judge")
+    if "published_judge" in small.rewards:
+        assert "without the judge" in said_in(name)[0]
