@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there: written atomically, checked on reading, no pickle.
 
     checkpoints/iteration-000040/
-        manifest.json             version, iteration, ranks, and size and SHA-256 of every other file
+        manifest.json             version, iteration, ranks, size and SHA-256 of every other file, and of all this
         model.safetensors         trainable weights, gathered, by parameter name
         optimizer-0.safetensors   master weights and moments that rank 0 holds (one file a rank), by parameter
         rng-0.safetensors         random number generators of rank 0
@@ -38,8 +38,11 @@ from torch import Tensor
 
 from align.saved_optimizer import SavedOptimizer
 from envs.errors import UptakeError
+from envs.files import whole
 
-VERSION = 2
+VERSION = 3
+KNOWN = (2, VERSION)
+"""Versions that are read; the manifest of 2 has no SHA-256 of its own."""
 _NAME = re.compile(r"iteration-(\d{6,})")
 
 
@@ -130,7 +133,7 @@ def save_checkpoint(
             return
         files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in sorted(temporary.iterdir())}
         manifest = {"version": VERSION, "iteration": iteration, "world": world, "files": files}
-        _write(temporary / "manifest.json", _json(manifest))
+        _write(temporary / "manifest.json", _json(manifest | {"sha256": _seal(manifest)}))
         _sync_folder(temporary)
         if final.exists() and verify(final) is None:
             # Ctrl-C at the boundary where this run began: what is there is this state already. To replace it would be
@@ -190,8 +193,14 @@ def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, in one line; None if every byte is as it was written."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        if manifest["version"] != VERSION:
-            return f"{path}: checkpoint version {manifest['version']}, this program reads {VERSION}"
+        if manifest["version"] not in KNOWN:
+            return f"{path}: checkpoint version {manifest['version']}, this program reads {', '.join(map(str, KNOWN))}"
+        if manifest["version"] > 2 and manifest["sha256"] != _seal(manifest):
+            return f"{path / 'manifest.json'}: content differs from what was written (SHA-256)"
+        if manifest["iteration"] != _iteration(path):
+            return f"{path}: is of iteration {manifest['iteration']}, not of the one in its name"
+        if odd := sorted(_names(manifest["world"]) ^ manifest["files"].keys()):
+            return f"{path / 'manifest.json'}: {odd[0]} is missing, or is none of {manifest['world']} ranks"
         for name, expected in manifest["files"].items():
             file = path / name
             if file.stat().st_size != expected["bytes"]:
@@ -203,6 +212,17 @@ def verify(path: Path) -> str | None:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{path / 'manifest.json'}: not a checkpoint manifest: {error}"
     return None
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """The SHA-256 of a manifest, which is not in it itself."""
+    return hashlib.sha256(_json({name: value for name, value in manifest.items() if name != "sha256"})).hexdigest()
+
+
+def _names(world: int) -> set[str]:
+    """Files of a checkpoint that so many ranks wrote, its manifest excepted."""
+    own = {f"{kind}-{rank}.safetensors" for kind in ("optimizer", "rng") for rank in range(world)}
+    return {"model.safetensors", "state.json"} | own
 
 
 def load(path: Path, rank: int = 0) -> Checkpoint:
@@ -229,7 +249,8 @@ def load(path: Path, rank: int = 0) -> Checkpoint:
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     # Clones, because safetensors refuses tensors that share memory (views of a flat ZeRO partition do).
-    save_file({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, path)
+    with whole(path) as partial:
+        save_file({name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}, partial)
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 

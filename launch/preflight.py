@@ -22,13 +22,13 @@ import torch
 import torch.distributed as dist
 import typer
 
-from align.evaluation import load_shape
+from align.loading import load_shape
 from align.ranks import of_the_network
 from envs.errors import AGAIN, UptakeError
 from launch.errors import guarded
 from launch.local import MEETING_SECONDS
 from launch.named import Named, find
-from launch.run_folder import needed_disk
+from launch.run_folder import needed_disk, writing
 
 PACKAGES = ("uptake", "torch", "deepspeed", "transformers", "peft", "numpy")
 LEAST_GPU_SHARE = 0.9
@@ -121,8 +121,9 @@ def main(
         token = [uuid.uuid4().hex]
         dist.broadcast_object_list(token, 0)
         if index == 0:
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.write_text(token[0], encoding="utf-8")
+            with writing(folder):
+                mark.parent.mkdir(parents=True, exist_ok=True)
+                mark.write_text(token[0], encoding="utf-8")
         dist.barrier()
         seen = mark.read_text(encoding="utf-8") if mark.is_file() else ""
         nodes: list[Any] = [None] * world

@@ -1,5 +1,7 @@
 """`uptake sft`: a warm start on recordings of people.
 
+.lock            held by the process that trains (`launch.lock`)
+start.json       SHA-256 of the policy's files
 config.yaml      every field of the configuration
 data/            columns of the recordings, as the policy's codec hears them
 metrics.jsonl    one line an iteration
@@ -11,13 +13,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from align import plan, settings
-from align.evaluation import load_policy
+from align import origin, plan, settings
+from align.loading import load_policy
 from align.policies.base import DuplexPolicy
 from align.ranks import start_ranks, stop_ranks, together_from_here, watch
 from align.rollout import check_context
@@ -26,7 +29,17 @@ from align.trainers.sft_config import WarmStartConfig, load_config
 from envs.corpora.dialogues import Dialogue, find
 from envs.corpora.recording import Refusal
 from envs.errors import UptakeError
-from launch.run_folder import check_disk, check_folder, check_unchanged, needed_disk
+from envs.files import whole
+from launch.run_folder import (
+    CONFIG,
+    alone,
+    check_disk,
+    check_folder,
+    check_start,
+    check_unchanged,
+    needed_disk,
+    started_with,
+)
 from launch.terminal import make_console
 
 
@@ -70,6 +83,12 @@ def _prepare(config: WarmStartConfig) -> tuple[DuplexPolicy, sft.Teaching]:
 def _run(config: WarmStartConfig, console: Console, resume: bool) -> Path | None:
     policy, _ = _prepare(config)
     first = os.environ.get("RANK", "0") == "0"
+    with alone(config.folder, resume) if first else nullcontext():
+        return _train(config, policy, console, resume, first)
+
+
+def _train(config: WarmStartConfig, policy: DuplexPolicy, console: Console, resume: bool, first: bool) -> Path | None:
+    """What is done alone in the run folder."""
     if first:
         _claim(config, policy, resume)
     start_ranks(config.sft.collective_timeout)
@@ -122,13 +141,16 @@ def _claim(config: WarmStartConfig, policy: DuplexPolicy, resume: bool) -> None:
     """Take the run folder: a new one, or with `resume` the one that is there. Nothing in it is ever overwritten.
 
     Raises:
-        UptakeError: the folder holds a run and `resume` is false, or the other way round; the disk is too full.
+        UptakeError: the folder holds a run and `resume` is false, or the other way round; it was started with or from
+            something else; the disk is too full.
     """
     folder = config.folder
     check_folder(folder, resume)
     if resume:
-        old = load_config(str(folder / "config.yaml"))
+        old = started_with(folder, load_config)
         check_unchanged(folder, old, config, ("policy", "data", "seed"))
     folder.mkdir(parents=True, exist_ok=True)
     check_disk(folder, needed_disk(folder, policy.model, policy.spec.hidden, config.sft), config.sft)
-    (folder / "config.yaml").write_text(settings.dump(config), encoding="utf-8")
+    check_start(folder, resume, origin.contents(config.policy, policy))
+    with whole(folder / CONFIG) as partial:
+        partial.write_text(settings.dump(config), encoding="utf-8")

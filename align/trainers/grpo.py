@@ -25,6 +25,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +202,9 @@ def _update(
 ) -> bool:
     """One optimiser step on some conversations of this rank; False if it was skipped, on all ranks, for a NaN."""
     engine, clip, level = learner.engine, config.clip, config.importance_sampling_level
-    objective = losses.cispo_loss if config.loss_type == "cispo" else losses.policy_loss
+    objective = (
+        losses.cispo_loss if config.loss_type == "cispo" else partial(losses.policy_loss, by_frame=config.by_frame)
+    )
     total_actions, total_rows = engine.total([float(old.mask[list(rows)].sum()), len(rows)])
     size, step_loss = config.per_device_train_batch_size, 0.0
     for at in range(0, len(rows), size):
@@ -216,7 +219,7 @@ def _update(
             kl = learner.kl(seen.trajectory, scored, seen.token_mask)
             drift = float(kl.detach().sum())
             if config.use_bias_correction_kl:
-                kl = kl * ratios.ratio(logp, seen.logp, seen.mask, level)
+                kl = kl * ratios.ratio(logp, seen.logp, seen.mask, level, config.by_frame)
             per_action = per_action + lessons.beta * kl
         loss = losses.reduce_loss(
             per_action, seen.mask, loss_type=config.loss_type, total_frames=total_actions, total_rows=total_rows,

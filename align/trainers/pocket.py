@@ -40,6 +40,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from align.codecs.pocket import PocketCodec
+from align.files import write_tensors
 from align.imitation import codebook_weights, text_weights, weighted_nll
 from align.memory import keep_memory
 from align.policies.moshi.config import MoshiConfig
@@ -251,7 +252,7 @@ def fit(model: MoshiModel, shards: Path, config: StagesConfig, stage: str, log: 
             line = {"stage": stage, "step": step + 1, "seconds": round(time.monotonic() - began)} | figures
             with open(log, "a") as out:
                 out.write(json.dumps(line) + "\n")
-    save_file(model.state_dict(), save)
+    write_tensors(save, model.state_dict())
 
 
 def _forward(
@@ -362,7 +363,7 @@ def export(model: MoshiModel, tokenizer: Path, codec: Path, out: Path) -> None:
     names = {"tokenizer_name": "tokenizer_spm.model", "mimi_name": "codec.safetensors"}
     config = model.config.to_dict() | names | {"moshi_name": "model.safetensors"}
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file({k: v.half() for k, v in model.state_dict().items()}, out / "model.safetensors")
+    write_tensors(out / "model.safetensors", {k: v.half() for k, v in model.state_dict().items()})
     shutil.copyfile(tokenizer, out / "tokenizer_spm.model")
     shutil.copyfile(codec, out / "codec.safetensors")
 

@@ -21,17 +21,16 @@ def newest(saved: Path) -> checkpoints.Checkpoint:
         UptakeError: there is none.
     """
     rank = torch.distributed.get_rank()
-    found: list[str] = ["", ""]  # path, error
+    found = problem = ""
     if rank == 0:
         try:
-            found[0] = str(checkpoints.newest_whole(saved))
+            found = str(checkpoints.newest_whole(saved))
         except UptakeError as error:
-            found[1] = str(error)
-    with watch().together():
-        torch.distributed.broadcast_object_list(found)
-    if found[1]:
-        raise UptakeError(found[1])
-    return checkpoints.load(Path(found[0]), rank)
+            problem = str(error)
+    found, problem = watch().collect((found, problem))[0]
+    if problem:
+        raise UptakeError(problem)
+    return checkpoints.load(Path(found), rank)
 
 
 def check_same(config: Any, seed: int, done: checkpoints.Checkpoint, free: Collection[str]) -> None:

@@ -19,7 +19,8 @@ from align.alarms import AlarmConfig
 from align.trainers.grpo import GrpoConfig
 from envs.episode import Episode
 from envs.errors import UptakeError
-from tests.toy_duplex import FRAMES, SCENARIOS, ToyEnv, ToyJudge, ToyPolicy, toy_run
+from rewards.verdict import Verdict
+from tests.toy_duplex import FRAME, FRAMES, SCENARIOS, ToyEnv, ToyJudge, ToyPolicy, toy_run
 
 CONFIG = GrpoConfig(
     iterations=4,
@@ -386,7 +387,16 @@ def test_every_choice_of_the_objective_runs_and_changes_the_weights(straight, tm
             {"sampler_importance_sampling_mode": "token_mask", "sampler_importance_sampling_clip_max": None},
             "needs sampler_importance_sampling_clip_max or _clip_min",
         ),
-        ({"sampler_importance_sampling_clip_min": 4.0}, "_clip_min = 4.0 must be below"),
+        (
+            {"sampler_importance_sampling_mode": "token_mask", "sampler_importance_sampling_clip_min": 4.0},
+            "_clip_min = 4.0 must be below",
+        ),
+        (
+            {"sampler_importance_sampling_clip_min": 0.5},
+            "_clip_min = 0.5 with .*_mode = none: there is nothing to clip",
+        ),
+        ({"max_context_s": 30.0, "context_probability": 0.0}, "grpo.max_context_s = 30 with grpo.context_probability"),
+        ({"beta": 0.0, "alarms": AlarmConfig(kl_above=0.1)}, "grpo.alarms.kl_above = 0.1: there is no KL to watch"),
         ({"steps_per_generation": 3}, "grpo.steps_per_generation = 3 does not divide grpo.num_generations = 4"),
         ({"loss_type": "bnpo"}, "grpo.loss_type = 'bnpo': must be one of dapo, grpo, dr_grpo"),
         ({"multi_objective_aggregation": "sum_then_normalize"}, "needs grpo.credit = uniform"),
@@ -397,6 +407,29 @@ def test_every_choice_of_the_objective_runs_and_changes_the_weights(straight, tm
 def test_a_configuration_that_cannot_be_trained_with_is_named(change, message):
     with pytest.raises(UptakeError, match=message):
         replace(CONFIG, **change).check()
+
+
+class Balanced(ToyJudge):
+    """What it gives the first frames of a conversation it takes from as many later ones."""
+
+    def score(self, episode):
+        said = float((episode.agent.reshape(-1, FRAME).mean(1) > 0).mean())
+        early, late = (2 * FRAME, 6 * FRAME), (10 * FRAME, 14 * FRAME)
+        return [Verdict(said, early, {}, "patience", "early"), Verdict(-said, late, {}, "answer", "late")]
+
+
+@pytest.mark.parametrize(("level", "streams"), [("token", "text"), ("sequence", "text"), ("stream", "all")])
+def test_a_judgement_teaches_its_own_frames_whatever_shares_a_ratio(tmp_path, level, streams):
+    """All of a conversation together earned nothing: of a ratio that shares its gradient nothing would be learned."""
+    from align.trainers import grpo
+
+    config = replace(
+        CONFIG, iterations=1, beta=0.0, loss_type="grpo", importance_sampling_level=level, streams=streams,
+        steps_per_generation=1,
+    )  # fmt: skip
+    policy = ToyPolicy(3, voice=streams == "all")
+    grpo.train(config, policy, ToyEnv, SCENARIOS, Balanced(), tmp_path, seed=3)
+    assert metrics(tmp_path)[0]["grad_norm"] > 0.01
 
 
 def test_groups_that_cannot_be_split_over_the_ranks_are_named():

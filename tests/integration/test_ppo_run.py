@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from align import curriculum
+from align.alarms import AlarmConfig
 from align.trainers import ppo
 from align.trainers.ppo_config import PpoConfig
 from envs.errors import UptakeError
@@ -185,6 +186,10 @@ def test_a_policy_without_a_hidden_state_is_sent_to_grpo(tmp_path):
         ({"learning_rate": 0.0}, r"ppo.learning_rate = 0 with a ppo.value_learning_rate"),
         ({"use_kl_in_reward": True}, r"ppo.kl_estimator = 'exact' with ppo.use_kl_in_reward: .* only k1 has"),
         ({"bf16": True}, r"ppo.bf16 = true needs ppo.zero_stage"),
+        ({"kl_coef": 0.0, "alarms": AlarmConfig(kl_above=0.1)}, r"ppo.alarms.kl_above = 0.1: there is no KL to watch"),
+        ({"max_context_s": 4.0, "context_probability": 0.0}, r"ppo.max_context_s = 4 with ppo.context_probability = 0"),
+        ({"vf_coef": 0.0}, r"ppo.vf_coef = 0: the value function would stay at 0"),
+        ({"value_learning_rate": 0.0}, r"ppo.value_learning_rate = 0: the value function would stay at 0"),
     ],
 )
 def test_a_configuration_that_cannot_be_trained_with_is_named(change, message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 from align.codecs.pocket import PocketCodec
 from align.config import load_config as load_train_config
 from align.config import names
-from align.evaluation import load_policy
+from align.loading import load_policy
 from align.policies.chunk.config import ChunkConfig
 from align.policies.chunk.model import ChunkModel
 from align.policies.chunk.policy import ChunkPolicy
@@ -28,6 +29,7 @@ from launch.errors import guarded
 from launch.sft import run_sft
 from tests import tiny_moshi
 from tests.dialogues import write_dialogues
+from tests.integration.test_quickstart import stopped
 from tests.tiny_checkpoint import tiny_checkpoint
 from tests.unit.test_policy_chunk import SIZES
 
@@ -70,6 +72,33 @@ def test_a_checkpoint_is_warm_started_goes_on_and_becomes_the_start_of_the_next(
     policy = load_policy(str(run / "policy"))
     policy.reset(np.ones(1, bool), [0])
     assert policy.step(np.zeros((1, CLOCK.frame), np.float32), np.ones(1, bool)).audio.shape == (1, CLOCK.frame)
+
+
+def test_a_warm_start_does_not_go_on_from_another_checkpoint(world: Path, tmp_path: Path) -> None:
+    policy = shutil.copytree(world / "moshi", tmp_path / "policy")
+    run = ["pocket", f"policy={policy}", f"data.path={world / 'recordings'}", f"runs={tmp_path}", *SHORT]
+    uptake("sft", *run)
+    other = tiny_checkpoint(tmp_path / "other", seed=2)
+    shutil.copyfile(other / "model.safetensors", policy / "model.safetensors")
+    (line,) = uptake("sft", *run, "sft.iterations=3", "--resume", expect=2).stderr.splitlines()
+    assert f"warm-start: model.safetensors of policy {policy} is not what it was when the run was started" in line
+
+
+def test_a_warm_start_that_is_under_way_is_not_gone_on_with(world: Path, tmp_path: Path) -> None:
+    run = ["sft", "pocket", f"policy={world / 'moshi'}", f"data.path={world / 'recordings'}", f"runs={tmp_path}"]
+    run += [*SHORT, "sft.iterations=100000", "sft.save_steps=100000"]
+    folder, refusals = tmp_path / "warm-start", []
+
+    def intruded() -> bool:
+        there = (folder / "metrics.jsonl").is_file()
+        if there:
+            refusals.append(uptake(*run, "--resume", expect=2).stderr)
+        return there
+
+    assert stopped(run, intruded, signal.SIGINT)[0] == 130
+    assert refusals[0].startswith(f"uptake: {folder} is in use: process ") and len(refusals[0].splitlines()) == 1
+    done = [json.loads(line)["iteration"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert done == list(range(len(done)))
 
 
 def test_what_ships_reads_and_the_large_recipe_runs_small(world: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_checkpoint_holds_json_and_safetensors_only(tmp_path):
         "state.json",
     ]
     manifest = json.loads((path / "manifest.json").read_text())
-    assert manifest["version"] == 2
+    assert manifest["version"] == 3
     assert set(manifest["files"]) == {p.name for p in path.iterdir()} - {"manifest.json"}
 
 
@@ -93,6 +93,47 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(tmp_
     assert said.count("\n") == 1
     assert "damaged checkpoint passed over" in said
     assert str(newest) in said
+
+
+def rewrite(path, change, sealed=True):
+    """Change a checkpoint's manifest, with the SHA-256 that fits or without."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest.pop("sha256", None)
+    change(manifest)
+    if sealed:
+        manifest["sha256"] = checkpoints._seal(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda manifest: manifest.update(iteration=40), "is of iteration 40, not of the one in its name"),
+        (lambda manifest: manifest.update(files={}), "model.safetensors is missing"),
+        (lambda manifest: manifest["files"].pop("state.json"), "state.json is missing"),
+        (lambda manifest: manifest.update(world=2), "optimizer-1.safetensors is missing"),
+        (lambda manifest: manifest.update(world=0), "optimizer-0.safetensors is missing, or is none of 0 ranks"),
+    ],
+)
+def test_a_manifest_that_is_not_of_its_checkpoint_is_damage(tmp_path, change, says):
+    path = save(tmp_path, 4)
+    rewrite(path, change)
+    assert says in verify(path)
+
+
+def test_a_digit_that_has_changed_in_a_manifest_is_damage(tmp_path):
+    path = save(tmp_path, 4)
+    text = (path / "manifest.json").read_text()
+    (path / "manifest.json").write_text(text.replace('"iteration": 4', '"iteration": 5'))
+    assert "manifest.json: content differs from what was written (SHA-256)" in verify(path)
+
+
+def test_a_checkpoint_of_the_format_before_is_read(tmp_path):
+    path = save(tmp_path, 4, value=0.5)
+    rewrite(path, lambda manifest: manifest.update(version=2), sealed=False)
+    assert load_latest(tmp_path).model["weight"][0, 0] == 0.5
+    rewrite(path, lambda manifest: manifest.update(version=2, iteration=5), sealed=False)
+    assert "is of iteration 5" in verify(path)
 
 
 def test_when_all_are_damaged_nothing_is_loaded(tmp_path, capsys):
@@ -201,7 +242,7 @@ def test_a_rank_that_the_run_did_not_have_finds_no_generators(tmp_path):
 
 def test_another_version_is_refused(tmp_path, capsys):
     manifest = save(tmp_path, 1) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 99'))
+    manifest.write_text(manifest.read_text().replace('"version": 3', '"version": 99'))
     with pytest.raises(UptakeError, match="checkpoint version 99"):
         load_latest(tmp_path)
 
