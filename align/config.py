@@ -18,6 +18,7 @@ from align.policies.moshi.prompt import PromptConfig
 from align.settings import Schema, Setting, dump
 from align.trainers.grpo_config import GrpoConfig
 from align.trainers.ppo_config import PpoConfig
+from envs.files import whole
 from rewards.detector import DetectorConfig
 from rewards.judge.config import JudgeConfig
 
@@ -42,7 +43,7 @@ class EvaluationConfig:
     seed: int = 1234
     """Seeds the users' rooms and timing and the policy's sampling; the same for every seed of the training."""
     baselines: list[str] = field(default_factory=lambda: ["silent", "always_talking", "vad_200", "vad_700", "oracle"])
-    """Scripted agents measured in the same table (names: `align.evaluation.BASELINES`)."""
+    """Scripted agents measured in the same table (names: `align.loading.BASELINES`)."""
     resamples: int = 2000
     """Bootstrap resamples behind every 95 % interval."""
     conversations: int = 6
@@ -77,6 +78,8 @@ class TrainConfig:
     """The scenarios and their audio: `core`, or the path of a pack folder."""
     users: str = ""
     """Other scenarios for the pack's audio: `reactive`, or the path of a YAML file. Empty: the pack's own."""
+    axes: list[str] = field(default_factory=list)
+    """Axes that the groups are drawn from, in turn (`align.curriculum.AXES`). Empty: all that the pack has."""
     acoustics: str = "clean"
     """How conversations sound that do not say it themselves, in training and when they are measured: a preset (`cafe`,
     `telephone`, ...; `mixed`: another one for every conversation), or a YAML file (docs/acoustics.md)."""
@@ -137,9 +140,9 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig
 
 
 def save_config(config: TrainConfig, path: Path) -> None:
-    """Write the resolved configuration, every field included."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dump_config(config), encoding="utf-8")
+    """Write the resolved configuration, every field included, whole or not at all."""
+    with whole(path) as partial:
+        partial.write_text(dump_config(config), encoding="utf-8")
 
 
 def dump_config(config: TrainConfig) -> str:
@@ -153,8 +156,9 @@ def _check_values(config: TrainConfig, given: Sequence[Setting]) -> None:
     check = partial(settings.check, config, given)
     for name in ("variants", "frames", "batch", "resamples"):
         check(("evaluation", name), lambda n: n >= 1, "must be at least 1")
-    for path in (("seed",), ("evaluation", "seed"), ("evaluation", "conversations")):
-        check(path, lambda n: n >= 0, "must be 0 or more")
+    for path in (("seed",), ("evaluation", "seed")):
+        check(path, lambda n: 0 <= n < 2**63, "must be 0 or more, and below 2**63")
+    check(("evaluation", "conversations"), lambda n: n >= 0, "must be 0 or more")
     check(("ranks",), lambda n: n >= 1, "must be at least 1")
     check(("context",), lambda n: n >= 0, "must be 0 or more")
     check(("evaluation", "split"), lambda s: s in ("train", "dev", "test"), "must be train, dev or test")
@@ -163,5 +167,5 @@ def _check_values(config: TrainConfig, given: Sequence[Setting]) -> None:
     for term in config.rewards:
         check(("rewards", term), math.isfinite, "a weight must be finite")
     for name, kind in SCHEMA.fields(type(config.algorithm)).items():
-        if kind is float:
-            check((config.algorithm.section, name), math.isfinite, "must be finite")
+        if kind in (float, float | None):
+            check((config.algorithm.section, name), lambda x: x is None or math.isfinite(x), "must be finite")

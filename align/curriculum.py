@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from envs.errors import UptakeError
+from envs.errors import UptakeError, nearest
 from rewards.refusal import TAG
 
 #: Axis -> event types. A scenario belongs to the first axis that one of the events that it is about has a type of: a
@@ -51,6 +51,21 @@ class Draw:
 def by_axis(scenarios: Iterable[Any]) -> dict[str, list[str]]:
     """Scenario ids by axis, sorted, from `envs.scenario.Scenario`s; axes without a scenario are absent."""
     return {axis: sorted(name for ids in kinds.values() for name in ids) for axis, kinds in _kinds(scenarios).items()}
+
+
+def of_axes(scenarios: Iterable[Any], axes: Sequence[str]) -> list[Any]:
+    """The scenarios of these axes; of none: all.
+
+    Raises:
+        UptakeError: an axis that there is no scenario of.
+    """
+    known = list(scenarios)
+    found = by_axis(known)
+    for axis in axes:
+        if axis not in found:
+            raise UptakeError(f"axes: no training scenario is of {axis!r}{nearest(axis, found)}")
+    wanted = {name for axis in axes for name in found[axis]}
+    return [scenario for scenario in known if not axes or scenario.id in wanted]
 
 
 def cards(scenarios: Iterable[Any]) -> dict[str, list[str]]:

@@ -3,6 +3,8 @@
 Whatever can be known to be wrong is found before anything expensive starts: config, pack, checkpoint, rewards, disk.
 Every stage leaves its result in the run folder, so `--resume` repeats nothing that was finished:
 
+    .lock                held by the process that trains (`launch.lock`)
+    start.json           SHA-256 of the policy's files and the pack
     config.yaml          every field of the configuration
     before/ after/       figures of each conversation (`evaluation.json`)
     episodes/            the conversations that the report plays, before and after
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -28,12 +30,13 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from align import curriculum, plan
+from align import curriculum, origin, plan
 from align.checkpoints import list_checkpoints
 from align.comparison import compare
 from align.config import TrainConfig, dump_config, load_config, save_config
-from align.evaluation import BASELINES, Evaluation, check_hears, evaluate, examples, load_policy, write_json
+from align.evaluation import Evaluation, check_hears, evaluate, examples, write_json
 from align.judging import check_axes
+from align.loading import BASELINES, load_policy
 from align.memory import peak_memory
 from align.monitor import duration
 from align.policies.base import DuplexPolicy
@@ -50,12 +53,21 @@ from envs.pack import Pack
 from envs.scenario import Scenario
 from launch.judge import judge_comment, open_judge
 from launch.meaning import open_meaning
-from launch.run_folder import check_disk, check_folder, check_unchanged, needed_disk
+from launch.run_folder import (
+    CONFIG,
+    alone,
+    check_disk,
+    check_folder,
+    check_start,
+    check_unchanged,
+    needed_disk,
+    started_with,
+)
 from launch.terminal import comparison_tables, counting, make_console, ranking_line
 from rewards.compose import Composition
 
 SAME = (
-    "policy", "prompt", "context", "pack", "users", "acoustics", "seed", "rewards", "schedules", "activity",
+    "policy", "prompt", "context", "pack", "users", "axes", "acoustics", "seed", "rewards", "schedules", "activity",
     "embedding", "evaluation",
 )  # fmt: skip
 """Settings that a run keeps when it is resumed."""
@@ -76,14 +88,18 @@ def run_training(
             use already, or none to resume.
     """
     started = time.perf_counter()
-    console = Console(quiet=True) if int(os.environ.get("RANK", "0")) else console or make_console()
+    first = os.environ.get("RANK", "0") == "0"
+    console = console or make_console() if first else Console(quiet=True)
     config = load_config(name_or_path, overrides)
-    with nullcontext() if dry_run else together_from_here(config.algorithm.collective_timeout):
+    with together_from_here(config.algorithm.collective_timeout):
         job = prepare(config)
         judge = job.composition.judge
         try:
             if not dry_run:
-                return _run(job, console, started, resume)
+                if first and judge is not None:
+                    judge.probe(job.composition.rubrics[0])
+                with alone(config.folder, resume) if first else nullcontext():
+                    return _run(job, console, started, resume)
             console.print(dump_config(config), end="", markup=False, highlight=False)
             if judge is not None:
                 comment = judge_comment(judge, job.composition)
@@ -98,14 +114,13 @@ def run_training(
 def _run(job: Job, console: Console, started: float, resume: bool) -> Path | None:
     config, judge, rank = job.config, job.composition.judge, int(os.environ.get("RANK", "0"))
     first, folder = rank == 0, config.folder
-    if first and judge is not None:
-        judge.probe(job.composition.rubrics[0])
     if first:
         needed = needed_disk(folder, job.policy.model, job.policy.spec.hidden, config.algorithm)
-        claim(folder, config, resume, judged=judge is not None, needed=needed)
+        claim(folder, config, resume, judged=judge is not None, needed=needed, contents=job.contents)
     if judge is not None:
         judge.record_in(folder, job.composition.rubrics, rank)
     start_ranks(config.algorithm.collective_timeout)
+    watch().meet("claimed")  # a large policy takes a while to read
     before = measure(job, "before", folder, console)
     # wandb would print its own summary and listen in on the progress bar; what it logs is not touched.
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -171,10 +186,17 @@ class Job:
 
     config: TrainConfig
     pack: Pack
+    training: list[Scenario]
+    """That are trained on."""
     scenarios: list[Scenario]
     """Of the split that is measured."""
     policy: DuplexPolicy
     composition: Composition
+
+    def contents(self) -> dict[str, str]:
+        """What a run of it starts from, by SHA-256; reads every weight."""
+        pack = f"pack {self.config.pack}" + (f" with users {self.config.users}" if self.config.users else "")
+        return {pack: self.pack.hash, **origin.contents(self.config.policy, self.policy)}
 
 
 def prepare(config: TrainConfig) -> Job:
@@ -196,7 +218,8 @@ def prepare(config: TrainConfig) -> Job:
     )
     pack = Pack.load(config.pack, config.users)
     check_sound(config, pack)
-    check_axes(composition, pack.scenarios("train"))
+    training = curriculum.of_axes(pack.scenarios("train"), config.axes)
+    check_axes(composition, training)
     scenarios = pack.scenarios(config.evaluation.split)
     if not scenarios:
         raise UptakeError(f"pack '{config.pack}' has no scenario in the split '{config.evaluation.split}'")
@@ -207,7 +230,7 @@ def prepare(config: TrainConfig) -> Job:
     what = f"{section}.frames" + (f" and {section}.max_context_s together" if context else "")
     check_context(policy.spec, config.algorithm.frames + context, what)
     check_context(policy.spec, config.evaluation.frames, "evaluation.frames")
-    return Job(config, pack, scenarios, policy, composition)
+    return Job(config, pack, training, scenarios, policy, composition)
 
 
 def check_sound(config: TrainConfig, pack: Pack) -> None:
@@ -229,7 +252,7 @@ def plan_comment(job: Job) -> str:
     loading = plan.loading(job.policy.model, config)
     written = plan.written(job.policy.model, job.policy.spec.hidden, config)
     learner.choose_trained(job.policy.model, config)
-    dealt = curriculum.cards(job.pack.scenarios("train"))
+    dealt = curriculum.cards(job.training)
     turns = [name for names in zip(*dealt.values(), strict=False) for name in names]  # axes take turns, as they will
     pace = plan.measure(job.policy, make_env(job, rows), turns, config)
     settings = job.config.evaluation
@@ -258,7 +281,7 @@ def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:
     config = job.config
 
     envs = partial(make_env, job)
-    world = (job.policy, envs, curriculum.cards(job.pack.scenarios("train")), job.composition, folder)
+    world = (job.policy, envs, curriculum.cards(job.training), job.composition, folder)
     options: dict[str, Any] = {
         "seed": config.seed,
         "resume": resume and bool(list_checkpoints(folder / "checkpoints")),
@@ -272,19 +295,28 @@ def learn(job: Job, folder: Path, *, resume: bool, tail: float) -> None:
         ppo.train(config.ppo, *world, **options)
 
 
-def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False, needed: int = 0) -> None:
+def claim(
+    folder: Path,
+    config: TrainConfig,
+    resume: bool,
+    judged: bool = False,
+    needed: int = 0,
+    contents: Callable[[], Mapping[str, str]] = dict,
+) -> None:
     """Take the run folder: a new one, or with `resume` the one that is there. Nothing in it is ever overwritten.
 
     Args:
         judged: a language model is asked, so it must be the same one.
         needed: bytes that it will write (`needed_disk`).
+        contents: what it starts from (`Job.contents`).
 
     Raises:
-        UptakeError: the folder holds a run and `resume` is false, or the other way round; the disk is too full.
+        UptakeError: the folder holds a run and `resume` is false, or the other way round; it was started with or from
+            something else; the disk is too full.
     """
     check_folder(folder, resume)
     if resume:
-        old = load_config(str(folder / "config.yaml"))
+        old = started_with(folder, load_config)
         if old.algorithm.section != config.algorithm.section:
             raise UptakeError(
                 f"{folder} was started with {old.algorithm.section}, now it is {config.algorithm.section}; resume it "
@@ -299,7 +331,8 @@ def claim(folder: Path, config: TrainConfig, resume: bool, judged: bool = False,
                 )
     folder.mkdir(parents=True, exist_ok=True)
     check_disk(folder, needed, config.algorithm)
-    save_config(config, folder / "config.yaml")
+    check_start(folder, resume, contents())
+    save_config(config, folder / CONFIG)
 
 
 def measure(job: Job, name: str, folder: Path | None, console: Console) -> Evaluation:
@@ -314,9 +347,10 @@ def measure(job: Job, name: str, folder: Path | None, console: Console) -> Evalu
         done = watch().collect(Evaluation.load(path) if first and path.is_file() else None)[0]
         if done is not None:
             return done
-    watch().doing(f"measuring {name.replace('_', ' ')}")
+    what = f"measuring {name.replace('_', ' ')}"
+    watch().doing(what)
     keep = () if folder is None else examples(job.scenarios, settings.conversations)
-    with counting(console, f"measuring {name.replace('_', ' ')}", settings.variants * len(job.scenarios)) as advance:
+    with counting(console, what, settings.variants * len(job.scenarios)) as advance:
         evaluation = evaluate(
             BASELINES.get(name, job.policy),
             job.pack,
@@ -332,10 +366,11 @@ def measure(job: Job, name: str, folder: Path | None, console: Console) -> Evalu
             on_done=advance,
             together=True,
         )
-    if folder is not None and first:
-        for example in keep:
-            episode = evaluation.kept[example.key]
-            save_conversation(episode, job.composition.score(episode), folder / "episodes" / name / example.folder)
-        evaluation.save(folder / name / "evaluation.json")
-    watch().meet(f"kept {name}")  # a judge may have been asked
+    if folder is not None:
+        if first:
+            for example in keep:
+                episode = evaluation.kept[example.key]
+                save_conversation(episode, job.composition.score(episode), folder / "episodes" / name / example.folder)
+            evaluation.save(folder / name / "evaluation.json")
+        watch().meet(f"kept {name}")  # a judge may have been asked
     return evaluation

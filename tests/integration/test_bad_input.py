@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from safetensors.numpy import load_file, save_file
 
-from align.evaluation import find_folder
+from align.loading import find_folder
 from envs.pack import sha256_of
 from launch import cli, errors
 from tests.packs import SCENARIOS, write_tiny_pack
@@ -246,6 +246,12 @@ def test_a_nearly_full_disk_stops_a_run_before_it_starts(
     assert "free some space or give another disk with runs=FOLDER" in uptake.refused(*world)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=2**30))
     assert "save_total_limit = 100000; free some space" in uptake.refused(*world, "grpo.save_total_limit=100000")
+
+
+@pytest.mark.parametrize("runs", ["/proc/x", "/sys/x", "/dev/null/x"])
+def test_a_run_folder_that_cannot_be_made_is_one_line(uptake: Command, world: list[str], runs: str) -> None:
+    line = uptake.refused(*world, f"runs={runs}")
+    assert f"{runs}/quickstart: cannot be made or written (" in line and "give another with runs=FOLDER" in line
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

@@ -35,7 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"policy={tiny_checkpoint(folder / 'policy')}", f"pack={write_tiny_pack(folder / 'pack')}"]
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "recipes/published_judge"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_runs_small_to_its_report(name: str, world: list[str], tmp_path: Path) -> None:
     section = load_config(name).algorithm.section
     shorter = [f"{section}.frames=40", f"{section}.max_context_s=0", f"{section}.iterations=1", "prompt.silence_s=0"]

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from align.alarms import AlarmConfig
 from align.config import TrainConfig, dump_config, load_config, names, save_config
+from align.trainers.grpo_config import GrpoConfig
+from align.trainers.ppo_config import PpoConfig
+from align.trainers.sft_config import SftConfig
 from envs.errors import UptakeError
+from rewards.detector import DetectorConfig
+from rewards.judge.config import JudgeConfig
 
 
 def write(folder: Path, text: str) -> str:
@@ -127,6 +136,51 @@ def test_a_whole_number_is_a_number_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_config("quickstart", ["rewards.quality=2", "grpo.beta=0"]).rewards["quality"] == 2.0
+
+
+def numbers(config: object) -> list[str]:
+    """The fields of a section that hold a number."""
+    hints = get_type_hints(type(config))
+    return [f.name for f in fields(config) if hints[f.name] in (int, float, int | None, float | None)]
+
+
+SECTIONS = {
+    "grpo": GrpoConfig(), "ppo": PpoConfig(), "sft": SftConfig(), "grpo.alarms": AlarmConfig(),
+    "activity": DetectorConfig(), "judge": JudgeConfig(base_url="http://127.0.0.1/v1", model="m"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [(section, name) for section, config in SECTIONS.items() for name in numbers(config)],
+)
+def test_no_number_of_any_section_may_be_what_cannot_be_counted_with(section: str, name: str) -> None:
+    config = SECTIONS[section]
+    bad = [math.nan, math.inf, -math.inf, -1, -0.5]
+    if name.endswith("_db"):  # dBFS are below 0, and nothing ends an activity that ends at -inf
+        bad = [math.nan, math.inf]
+    elif get_type_hints(type(config))[name] in (int, int | None):  # a file cannot give it anything but whole numbers
+        bad = [-1]
+    if name.startswith("adam_beta"):
+        bad += [1.0, 1.5]
+    for value in bad:
+        changed = replace(config, **{name: value})
+        with pytest.raises(UptakeError) as caught:
+            changed.check(*(["grpo"] if section == "grpo.alarms" else []))
+        assert f"{section}.{name} = {value}" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["seed", "evaluation.seed"])
+def test_a_seed_is_a_whole_number_that_torch_takes(name: str) -> None:
+    assert load_config("quickstart", [f"{name}={2**63 - 1}"])
+    for value in (-1, 2**63):
+        assert message("quickstart", f"{name}={value}").endswith("must be 0 or more, and below 2**63")
+
+
+def test_a_number_that_is_not_finite_is_named_with_where_it_stands_optional_or_not() -> None:
+    for name in ("grpo.learning_rate", "grpo.epsilon_high"):
+        assert message("quickstart", f"{name}=.inf") == f"override '{name}=.inf': {name} = inf: must be finite"
 
 
 SMALL = """\
