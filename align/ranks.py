@@ -36,7 +36,32 @@ SILENT = 3.5
 GRACE = 20.0
 """Seconds beyond the limit that a rank has to end by itself."""
 
+MEETING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher tells each of several ranks."""
+
 _watch: Watch | None = None
+
+
+def check_environment() -> None:
+    """Raise UptakeError where a launcher has told half of what ranks need to meet, or numbers that are none."""
+    numbers = {name: os.environ[name] for name in (*MEETING, "LOCAL_RANK") if name in os.environ}
+    numbers.pop("MASTER_ADDR", None)
+    fix = "unset it, or let torchrun or `uptake launch local --ranks N` start the ranks"
+    for name, value in numbers.items():
+        least = 0 if name.endswith("RANK") else 1
+        if not (value.isascii() and value.isdigit() and int(value) >= least):
+            raise UptakeError(
+                f"{name} = '{value}' in the environment: must be a whole number of at least {least}; {fix}"
+            )
+    rank, world = int(numbers.get("RANK", "0")), int(numbers.get("WORLD_SIZE", "1"))
+    missing = [name for name in MEETING if not os.environ.get(name)]
+    if missing and (rank, world) != (0, 1):
+        given = ", ".join(f"{name} = {os.environ[name]}" for name in MEETING[:2] if name in os.environ)
+        raise UptakeError(f"{given} in the environment without {', '.join(missing)}; {fix}")
+    if rank >= world:
+        raise UptakeError(f"RANK = {rank} in the environment: with WORLD_SIZE = {world} it is 0 to {world - 1}; {fix}")
+    if int(numbers.get("MASTER_PORT", "0")) > 65535:
+        raise UptakeError(f"MASTER_PORT = {numbers['MASTER_PORT']} in the environment: must be at most 65535; {fix}")
 
 
 def start_ranks(timeout: float = 1800.0) -> Any:
@@ -49,9 +74,10 @@ def start_ranks(timeout: float = 1800.0) -> Any:
         The `deepspeed` module.
 
     Raises:
-        UptakeError: the ranks do not find each other.
+        UptakeError: the ranks do not find each other, or the environment does not say where.
     """
     global _watch
+    check_environment()
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

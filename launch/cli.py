@@ -94,7 +94,9 @@ def train(
     from align.config import load_config
     from launch.own_ranks import ranks_here, run_ranks
 
-    if (ranks := ranks_here(load_config(config, overrides or []))) > 1:
+    found = load_config(config, overrides or [])
+    if (ranks := ranks_here(found)) > 1:
+        found.algorithm.check(ranks)  # said once, and before they load anything
         flags = [flag for flag, given in (("--resume", resume), ("--dry-run", dry_run)) if given]
         raise typer.Exit(run_ranks(ranks, ["train", config, *(overrides or []), *flags]))
     from launch.train import run_training
@@ -112,8 +114,10 @@ def sft(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the config, and stop.")] = False,
 ) -> None:
     """Warm-start a checkpoint on two-channel recordings with word times."""
+    from align.ranks import check_environment
     from launch.sft import run_sft
 
+    check_environment()
     run_sft(config, overrides or [], resume=resume, dry_run=dry_run)
 
 
@@ -442,6 +446,10 @@ def launch_k8s(
 def _hand_over(text: str, out: Path | None, submit: Callable[[str], str] | None) -> None:
     """Write what was rendered, submit it, or show it."""
     if out is not None:
+        if not out.parent.is_dir():
+            from envs.errors import UptakeError
+
+            raise UptakeError(f"--out {out}: there is no folder {out.parent}; make it first")
         out.write_text(text, encoding="utf-8")
     if submit is not None:
         typer.echo(submit(text))

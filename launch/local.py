@@ -58,7 +58,8 @@ def run_local(
     meeting = list(ALONE)
     if nodes > 1:
         host, colon, port = master.rpartition(":")
-        if not colon or not host or not port.isdigit():
+        number = int(port) if port.isascii() and port.isdigit() else 0
+        if not colon or not host or not 0 < number < 65536:
             raise UptakeError(f"--master '{master}': with several nodes, give HOST:PORT of the first one")
         meeting = [f"--nnodes={nodes}", f"--node-rank={node_rank}", f"--master-addr={host}", f"--master-port={port}"]
         meeting.append(f"--rdzv-conf=timeout={MEETING_SECONDS}")

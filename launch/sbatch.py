@@ -22,9 +22,18 @@ _NAMES = """
     thread-spec threads-per-core time time-min tmp tres-bind tres-per-task uid use-min-nodes verbose wait
     wait-all-nodes wckey"""
 OPTIONS = frozenset(_NAMES.split())
-FLAGS = frozenset({"requeue", "no-requeue", "contiguous", "hold", "overcommit", "reboot", "spread-job", "stepmgr"})
+_FLAGS = """
+    contiguous hold ignore-pbs no-requeue overcommit oversubscribe quiet reboot requeue spread-job stepmgr test-only
+    use-min-nodes verbose wait"""
+FLAGS = frozenset(_FLAGS.split())
 """Options without a value."""
+OPTIONAL = frozenset({"exclusive", "get-user-env", "nice", "no-kill", "propagate", "resv-ports"})
+"""Options with a value or without one."""
 COUNT, SIZE = r"[1-9]\d*", r"\d+[KMGT]?B?"
+LONGEST_SIGNAL = 65535
+"""Seconds before the end at which sbatch can ask a job to stop."""
+EARLY = 60
+"""Seconds by which it may do so sooner than asked for."""
 GRAMMAR: Mapping[str, tuple[str, str]] = {
     "nodes": (rf"{COUNT}(-{COUNT})?", "a number, or least-most"),
     "ntasks-per-node": (COUNT, "a whole number"),
@@ -38,18 +47,23 @@ GRAMMAR: Mapping[str, tuple[str, str]] = {
     "partition": (r"[\w.,-]+", "names without spaces"),
     "account": (r"[\w.@-]+", "a name without spaces"),
     "qos": (r"[\w.,-]+", "a name without spaces"),
+    "exclusive": (r"user|mcs|topo", "user, mcs, topo, or no value"),
+    "no-kill": (r"off", "off, or no value"),
 }
+_PLAIN = re.compile(r"[\w.,:/=@%+*\[\]-]+", re.ASCII)
+"""A value that sbatch reads as it stands."""
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 def directives(script: str) -> dict[str, str]:
-    """The options of a batch script, checked; an option without a value is an empty text.
+    """The options of a batch script, checked; an option without a value is an empty text, quotes are taken off.
 
     Raises:
         UptakeError: no interpreter in the first line, an unknown option, a value outside its grammar, an option given
             twice, or one below the first command, which sbatch would silently leave out.
     """
-    lines = script.splitlines()
-    if not lines or not lines[0].startswith("#!"):
+    lines = script.split("\n")  # as sbatch and bash do, which know no other end of a line
+    if not lines[0].startswith("#!"):
         raise UptakeError("batch script: the first line names no interpreter; begin it with #!/usr/bin/env bash")
     found: dict[str, str] = {}
     commands = False
@@ -62,10 +76,11 @@ def directives(script: str) -> dict[str, str]:
         match = re.fullmatch(r"#SBATCH\s+--([a-z-]+)(?:=(.*))?", line)
         if match is None:
             raise UptakeError(f"batch script, line {number}: '{line}': write #SBATCH --option=value")
-        name, value = match.group(1), match.group(2)
+        name, where = match.group(1), f"batch script, line {number}"
         if name in found:
-            raise UptakeError(f"batch script, line {number}: --{name} is given twice; keep one")
-        check(name, value, f"batch script, line {number}")
+            raise UptakeError(f"{where}: --{name} is given twice; keep one")
+        value = None if match.group(2) is None else _unquoted(match.group(2), f"{where}: --{name}")
+        check(name, value, where)
         found[name] = value or ""
     return found
 
@@ -76,10 +91,39 @@ def check(name: str, value: str | None, where: str) -> None:
         raise UptakeError(f"{where}: sbatch has no option --{name}{nearest(name, sorted(OPTIONS))}")
     if name in FLAGS:
         if value is not None:
-            raise UptakeError(f"{where}: --{name} takes no value, found '{value}'")
+            raise UptakeError(f"{where}: --{name} takes no value, found '{value}'; write --{name}")
+        return
+    if value is None and name in OPTIONAL:
         return
     if not value or value != value.strip():
-        raise UptakeError(f"{where}: --{name} needs a value; write --{name}=VALUE")
-    grammar, meant = GRAMMAR.get(name, (r"[^\n]+", "one line"))
-    if re.fullmatch(grammar, value) is None:
+        alone = f", or --{name} alone" if name in OPTIONAL else ""
+        raise UptakeError(f"{where}: --{name} needs a value; write --{name}=VALUE{alone}")
+    grammar, meant = GRAMMAR.get(name, (r"[^\x00-\x1f\x7f]+", "one line"))
+    known = re.fullmatch(grammar, value) is not None
+    if not known or (name == "signal" and int(value.partition("@")[2] or 0) > LONGEST_SIGNAL):
         raise UptakeError(f"{where}: --{name}={value}: expected {meant}")
+
+
+def quoted(value: str) -> str:
+    """A value as sbatch reads it back, in quotes where it would take a part of it for something else."""
+    if _PLAIN.fullmatch(value):
+        return value
+    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+
+
+def _unquoted(text: str, where: str) -> str:
+    if match := _QUOTED.fullmatch(text):
+        return re.sub(r"\\(.)", r"\1", match.group(1))
+    if re.search(r"[\s\"'\\#]", text):
+        raise UptakeError(f"{where}={text}: sbatch would read a part of it as something else; write {quoted(text)}")
+    return text
+
+
+def seconds(time: str) -> int:
+    """How long a time is that `check` has let pass; 0 is no limit."""
+    days, dash, clock = time.rpartition("-")
+    fields = [int(field) for field in clock.split(":")]
+    if not dash and len(fields) < 3:
+        fields.insert(0, 0)  # minutes come first
+    hours, minutes, rest = (*fields, 0, 0)[:3]
+    return int(days or 0) * 86400 + hours * 3600 + minutes * 60 + rest

@@ -21,8 +21,10 @@ def per_process(cores: int, ranks_here: int) -> int:
 
 
 def shared(ranks_here: int) -> dict[str, str]:
-    """The thread counts of each of several ranks that this process starts: its own, divided among them."""
-    return {name: str(per_process(int(os.environ[name]), ranks_here)) for name in VARIABLES}
+    """The thread counts of each of several ranks that this process starts: its own, divided among them. What is no
+    number is left to the library that reads it."""
+    given = {name: os.environ.get(name, "") for name in VARIABLES}
+    return {name: str(per_process(int(count), ranks_here)) for name, count in given.items() if count.isdigit()}
 
 
 def set_threads() -> int:

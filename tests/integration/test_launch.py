@@ -183,6 +183,15 @@ def test_a_mistake_that_all_ranks_of_a_node_find_is_said_once(world, tmp_path):
     assert line.startswith("uptake: evaluation.baselines: no scripted agent 'nobody'")
 
 
+def test_a_run_folder_that_cannot_be_made_is_said_before_the_ranks_are_started(world):
+    done = launched(*world, "runs=/proc/x", "--ranks", "2")
+    said = done.communicate(timeout=240)[0]
+    assert done.returncode == MISTAKE, said
+    assert "Traceback" not in said
+    (line,) = mistakes(said)
+    assert line.startswith("uptake: /proc/x/quickstart: cannot be made or written (No such file or directory)")
+
+
 def test_a_mistake_that_only_the_first_rank_finds_ends_every_node_with_it_at_once_each_with_one_line(world, tmp_path):
     """A run is there that was started with another seed."""
     folder = tmp_path / "quickstart"

@@ -15,8 +15,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from align.config import load_config
+from launch import own_ranks
 from launch.children import Children
+from launch.cli import app
+from launch.own_ranks import gpus, ranks_here
+from launch.threads import VARIABLES, shared
 from tests.integration.test_quickstart import ROOT, SMALL, command, figures, stopped, uptake
 from tests.packs import write_tiny_pack
 from tests.tiny_checkpoint import tiny_checkpoint
@@ -138,27 +147,48 @@ def test_mistakes_are_one_line_as_from_one_process(world: list[str], finished: t
         (["name=new", "pack=nowhere"], "nowhere"),
         (["name=new", "grpo.num_groups=3"], "3"),
         (["name=new", "ranks=0"], "ranks = 0: must be at least 1"),
+        (["name=new", "runs=/proc/x"], "/proc/x/new: cannot be made or written (No such file or directory); give"),
+        (["name=new", "grpo.num_groups=3", "--dry-run"], "3"),
+        (["name=new", "pack=nowhere", "--dry-run"], "nowhere"),
     ):
         errors = uptake(*world, *extra, expect=2).stderr.strip()
         assert said in errors and len(errors.splitlines()) == 1, errors
 
 
 def test_each_rank_has_its_share_of_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    from launch.threads import VARIABLES, shared
-
     for name in VARIABLES:
         monkeypatch.setenv(name, "6")
     assert shared(2) == dict.fromkeys(VARIABLES, "3")
     assert shared(7) == dict.fromkeys(VARIABLES, "1")
+    monkeypatch.setenv("MKL_NUM_THREADS", "many")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    assert shared(2) == {"OMP_NUM_THREADS": "3"}
 
 
-@pytest.mark.parametrize(("shown", "wanted", "started"), [("0", 2, 1), ("0,1,2", 2, 2), ("", 2, 2), ("0,1", 8, 2)])
+def test_what_cannot_be_split_over_the_ranks_is_refused_before_one_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_ranks, "run_ranks", lambda *_: pytest.fail("started"))
+    done = CliRunner().invoke(app, ["train", "quickstart", "ranks=3", "grpo.num_groups=2", "--dry-run"])
+    assert "grpo.num_groups = 2 cannot be split over 3 ranks" in str(done.exception)
+
+
+@given(
+    st.lists(st.sampled_from(["0", "1", " 2", "-1", "", "NoDevFiles", "x"]))
+    | st.lists(st.sampled_from(["GPU-1a", "GPU-2b", "NoDevFiles"]))
+    | st.lists(st.sampled_from(["MIG-1a", "MIG-2b", "-1"]))
+)
+def test_gpus_are_counted_as_torch_counts_them(names: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", ",".join(names))
+        assert gpus() == len(torch.cuda._parse_visible_devices())
+
+
+@pytest.mark.parametrize(
+    ("shown", "wanted", "started"),
+    [("0", 2, 1), ("0,1,2", 2, 2), ("", 2, 2), ("0,1", 8, 2), ("-1", 2, 2), ("0,-1,1", 2, 1), ("NoDevFiles", 2, 2)],
+)
 def test_no_two_ranks_are_started_on_one_gpu(
     monkeypatch: pytest.MonkeyPatch, shown: str, wanted: int, started: int
 ) -> None:
-    from align.config import load_config
-    from launch.own_ranks import ranks_here
-
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
     monkeypatch.delenv("RANK", raising=False)
     config = load_config("quickstart", [f"ranks={wanted}"])
@@ -183,9 +213,7 @@ UNSHARE = ["unshare", "--mount", "--uts", "--net"]
 
 
 @pytest.mark.skipif(
-    subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode != 0
-    if shutil.which("unshare")
-    else True,
+    shutil.which("unshare") is None or subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode,
     reason="needs the right to a machine's name of its own",
 )
 def test_ranks_meet_on_a_machine_whose_name_points_to_where_it_is_not(world: list[str], tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -12,11 +14,13 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from align import plan
-from align.evaluation import load_shape
+from align.loading import load_shape
 from envs.errors import AGAIN, FAILED, MISTAKE, UptakeError
 from launch import render, sbatch
+from launch.cli import app
 from launch.local import run_local
 from launch.named import find
 from launch.preflight import Node, look, problems
@@ -35,6 +39,11 @@ def slurm(*overrides: str, **options) -> str:
 def k8s(*overrides: str, **options) -> list[dict]:
     options = {"nodes": 2, "ranks": 8, "image": "registry/uptake:1", "claim": "runs"} | options
     return list(yaml.safe_load_all(render.k8s("quickstart", overrides, **options)))
+
+
+def filled(word: str) -> str:
+    """A word as Kubernetes hands it on: $$ is a dollar, and $(NAME) a variable."""
+    return re.sub(r"\$\$|\$\(\w+\)", lambda found: "$" if found[0] == "$$" else "!", word)
 
 
 def test_the_batch_script_asks_for_what_was_asked_for():
@@ -90,7 +99,59 @@ def test_what_a_user_writes_reaches_the_command_as_one_word(text):
     )
     words = shown.stdout.decode().split("\0")
     assert words[1:6] == ["uptake", "launch", "local", "quickstart", override]
-    assert k8s(override)[1]["spec"]["template"]["spec"]["containers"][0]["command"][3:5] == ["quickstart", override]
+    given = k8s(override)[1]["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert [filled(word) for word in given[3:5]] == ["quickstart", override]
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1))
+def test_an_option_is_one_word_to_sbatch_whatever_its_value_has(text):
+    value = f"a{text}z"
+    line = f"#SBATCH --comment={sbatch.quoted(value)}"
+    assert sbatch.directives(f"{HEADER}{line}\n")["comment"] == value
+    # sbatch groups by quotes, drops a backslash, and leaves out what follows a '#', as a shell does.
+    assert shlex.split(line.removeprefix("#SBATCH"), comments=True) == [f"--comment={value}"]
+
+
+def test_what_has_spaces_and_quotes_is_quoted_in_the_script():
+    script = slurm(site={"comment": 'say "hi', "mail-user": "a@b.c"})
+    assert '\n#SBATCH --comment="say \\"hi"\n#SBATCH --mail-user=a@b.c\n' in script
+
+
+def test_an_option_without_a_value_is_given_by_its_name():
+    site = render.pairs(["exclusive", "contiguous", "nice=5", "export=ALL,A=b=c", "partition=gpu"])
+    script = slurm(site=site)
+    assert "\n#SBATCH --exclusive\n#SBATCH --contiguous\n#SBATCH --nice=5\n#SBATCH --export=ALL,A=b=c\n" in script
+    found = sbatch.directives(script)
+    assert found["exclusive"] == found["contiguous"] == ""
+    assert sbatch.directives(slurm(site={"exclusive": "user"}))["exclusive"] == "user"
+
+
+def test_the_log_is_written_where_the_site_says():
+    assert sbatch.directives(slurm())["output"] == "uptake-quickstart-%j.out"
+    found = sbatch.directives(slurm(site={"output": "logs/%j.out", "error": "my logs/%j"}))
+    assert (found["output"], found["error"]) == ("logs/%j.out", "my logs/%j")
+
+
+@given(st.integers(0, 400), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
+def test_a_time_is_read_as_sbatch_reads_it(days, hours, minutes, seconds):
+    for text, long in (
+        (f"{minutes}", (0, 0, minutes, 0)),
+        (f"{minutes}:{seconds:02}", (0, 0, minutes, seconds)),
+        (f"{hours}:{minutes:02}:{seconds:02}", (0, hours, minutes, seconds)),
+        (f"{days}-{hours}", (days, hours, 0, 0)),
+        (f"{days}-{hours}:{minutes:02}", (days, hours, minutes, 0)),
+        (f"{days}-{hours}:{minutes:02}:{seconds:02}", (days, hours, minutes, seconds)),
+    ):
+        sbatch.check("time", text, "here")
+        assert sbatch.seconds(text) == ((long[0] * 24 + long[1]) * 60 + long[2]) * 60 + long[3]
+
+
+def test_a_job_has_time_to_train_before_it_is_asked_to_stop():
+    for time in ("6", "6:00", "0:06:00", "0-0:06"):
+        with pytest.raises(UptakeError, match=r"--grace 300: .* as soon as it begins"):
+            slurm(time=time, grace=300)
+    assert sbatch.directives(slurm(time="7", grace=300))["signal"] == "B:USR1@300"
+    assert sbatch.directives(slurm(time="0", grace=300))["time"] == "0", "no limit"
 
 
 def test_the_batch_script_is_bash():
@@ -112,6 +173,34 @@ def test_the_manifests_fit_the_schema_of_kubernetes():
     assert {"operator": "In", "values": [AGAIN]} in [rule.get("onExitCodes") for rule in ignored]
 
 
+@settings(deadline=None, max_examples=15)
+@given(st.text("$()aA_ ", max_size=12))
+def test_kubernetes_fills_in_no_variable(text):
+    override = f"wandb.project='{text}'"
+    assert filled(k8s(override)[1]["spec"]["template"]["spec"]["containers"][0]["command"][4]) == override
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "right"),
+    [
+        ("namespace", ["", "Bad_NS!", "-a", "a-", "a.b", "x" * 64], ["default", "a-1", "x" * 63]),
+        ("claim", ["", "my claim!", "a..b", ".a", "a_b", "x." * 127 + "x"], ["runs", "team.runs-2"]),
+        (
+            "image",
+            ["", "a b", "registry/Uptake:1", "a:", "a//b", "/a", "a@sha256", "a:b:c\n"],
+            ["uptake", "h:5000/team/up_take:v1.0-rc", f"docker.io/a@sha256:{'0f' * 32}", "localhost/a:b@sha256:00"],
+        ),
+        ("mount", ["", "work", "/", "/a:b", "/a\nb"], ["/work", "/my runs/größe"]),
+    ],
+)
+def test_a_name_that_kubernetes_would_not_take_is_refused(option, wrong, right):
+    for value in wrong:
+        with pytest.raises(UptakeError, match=f"^--{option} '{re.escape(value)}': expected "):
+            k8s(**{option: value})
+    for value in right:
+        assert value in str(k8s(**{option: value}))
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [
@@ -120,9 +209,17 @@ def test_the_manifests_fit_the_schema_of_kubernetes():
         (HEADER + "#SBATCH --nodes=two\n", "--nodes=two: expected a number"),
         (HEADER + "#SBATCH --time=tomorrow\n", "expected minutes, h:mm:ss"),
         (HEADER + "#SBATCH --signal=USR1@70000000\n", "expected [B:]SIGNAL@SECONDS"),
+        (HEADER + "#SBATCH --signal=USR1@70000\n", "expected [B:]SIGNAL@SECONDS, at most 65535"),
         (HEADER + "#SBATCH --mem=lots\n", "expected a size"),
         (HEADER + "#SBATCH --account=\n", "--account needs a value"),
         (HEADER + "#SBATCH --requeue=yes\n", "--requeue takes no value"),
+        (HEADER + "#SBATCH --exclusive=me\n", "--exclusive=me: expected user, mcs, topo, or no value"),
+        (
+            HEADER + "#SBATCH --comment=a b\n",
+            '--comment=a b: sbatch would read a part of it as something else; write "a b"',
+        ),
+        (HEADER + '#SBATCH --comment="a\n', 'write "\\"a"'),
+        (HEADER + "#SBATCH --comment=a#b\n", 'write "a#b"'),
         (HEADER + "#SBATCH -N 2\n", "write #SBATCH --option=value"),
         (HEADER + "#SBATCH --nodes=1\n#SBATCH --nodes=2\n", "line 3: --nodes is given twice"),
         (HEADER + "echo\n#SBATCH --nodes=2\n", "line 3: '#SBATCH --nodes=2' stands below a command"),
@@ -141,12 +238,30 @@ def test_a_header_that_sbatch_would_refuse_or_ignore_is_refused_with_its_line(sc
         ({"site": {"partiton": "gpu"}}, "did you mean 'partition'"),
         ({"site": {"nodes": "3"}}, "--nodes is given twice"),
         ({"site": {"comment": "two\nlines"}}, "expected one line"),
+        ({"site": {"partition": None}}, "--site partition: --partition needs a value; write --partition=VALUE"),
+        (
+            {"site": {"exclusive": ""}},
+            "--site exclusive=: --exclusive needs a value; write --exclusive=VALUE, or --exc",
+        ),
+        ({"site": {"contiguous": "yes"}}, "--contiguous takes no value, found 'yes'; write --contiguous"),
+        ({"grace": 70000}, "--grace 70000: sbatch asks at most 65535 seconds before the end"),
     ],
 )
 def test_an_option_that_sbatch_would_not_take_is_refused_before_anything_is_submitted(options, said):
     with pytest.raises(UptakeError) as refused:
         slurm(**options)
     assert said in str(refused.value)
+
+
+def test_a_site_option_is_given_once():
+    with pytest.raises(UptakeError, match="--site qos=b: qos is given twice"):
+        render.pairs(["qos=a", "qos=b"])
+
+
+def test_a_script_is_not_written_into_a_folder_that_is_not_there(tmp_path: Path):
+    done = CliRunner().invoke(app, ["launch", "slurm", "quickstart", "--out", str(tmp_path / "no" / "job.sh")])
+    assert isinstance(done.exception, UptakeError)
+    assert f"there is no folder {tmp_path / 'no'}; make it first" in str(done.exception)
 
 
 def test_a_run_whose_name_is_no_name_for_a_job_is_refused():
@@ -227,7 +342,7 @@ def test_a_finished_run_is_left_alone(tmp_path: Path, capsys):
     assert "finished" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("master", ["", "node0", "node0:", ":29500", "node0:x"])
+@pytest.mark.parametrize("master", ["", "node0", "node0:", ":29500", "node0:x", "node0:²", "node0:99999"])
 def test_several_nodes_need_to_know_where_to_meet(tmp_path: Path, master):
     with pytest.raises(UptakeError, match="give HOST:PORT of the first one"):
         run_local("quickstart", [f"runs={tmp_path}"], nodes=2, master=master)
