@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, MimiConfig, MimiModel
 
 from align.codecs.mimi import MimiCodec
-from align.evaluation import find_folder
+from align.loading import find_folder
 from align.lora import add_lora
 from align.policies.base import Trajectory, scores_of
 from align.policies.graphs import Graphs
@@ -145,7 +145,7 @@ def stepping(model: MoshiModel, batch: int, frames: int, clock: Clock) -> dict[s
     if graphs is not None:
         out["speedup"] = round(out["graphed_frames_per_s"] / out["eager_frames_per_s"], 2)
     state = streams["eager"].rows
-    held = (state.cache, state.depth_cache, state.inputs, state.tokens, state.logp)
+    held = (*state.cache, state.depth_cache, state.inputs, state.tokens, state.logp)
     out["stream_mib"] = round(sum(tensor.nbytes for tensor in held) / batch / 2**20, 2)
     return out
 

@@ -4,8 +4,8 @@
     python tests/benchmarks/bench_moshi.py [--batch 1 2 4 8 16 32 64] [--shape pocket middle] [--threads 1]
 
 Prints one JSON line a batch size: frames a second of `MoshiStream.step` and of `moshi`'s `LMGen.step` (both sample; no
-codec on either side), in turn, medians of several rounds, and their ratio. Then one line a shape: seconds to score
-conversations by the text stream alone and with the depth transformer, without and with the way back, and the ratio of
+codec on either side), in turn, medians of several rounds, and their ratio. Then one line a shape: seconds that
+`MoshiPolicy.score` takes for the text stream alone and for all streams, without and with the way back, and the ratio of
 the multiplications of the two. `middle` is four times as wide as pocket. One thread's time is that of the processor,
 several threads' that of the wall. Compare ratios, not two machines.
 """
@@ -24,11 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from align.evaluation import find_folder
+from align.loading import find_folder, load_policy
+from align.policies.checks import play
 from align.policies.moshi.config import MoshiConfig
 from align.policies.moshi.model import MoshiModel
+from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.streaming import MoshiStream
 from align.policies.sampling import Sampling
+from envs.clock import CLOCK
 
 os.environ["NO_TORCH_COMPILE"] = "1"  # the published code compiles small functions otherwise, for minutes on a CPU
 SCORINGS = 5  # a round of stepping is long, one of scoring short: so many more
@@ -100,18 +103,22 @@ def multiplications(model: MoshiModel, frames: int, depth: bool) -> int:
 
 
 def scoring(model: MoshiModel, batch: int, frames: int, rounds: int) -> dict[str, Any]:
-    """The text stream alone beside the whole forward pass, `batch` conversations of `frames`."""
-    c = model.config
-    codes = torch.randint(0, min(c.card, c.text_card), (batch, 1 + c.n_q, frames))
+    """`MoshiPolicy.score` of the text stream alone beside that of all streams: log-probs of `batch` conversations of
+    `frames`, and the gradient of their sum."""
+    pocket = load_policy("pocket")
+    assert isinstance(pocket, MoshiPolicy)
+    policy = MoshiPolicy(model, pocket.codec, pocket.tokenizer)
+    policy.reset(np.ones(batch, bool), list(range(batch)))
+    play(policy, np.random.default_rng(0).normal(0, 0.05, (frames, batch, CLOCK.frame)).astype(np.float32))
+    trajectory = policy.trajectory().clone()
 
-    def forward(depth: bool, back: bool) -> Callable[[], None]:
+    def score(codebooks: int, back: bool) -> Callable[[], None]:
         def run() -> None:
             with torch.set_grad_enabled(back):
-                if depth:
-                    out = model(codes)
-                    loss = out.text_logits.sum() + out.audio_logits.sum()
-                else:
-                    loss = model.text_forward(codes)[1].sum()
+                scores = policy.score(trajectory, codebooks=codebooks)
+                loss = scores.logp.sum()
+                if scores.audio_logp is not None:
+                    loss = loss + scores.audio_logp.sum()
             if back:
                 loss.backward()
                 model.zero_grad()
@@ -121,8 +128,8 @@ def scoring(model: MoshiModel, batch: int, frames: int, rounds: int) -> dict[str
     text = multiplications(model, frames, depth=False)
     ratio = multiplications(model, frames, depth=True) / text
     out: dict[str, Any] = {"batch": batch, "frames": frames, "multiplications_ratio": round(ratio, 2)}
-    for name, back in (("forward", False), ("forward_and_back", True)):
-        runs = forward(False, back), forward(True, back)
+    for name, back in (("score", False), ("score_and_back", True)):
+        runs = score(0, back), score(model.config.dep_q, back)
         times = [(seconds(runs[0]), seconds(runs[1])) for _ in range(1 + rounds)][1:]
         out |= {f"{name}_text_s": round(median(a for a, _ in times), 4)}
         out |= {f"{name}_whole_s": round(median(b for _, b in times), 4)}

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from align.evaluation import BASELINES
+from align.loading import BASELINES
 from envs.agents import converse
 from envs.clock import CLOCK
 from envs.duplex_vector_env import DuplexVectorEnv
