@@ -284,16 +284,36 @@ TOOLS = {
 }
 
 
-def test_a_batch_job_that_is_asked_to_stop_goes_on_from_its_checkpoint_as_if_it_had_not_been(world, alone, tmp_path):
-    script, log = tmp_path / "job.sh", tmp_path / "log"
-    script.write_text(render.slurm("quickstart", [*world, f"runs={tmp_path}"], nodes=1, ranks=1, time="10"))
-    for name, body in TOOLS.items():
+def cluster(tmp_path: Path, **tools: str) -> dict[str, str]:
+    """An environment in which a batch job finds `TOOLS`, or others in their place."""
+    for name, body in (TOOLS | tools).items():
         tool = tmp_path / "bin" / name
         tool.parent.mkdir(exist_ok=True)
         tool.write_text(f"#!/usr/bin/env bash\n{body}\n")
         tool.chmod(0o755)
-    environment = ENVIRONMENT | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "LOG": str(log)}
-    environment |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[0]", "SLURM_NODEID": "0"}
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[0]", "SLURM_NODEID": "0"}
+    return ENVIRONMENT | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "LOG": str(tmp_path / "log")} | job
+
+
+@pytest.mark.parametrize(("ended", "again"), [(0, False), (2, False), (75, True)])
+def test_a_batch_job_knows_how_its_step_ended_even_if_that_was_while_it_asked_it_to_stop(ended, again, tmp_path):
+    environment = cluster(
+        tmp_path,
+        srun=f'touch "$LOG.runs"; until [ -e "$LOG.end" ]; do sleep 0.02; done; exit {ended}',
+        scancel='touch "$LOG.end"; sleep 0.5',
+    )
+    (tmp_path / "job.sh").write_text(render.slurm("quickstart", [], nodes=1, ranks=1, time="10"))
+    job = subprocess.Popen(["bash", str(tmp_path / "job.sh")], env=environment)
+    until((tmp_path / "log.runs").exists, job)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(60) == ended
+    assert (tmp_path / "log").exists() == again
+
+
+def test_a_batch_job_that_is_asked_to_stop_goes_on_from_its_checkpoint_as_if_it_had_not_been(world, alone, tmp_path):
+    script, log = tmp_path / "job.sh", tmp_path / "log"
+    script.write_text(render.slurm("quickstart", [*world, f"runs={tmp_path}"], nodes=1, ranks=1, time="10"))
+    environment = cluster(tmp_path)
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen(
