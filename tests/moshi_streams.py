@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from align.policies.moshi.frame import SAMPLE
 from align.policies.moshi.model import MoshiModel
 from align.policies.moshi.streaming import MoshiStream
-from align.policies.sampling import Sampling
+from align.policies.sampling import SAMPLE, Sampling
 from tests.tiny_moshi import CARD, TEXT_CARD, config
 
 SAMPLING = Sampling(text_temperature=0.7, text_top_k=12, audio_temperature=0.8, audio_top_k=10)

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from envs.errors import UptakeError
 
+SAMPLE = -2
+"""In forced tokens: sample here (`moshi`'s ``ungenerated_token_id``)."""
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -15,11 +15,11 @@ from align.policies import checks
 from align.policies.graphs import SWITCH, Graphs
 from align.policies.moshi import frame, streaming
 from align.policies.moshi import model as moshi_model
-from align.policies.moshi.frame import SAMPLE, Rows, Sight, advance
+from align.policies.moshi.frame import Rows, Sight, advance
 from align.policies.moshi.model import MoshiModel
 from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.streaming import MoshiStream
-from align.policies.sampling import Sampling
+from align.policies.sampling import SAMPLE, Sampling
 from tests.moshi_streams import ALL, BATCH, SAMPLING, assert_same, heard, live, open_rows, random_model
 from tests.on_one_device import OnOneDevice
 from tests.tape import Tape

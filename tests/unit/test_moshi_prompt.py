@@ -14,11 +14,10 @@ from sentencepiece import SentencePieceProcessor as Tokenizer
 from sentencepiece import SentencePieceTrainer
 
 from align.policies.checks import check_policy, noise_user, play
-from align.policies.moshi.frame import SAMPLE
 from align.policies.moshi.model import MoshiModel
 from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.prompt import SILENCE, SINE, PromptConfig, load_voice, make_prompt, persona, silence
-from align.policies.sampling import Sampling
+from align.policies.sampling import SAMPLE, Sampling
 from align.rollout import check_context
 from envs.errors import UptakeError
 from tests import tiny_moshi

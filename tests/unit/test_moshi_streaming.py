@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.policies.checks import noise_user, play
-from align.policies.moshi.frame import SAMPLE
-from align.policies.sampling import Sampling, draw, truncate, truncated_log_probs, uniforms
+from align.policies.sampling import SAMPLE, Sampling, draw, truncate, truncated_log_probs, uniforms
 from envs.errors import UptakeError
 from tests.random_policy import random_policy
 from tests.tiny_moshi import CARD, policy

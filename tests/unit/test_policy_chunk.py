@@ -47,6 +47,21 @@ def lived(policy, frames=60, rows=4):
     return steps, policy.trajectory()
 
 
+def test_what_several_rows_hear_is_encoded_once(monkeypatch):
+    policy, encoded = tiny(), []
+    encode = policy.codec.encode
+    monkeypatch.setattr(policy.codec, "encode", lambda state, pcm: encoded.append(len(pcm)) or encode(state, pcm))
+    policy.reset(np.ones(4, bool), range(4))
+    user = checks.noise_user(policy, 1, 20).repeat(4, axis=1)  # (20, 4, frame)
+    user[10:, 3] *= 0.5
+    checks.play(policy, user)
+    assert encoded == [1] * 10 + [2] * 10
+    together = policy.trajectory().codes[:, -policy.codec.codebooks :]
+    policy.reset(np.ones(1, bool), [3])
+    checks.play(policy, user[:, 3:])
+    assert torch.equal(policy.trajectory().codes[0, -policy.codec.codebooks :], together[3])
+
+
 def test_every_fifth_frame_decides_and_only_a_response_is_followed_by_text():
     policy = tiny(Sampling(1.0, 0, 0.8, 0))
     c = policy.model.config

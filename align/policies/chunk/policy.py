@@ -18,6 +18,7 @@ import torch
 
 from align.codecs import load_codec, save_codec
 from align.codecs.base import codes_of_silence, place
+from align.codecs.shared_encoder import SharedEncoder
 from align.files import one_line, read_json, read_weights, write_json, write_tensors, write_whole
 from align.lora import merged_weights
 from align.policies.base import (
@@ -35,11 +36,11 @@ from align.policies.base import (
 )
 from align.policies.chunk.config import KIND, ChunkConfig
 from align.policies.chunk.model import ChunkModel, legal
-from align.policies.chunk.streaming import SAMPLE, ChunkStream
+from align.policies.chunk.streaming import ChunkStream
 from align.policies.keeping import Keeping
 from align.policies.moshi.layouts.kyutai import TOKENIZER, WEIGHTS, Tokenizer, open_tokenizer
 from align.policies.record import Record
-from align.policies.sampling import Sampling, truncated_log_probs
+from align.policies.sampling import SAMPLE, Sampling, truncated_log_probs
 from align.policies.spelling import Speller
 from envs.codec import Codec, rows_kept
 from envs.errors import UptakeError
@@ -124,7 +125,7 @@ class ChunkPolicy(Keeping):
         place(self.codec, self.model.device)
         with torch.inference_mode(False):  # a tensor made in inference mode cannot be changed outside of it
             self._stream = ChunkStream(self.model, self.sampling, batch, self._silence)
-        self._ear = self.codec.init_state(batch)
+        self._ear = SharedEncoder(self.codec, batch)
         self._mouth = self.codec.init_state(batch)
         self._tail = np.zeros(batch, np.int64)  # frames of the release that are still to come
         self._record = Record(batch, self.model.config.streams)
@@ -145,7 +146,7 @@ class ChunkPolicy(Keeping):
         for b in index:
             self._prompts[b] = None if prompts is None or prompts[b] is None else self._checked(prompts[b])
         self._stream.reset(index, row_seeds(seeds, index))
-        self.codec.reset(self._ear, index)
+        self._ear.reset(index)
         self.codec.reset(self._mouth, index)
         self._tail[index] = 0
         self._record.reset(index)
@@ -172,7 +173,7 @@ class ChunkPolicy(Keeping):
         self._stream.fork(source, index)
         if seeds is not None:
             self._stream.seeds[index] = row_seeds(seeds, index)
-        self.codec.fork(self._ear, source, index)
+        self._ear.fork(source, index)
         self.codec.fork(self._mouth, source, index)
         self._tail[index] = self._tail[source]
         self._record.fork(source, index)
@@ -186,8 +187,7 @@ class ChunkPolicy(Keeping):
         active = np.ones(self.batch, bool) if active is None else np.asarray(active, bool)
         rows = np.flatnonzero(active)
         check_microphone(mic, rows)
-        with rows_kept(self._ear, np.flatnonzero(~active)):
-            heard = self.codec.encode(self._ear, np.where(active[:, None], mic, 0))[rows]  # (R, Q)
+        heard = self._ear.encode(mic, active)[rows]  # (R, Q)
         forced = self._forced(rows)
         text, logp, agent = self._stream.step(heard, rows, forced)
         if not np.isfinite(logp).all():

@@ -14,10 +14,7 @@ from torch import Tensor
 
 from align.policies.chunk.model import ChunkModel, legal_at
 from align.policies.moshi.model import rotary_frequencies, rotate
-from align.policies.sampling import Sampling, draw, truncate, uniforms
-
-SAMPLE = -2
-"""In forced tokens: sample here."""
+from align.policies.sampling import SAMPLE, Sampling, draw, truncate, uniforms
 
 
 class ChunkStream:

@@ -15,10 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from align.policies.moshi.model import MoshiModel, rotary_frequencies, rotate
-from align.policies.sampling import Sampling, draw, truncate
-
-SAMPLE = -2
-"""In forced tokens: sample here (upstream's ``ungenerated_token_id``)."""
+from align.policies.sampling import SAMPLE, Sampling, draw, truncate
 
 _SLOTS = 64
 """The key-value cache grows by so many frames (5 s), up to `context`: twice as many as before would be gigabytes that

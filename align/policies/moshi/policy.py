@@ -37,10 +37,9 @@ from align.policies.base import (
 from align.policies.graphs import Graphs
 from align.policies.keeping import Keeping
 from align.policies.moshi.checkpoint import Tokenizer, load_checkpoint, save_checkpoint
-from align.policies.moshi.frame import SAMPLE
 from align.policies.moshi.model import ZERO, MoshiModel
 from align.policies.moshi.streaming import MoshiStream
-from align.policies.sampling import Sampling, truncated_log_probs
+from align.policies.sampling import SAMPLE, Sampling, truncated_log_probs
 from align.policies.spelling import Speller
 from envs.codec import Codec, rows_kept
 from envs.errors import UptakeError

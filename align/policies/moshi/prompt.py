@@ -21,8 +21,8 @@ import soxr
 from align.codecs.base import codes_of_silence
 from align.policies.moshi.checkpoint import Tokenizer
 from align.policies.moshi.config import MoshiConfig
-from align.policies.moshi.frame import SAMPLE
 from align.policies.moshi.policy import MoshiPolicy
+from align.policies.sampling import SAMPLE
 from envs.codec import Codec
 from envs.errors import UptakeError
 

@@ -76,7 +76,7 @@ class MoshiStream:
         """Advance the rows that are `active (B,)` bool by one frame.
 
         `user (B, n_q - dep_q)` int64: the user's codes. `forced (B, 1 + dep_q)` int64 on the model's clock,
-        `frame.SAMPLE` where the model is to sample.
+        `sampling.SAMPLE` where the model is to sample.
         """
         steps = self.steps.copy()
         own = 1 + self.model.config.dep_q
