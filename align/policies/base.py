@@ -289,6 +289,12 @@ def check_microphone(mic: np.ndarray, rows: np.ndarray) -> None:
         raise UptakeError(f"microphone of row {bad[0]}: NaN or infinite samples; repair the audio")
 
 
+def refuse_prompts(prompts: Sequence[Any] | None) -> None:
+    """Raise ValueError if a policy that takes no prompt is given one."""
+    if prompts is not None and any(prompt is not None for prompt in prompts):
+        raise ValueError("reset: this policy takes no prompt; leave it out")
+
+
 def refuse_codebooks(codebooks: int) -> None:
     """Raise ValueError if scores of audio streams are asked of a policy that trains none."""
     if codebooks:

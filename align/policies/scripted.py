@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from align.policies.base import DuplexSpec, Scores, Step, Trajectory, row_indices, rows_to_reset
+from align.policies.base import DuplexSpec, Scores, Step, Trajectory, refuse_prompts, row_indices, rows_to_reset
 from align.policies.keeping import Keeping
 from align.policies.record import Record
 from envs.agents import ScriptedAgent
@@ -43,6 +43,7 @@ class ScriptedPolicy(Keeping):
 
     def reset(self, rows: Any, seeds: Sequence[int], prompts: Sequence[Any] | None = None) -> None:
         """Start `rows` afresh. What an agent says, of what its pack has, begins where the row's seed says."""
+        refuse_prompts(prompts)
         index, anew = rows_to_reset(rows, seeds, prompts, len(self._agents))
         if anew:
             self._open(len(seeds))

@@ -142,6 +142,21 @@ def test_truncated_and_broken_weights_and_broken_audio_are_named(pack, tmp_path)
     assert torch.isfinite(policy.model.answer.bias).all()
 
 
+def test_another_sampling_counts_from_the_next_reset_on(pack):
+    policy = soft(pack)
+    policy.reset(np.ones(2, bool), [1, 2])
+    user = checks.noise_user(policy, 2, 60)
+    checks.play(policy, user[:30])
+    before, policy.sampling = policy.sampling, Sampling(text_temperature=3.0)
+    checks.play(policy, user[30:])
+    for temperature in (before.text_temperature, 3.0):
+        trajectory = policy.trajectory()
+        assert trajectory.temperature == temperature and trajectory.valid.any()
+        torch.testing.assert_close(policy.score(trajectory).logp, trajectory.sampler_logp, rtol=0, atol=1e-4)
+        policy.reset(np.ones(2, bool), [1, 2])
+        checks.play(policy, user)
+
+
 def test_a_run_without_a_prompt_takes_a_policy_that_has_none():
     assert isinstance(load_policy("cascade", PromptConfig()), CascadePolicy)
     with pytest.raises(UptakeError, match="a CascadePolicy takes no prompt"):

@@ -9,6 +9,7 @@ import soundfile
 from align.evaluation import evaluate
 from align.loading import BASELINES, find_scripted
 from align.policies import checks
+from align.policies.cascade.policy import CascadePolicy
 from align.policies.scripted import ScriptedPolicy
 from envs import agents
 from envs.clock import CLOCK
@@ -34,6 +35,20 @@ def pack(tmp_path_factory):
 @pytest.mark.parametrize("name", BLIND)
 def test_a_fixed_baseline_passes_every_check_that_applies(pack, name):
     checks.check_policy(ScriptedPolicy(lambda: BLIND[name](1, pack)), frames=40)
+
+
+def test_a_replay_passes_every_check_that_applies():
+    recorded = agents.Recorded(np.random.default_rng(0).normal(0, 0.1, 30 * 1920 + 7).astype(np.float32))
+    checks.check_policy(ScriptedPolicy(lambda: agents.Replay(1, recorded)), frames=40)
+
+
+def test_a_prompt_is_refused_before_anything_is_forgotten(pack):
+    for policy in (ScriptedPolicy(lambda: agents.Silent(1, pack)), CascadePolicy(pack)):
+        policy.reset(np.ones(2, bool), [1, 2])
+        checks.play(policy, checks.noise_user(policy, 2, 5))
+        with pytest.raises(ValueError, match="takes no prompt"):
+            policy.reset(np.ones(3, bool), [1, 2, 3], prompts=[None, None, np.zeros(4)])
+        assert policy.trajectory().codes.shape[::2] == (2, 5)
 
 
 def test_every_baseline_but_the_oracle_is_a_policy(pack):

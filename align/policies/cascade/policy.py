@@ -38,6 +38,7 @@ from align.policies.base import (
     Trajectory,
     check_microphone,
     refuse_codebooks,
+    refuse_prompts,
     row_indices,
     row_seeds,
     rows_to_reset,
@@ -68,7 +69,7 @@ LONGEST = 1000
 class CascadePolicy(Keeping):
     """Batched; rows are slots. See `align.policies.base.DuplexPolicy`. It takes no prompt."""
 
-    _LIVES = ("_ear", "_talks", "_mouths", "_record", "_seeds", "_answered", "_turns")
+    _LIVES = ("_sampled", "_ear", "_talks", "_mouths", "_record", "_seeds", "_answered", "_turns")
     _SHARES = ("model", "_replies")
 
     def __init__(
@@ -144,6 +145,7 @@ class CascadePolicy(Keeping):
     # -- living --------------------------------------------------------------------------------------------------------
 
     def _open(self, batch: int) -> None:
+        self._sampled = self.sampling  # what these conversations are sampled with; another one counts from a reset on
         self._ear = _ear(self.config.ear, batch)
         self._talks = None if self._replies is None else _talks(self._replies, batch)
         self._mouths = [Mouth() for _ in range(batch)]
@@ -159,13 +161,12 @@ class CascadePolicy(Keeping):
 
     def reset(self, rows: Any, seeds: Sequence[int], prompts: Sequence[Any] | None = None) -> None:
         """Start `rows` afresh; see `DuplexPolicy.reset`."""
-        index, anew = rows_to_reset(rows, seeds, prompts, self.batch)
+        refuse_prompts(prompts)
+        index, anew = rows_to_reset(rows, seeds, prompts, self.batch, self._sampled == self.sampling)
         if anew:
             if self._talks is not None:
                 self._talks.reset(range(self.batch))  # nobody waits for the old ones' answers
             self._open(len(seeds))
-        if prompts is not None and any(prompt is not None for prompt in prompts):
-            raise ValueError("a cascade takes no prompt")
         self._ear.reset(index)
         self._record.reset(index)
         self._answered[index] = -1
@@ -201,7 +202,7 @@ class CascadePolicy(Keeping):
         codes[:, 1:-1] = self._measures()
         codes[:, -1] = self._states()
         valid = _something_to_decide(codes) & active
-        s = self.sampling
+        s = self._sampled
         log_probs = self._log_probs(torch.from_numpy(codes)[:, :, None], s.text_temperature, s.text_top_k)[:, 0].cpu()
         token = draw(log_probs.exp(), torch.from_numpy(uniforms(self._seeds, self._record.steps, 1)[:, 0]))
         drawn = log_probs.gather(-1, token[:, None])[:, 0]
@@ -314,7 +315,7 @@ class CascadePolicy(Keeping):
 
     def trajectory(self) -> Trajectory:
         """What was measured and decided since each row's last reset. See `DuplexPolicy.trajectory`."""
-        return self._record.trajectory(self._device, self.sampling.text_temperature, self.sampling.text_top_k)
+        return self._record.trajectory(self._device, self._sampled.text_temperature, self._sampled.text_top_k)
 
     def score(self, trajectory: Trajectory, full: bool = False, codebooks: int = 0) -> Scores:
         """Scores of the turn decisions. See `DuplexPolicy.score`."""
