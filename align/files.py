@@ -23,7 +23,7 @@ FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 """What weights may be saved as."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: object) -> str:
     """What a library said, short enough for the end of a line."""
     return " ".join(str(error).split())[:200]
 

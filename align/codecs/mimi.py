@@ -36,7 +36,7 @@ from transformers.models.mimi.modeling_mimi import (
 )
 
 from align.codecs.mimi_sizes import FAULTS, check_codewords, check_config
-from align.files import read_json, read_weights
+from align.files import one_line, read_json, read_weights
 from envs.errors import UptakeError
 
 
@@ -132,13 +132,13 @@ class MimiCodec:
         try:
             config = MimiConfig.from_pretrained(folder, local_files_only=True)
         except FAULTS as error:
-            raise UptakeError(f"{config_file}: not a Mimi config ({_line(error)}); copy the file again") from error
+            raise UptakeError(f"{config_file}: not a Mimi config ({one_line(error)}); copy the file again") from error
         try:
             loaded: Any = MimiModel.from_pretrained(
                 folder, config=config, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
         except FAULTS as error:
-            raise UptakeError(f"{weights_file}: does not fit config.json ({_line(error)})") from error
+            raise UptakeError(f"{weights_file}: does not fit config.json ({one_line(error)})") from error
         model, report = loaded
         if missing := sorted(report["missing_keys"]):
             raise UptakeError(
@@ -291,7 +291,3 @@ def _check_config(config: MimiConfig, codebooks: int) -> None:
 def _check_shape(what: str, array: np.ndarray, shape: tuple[int, int]) -> None:
     if array.shape != shape:
         raise UptakeError(f"{what}: shape {array.shape}, expected {shape} (streams, values of one frame)")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]

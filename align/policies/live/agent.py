@@ -20,6 +20,7 @@ from urllib.request import getproxies
 
 import numpy as np
 
+from align.files import one_line
 from align.policies.live.ledger import Ledger
 from align.policies.live.playout import Playout
 from align.policies.live.protocols import Wire, choose
@@ -193,7 +194,7 @@ class _Call:
         except asyncio.CancelledError:
             pass
         except BaseException as error:  # a panic in Rust, as sphn is, is no Exception
-            self._problem = f"the client failed ({type(error).__name__}: {_line(error)})"
+            self._problem = f"the client failed ({type(error).__name__}: {one_line(error)})"
             with self._lock:
                 self._ledger.fault("client_error")
         self._opened.set()
@@ -213,7 +214,7 @@ class _Call:
             self._problem = f"no connection within {self._live.patience:g} s"
             return
         except (OSError, ValueError, ImportError, WebSocketException) as error:
-            why = _line(getattr(error, "msg", error))  # without the address of a proxy, which may hold a password
+            why = one_line(getattr(error, "msg", error))  # without the address of a proxy, which may hold a password
             proxy = ", and is the environment's proxy (http_proxy, all_proxy, ...) right" if getproxies() else ""
             self._problem = f"no connection ({why}); is the server running{proxy}?"
             return
@@ -271,11 +272,6 @@ class _Call:
             if said.text:
                 self._playout.say(said.text, said.item)
         return said.ready
-
-
-def _line(error: object) -> str:
-    """What an error says, on one line that is not long."""
-    return " ".join(str(error).split())[:160]
 
 
 def _end(error: ConnectionClosed) -> str:
