@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -62,6 +66,19 @@ def test_two_steps_of_trl_move_the_weights_of_the_policy(trained):
     after = policy.model.state_dict()
     assert any(not torch.equal(after[name], value) for name, value in before.items())
     assert all(torch.isfinite(value).all() for value in after.values())
+
+
+def test_the_example_in_the_docs_learns_from_the_pack_and_its_rewards(tmp_path, monkeypatch):
+    docs = Path(__file__).parents[2] / "docs" / "training.md"
+    section = docs.read_text(encoding="utf-8").partition("## In TRL's own trainer")[2]
+    example = re.match(r"\n+((?: {4}.*\n|\n)+)", section)
+    assert example is not None
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, object] = {}
+    exec(textwrap.dedent(example[1]), found)
+    steps = [entry for entry in found["trainer"].state.log_history if "reward" in entry]
+    assert len(steps) == 2
+    assert all(step["reward_std"] > 0 and step["grad_norm"] > 0 for step in steps)
 
 
 def test_the_conversations_of_a_group_meet_the_same_user(tmp_path):
