@@ -27,6 +27,8 @@ import torch
 from torch import Tensor
 
 EPS = 1e-4
+SAME = 64
+"""Units in the last place, of the largest value or of 1, by which values differ that are the same but for rounding."""
 BASELINES = ("mean", "leave_one_out", "none")
 SCALES = ("group", "none")
 CREDITS = ("event", "uniform")
@@ -64,7 +66,7 @@ class Advantages:
     comparisons: int
     """Comparisons made: one per group and term, and per event with `event` credit."""
     zero_variance: int
-    """Comparisons in which all values were the same, or only one applied: they teach nothing."""
+    """Comparisons in which all values were the same (`SAME`), or only one applied: they teach nothing."""
 
 
 def group_advantages(
@@ -96,10 +98,7 @@ def group_advantages(
         return kept
     mean = kept.sum(-1, keepdim=True) / count.clamp(min=1)
     centred = torch.where(valid, kept - mean, 0.0)
-    # Rounding of the mean must not turn equal values into a difference that the deviation then blows up.
-    same = (torch.where(valid, values, -torch.inf).amax(-1, keepdim=True)
-            == torch.where(valid, values, torch.inf).amin(-1, keepdim=True))  # fmt: skip
-    centred = centred.masked_fill(same | (count < 2), 0.0)
+    centred = centred.masked_fill(_same(values, valid), 0.0)
     deviation = (centred.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
     if baseline == "leave_one_out":  # r - mean of the others = (r - mean) n / (n - 1)
         centred = centred * count / (count - 1).clamp(min=1)
@@ -152,10 +151,9 @@ def frame_advantages(
     zero_variance = 0
     for items in comparisons.values():
         values = torch.tensor([item.value for item in items], dtype=torch.float64)  # (g,), g <= G
-        advantages = group_advantages(
-            values, torch.ones_like(values, dtype=torch.bool), baseline=baseline, scale=scale, eps=eps
-        )
-        zero_variance += len({item.value for item in items}) == 1
+        valid = torch.ones_like(values, dtype=torch.bool)
+        advantages = group_advantages(values, valid, baseline=baseline, scale=scale, eps=eps)
+        zero_variance += bool(_same(values, valid))
         for item, advantage in zip(items, advantages, strict=True):
             out[item.row, item.start : item.stop] += item.weight * advantage
     return Advantages(out.float(), len(comparisons), zero_variance)
@@ -269,6 +267,17 @@ def _summed(credits: Sequence[Credit], frames: int, *, filled: bool) -> list[Cre
         total += sum(others[0].weight * _mean([i.value for i in others]) for others in missing)
         sums.append(Credit(row, group, "sum", "", total, 1.0, 0, frames))
     return sums
+
+
+def _same(values: Tensor, valid: Tensor) -> Tensor:
+    """Whether the values (..., G) of each group are one, as far as rounding lets it be told; (..., 1) bool.
+
+    What was summed in another order differs in the last digits, which the deviation would blow up to an advantage.
+    """
+    most = torch.where(valid, values, -torch.inf).amax(-1, keepdim=True)
+    least = torch.where(valid, values, torch.inf).amin(-1, keepdim=True)
+    size = torch.where(valid, values, 0.0).abs().amax(-1, keepdim=True).clamp(min=1.0)
+    return (most - least <= SAME * torch.finfo(values.dtype).eps * size) | (valid.sum(-1, keepdim=True) < 2)
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -145,6 +145,17 @@ def test_comparisons_that_teach_nothing_are_counted():
     assert (result.comparisons, result.zero_variance) == (3, 2)
 
 
+@pytest.mark.parametrize("choice", [{}, {"aggregation": "sum_then_normalize"}], ids=str)
+def test_values_that_differ_by_the_order_of_a_sum_only_are_the_same(choice):
+    found = [[0.1, 0.2, 0.3], [0.3, 0.2, 0.1], [0.2, 0.3, 0.1]]
+    items = [Credit(row, 0, "t", f"e{n}", found[row][n], 1.0, 0, 3) for row in range(3) for n in range(3)]
+    items += [Credit(row, 0, "other", "e", -0.2, 1.0, 0, 3) for row in range(3)]
+    assert sum(found[0]) != sum(found[1])
+    result = frame_advantages(items, 3, 4, credit="uniform", **choice)
+    assert result.zero_variance == result.comparisons
+    assert not result.values.any()
+
+
 def test_the_order_of_judgements_does_not_matter():
     rng = random.Random(0)
     items = [
