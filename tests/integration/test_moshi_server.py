@@ -118,7 +118,7 @@ def test_the_original_server_answers_with_audio_and_text(server: int) -> None:
     assert text and set(text) <= pieces
 
 
-def test_a_second_conversation_starts_afresh(server: int) -> None:
+def test_the_server_answers_a_second_conversation(server: int) -> None:
     first, _ = asyncio.run(_talk(server, frames=8))
     again, _ = asyncio.run(_talk(server, frames=8))
     assert len(first) >= 4 * FRAME and len(again) >= 4 * FRAME
@@ -127,15 +127,16 @@ def test_a_second_conversation_starts_afresh(server: int) -> None:
 def test_uptake_evaluates_the_running_server_and_says_what_it_cost_in_time(server: int, tmp_path: Path) -> None:
     pytest.importorskip("websockets")
     live = Live(f"ws://127.0.0.1:{server}/api/chat", patience=PATIENCE)
-    kept = []
+    ledgers = []
     evaluate(
-        live, tiny_pack(tmp_path), "test", name="live", variants=1, frames=40,
-        watch=lambda key, episode, words: kept.append(episode),
+        live, tiny_pack(tmp_path), "test", name="live", variants=4, frames=40,
+        watch=lambda key, episode, words: ledgers.append(episode.meta["latency_ledger"]),
     )  # fmt: skip
-    (episode,) = kept
-    ledger = episode.meta["latency_ledger"]
-    assert ledger["sent_frames"] == 40 and ledger["dropped_frames"] == 0
-    assert ledger["faults"] == ({} if ledger["received_samples"] else {"mute": 1})
-    assert ledger["network_ms"]["max"] > 0
-    if ledger["received_samples"] >= FRAME:  # a machine that is busy with other things may answer after the end
-        assert ledger["delay_ms"]["p50"] > 0
+    assert len(ledgers) == 4
+    for ledger in ledgers:
+        assert ledger["sent_frames"] == 40 and ledger["dropped_frames"] == 0
+        assert ledger["network_ms"]["max"] > 0
+    answered = [ledger for ledger in ledgers if not ledger["faults"]]
+    assert answered, "a busy machine may answer one conversation after its end, not every one"
+    for ledger in answered:
+        assert ledger["received_samples"] >= FRAME and ledger["delay_ms"]["p50"] > 0
