@@ -93,7 +93,7 @@ class Episode:
         (folder / "meta.json").unlink(missing_ok=True)
         for name in TRACKS:
             pcm = to_pcm16(getattr(self, name))
-            write_flac(folder / f"{name}.flac", pcm, self.clock.sample_rate)
+            write_audio(folder / f"{name}.flac", pcm, self.clock.sample_rate)
         _write_lines(folder / "events.jsonl", [event.to_json() for event in self.events])
         _write_lines(folder / "transcript.jsonl", [word._asdict() for word in self.transcript])
         (folder / "decisions.jsonl").unlink(missing_ok=True)
@@ -149,8 +149,8 @@ def read_audio(path: Path, clock: Clock = CLOCK) -> np.ndarray:
     return audio[:, 0]
 
 
-def write_flac(path: Path, audio: np.ndarray, rate: int) -> None:
-    """Write (N,) or (N, channels) audio as 16-bit FLAC.
+def write_audio(path: Path, audio: np.ndarray, rate: int) -> None:
+    """Write (N,) or (N, channels) audio with 16 bits, as FLAC or WAV, whichever the file's name ends with.
 
     It is encoded in memory: libsndfile hides the reason why a file cannot be written, such as a disk that is full.
 
@@ -158,7 +158,7 @@ def write_flac(path: Path, audio: np.ndarray, rate: int) -> None:
         OSError: the file cannot be written.
     """
     encoded = io.BytesIO()
-    soundfile.write(encoded, audio, rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(encoded, audio, rate, format=path.suffix[1:], subtype="PCM_16")
     path.write_bytes(encoded.getvalue())
 
 

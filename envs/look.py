@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.episode import Episode, write_flac
+from envs.episode import Episode, write_audio
 from envs.timeline import Judged, draw
 
-PICTURE, SOUND = "timeline.png", "stereo.flac"
+PICTURE, SOUND = "timeline.png", "stereo.wav"
 
 
 def write_look(episode: Episode, folder: str | Path, verdicts: Sequence[Judged] = (), title: str = "") -> None:
-    """Write `timeline.png` and `stereo.flac` into a folder, which is made.
+    """Write `timeline.png` and `stereo.wav` into a folder, which is made.
 
     Args:
         episode: the record.
@@ -28,7 +28,7 @@ def write_look(episode: Episode, folder: str | Path, verdicts: Sequence[Judged] 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     draw(episode, verdicts, title).savefig(folder / PICTURE, dpi=110)
-    write_flac(folder / SOUND, stereo(episode), episode.clock.sample_rate)
+    write_audio(folder / SOUND, stereo(episode), episode.clock.sample_rate)
 
 
 def stereo(episode: Episode) -> np.ndarray:

@@ -158,7 +158,7 @@ def run_rollout(
     dtype: str = "",
     console: Console | None = None,
 ) -> None:
-    """Play one conversation; write its record, `timeline.png` with our rewards' verdicts on it, and `stereo.flac` with
+    """Play one conversation; write its record, `timeline.png` with our rewards' verdicts on it, and `stereo.wav` with
     what it hears on the left."""
     console = console or make_console()
     find_acoustics(acoustics)

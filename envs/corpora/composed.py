@@ -16,7 +16,7 @@ import numpy as np
 
 from envs.clock import CLOCK
 from envs.conversations import Composer
-from envs.episode import write_flac
+from envs.episode import write_audio
 from envs.files import whole
 from envs.pack import Pack
 
@@ -26,7 +26,7 @@ def write(out: Path, composer: Composer, conversations: int, seed: int = 0) -> N
     out.mkdir(parents=True, exist_ok=True)
     for number in range(conversations):
         talk = composer.draw(np.random.default_rng([seed, number]))
-        write_flac(out / f"talk_{number:04d}.flac", np.stack([talk.agent, talk.user], axis=1), CLOCK.sample_rate)
+        write_audio(out / f"talk_{number:04d}.flac", np.stack([talk.agent, talk.user], axis=1), CLOCK.sample_rate)
         words = [
             {"word": w.text, "start": CLOCK.seconds(w.onset), "end": CLOCK.seconds(w.offset), "channel": channel}
             for channel, said in enumerate((talk.agent_words, talk.user_words))

@@ -255,7 +255,7 @@ def test_a_run_folder_that_cannot_be_made_is_one_line(uptake: Command, world: li
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-@pytest.mark.parametrize("name", ["events.jsonl", "user.flac", "stereo.flac"])
+@pytest.mark.parametrize("name", ["events.jsonl", "user.flac", "stereo.wav"])
 def test_a_disk_that_fills_up_while_writing_is_one_line(uptake: Command, pack: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "talk"
     out.mkdir()

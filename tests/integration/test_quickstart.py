@@ -121,7 +121,7 @@ def test_a_trained_run_can_be_measured_and_listened_to(
     assert json.loads(out.read_text())["rows"]
     folder = tmp_path / "talk"
     uptake("rollout", str(finished[0]), *small, "--scenario", "turn", "--out", str(folder))
-    audio, rate = soundfile.read(folder / "stereo.flac")
+    audio, rate = soundfile.read(folder / "stereo.wav")
     assert audio.shape[1] == 2
     assert rate == 24000
     assert (folder / "timeline.png").read_bytes().startswith(b"\x89PNG")

@@ -439,7 +439,7 @@ def test_one_call_gives_a_picture_with_verdicts_and_a_stereo_file(pack, tmp_path
         write_look(episode, tmp_path / name, shown)
     pictures = [(tmp_path / name / "timeline.png").read_bytes() for name in ("plain", "judged")]
     assert pictures[0] != pictures[1] and all(picture[:4] == b"\x89PNG" for picture in pictures)
-    sound, rate = soundfile.read(tmp_path / "judged" / "stereo.flac", dtype="float32")
+    sound, rate = soundfile.read(tmp_path / "judged" / "stereo.wav", dtype="float32")
     assert rate == CLOCK.sample_rate and np.array_equal(sound, np.stack([episode.mic, episode.agent], axis=1))
 
 

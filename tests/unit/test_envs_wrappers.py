@@ -225,7 +225,7 @@ def test_every_finished_conversation_is_recorded_seen_and_heard(pack, tmp_path):
     assert kept == ["000000", "000002"]
     folder = tmp_path / "kept" / "000002"
     episode = Episode.load(folder)
-    sound, rate = soundfile.read(folder / "stereo.flac", dtype="float32")
+    sound, rate = soundfile.read(folder / "stereo.wav", dtype="float32")
     assert rate == CLOCK.sample_rate and np.array_equal(sound, np.stack([episode.mic, episode.agent], axis=1))
     assert (folder / "timeline.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(UptakeError, match="exists already"):

@@ -8,6 +8,7 @@ import io
 import json
 import socket
 import threading
+import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -71,6 +72,8 @@ def answering(connection, after=10, close_after=None):
             assert event["type"] == "input_audio_buffer.append"
             assert len(base64.b64decode(event["audio"])) == 2 * F
             if count == after:
+                connection.send(json.dumps({"type": "input_audio_buffer.speech_stopped"}))
+                time.sleep(0.05)
                 noise = np.random.default_rng(0).integers(-9000, 9000, CLOCK.sample_rate // 2).astype("<i2")
                 for piece in (" good", " day"):
                     connection.send(json.dumps({"type": "response.output_audio_transcript.delta", "delta": piece}))
@@ -104,8 +107,20 @@ def test_a_realtime_server_is_heard_and_measured(pack):
     ledger = episode.meta["latency_ledger"]
     assert ledger["sent_frames"] == 25 and ledger["received_samples"] == CLOCK.sample_rate // 2
     assert ledger["faults"] == {} and ledger["network_ms"]["max"] > 0
+    assert ledger["response_ms"]["p50"] > 0
     both = summary([ledger, ledger])
     assert both["sent_frames"] == 50 and both["received_samples"] == CLOCK.sample_rate
+
+
+def test_a_response_is_measured_once_from_the_end_of_the_turn_that_it_answers():
+    ledger = Ledger()
+    ledger.heard(1.0, F)
+    ledger.owed = 2.0
+    ledger.heard(2.25, F)
+    ledger.heard(2.5, F)
+    found = ledger.figures(F, steady=False)
+    assert found["response_ms"] == {"p50": 250.0, "p95": 250.0, "max": 250.0}
+    assert found["received_samples"] == 3 * F
 
 
 def test_a_server_that_hangs_up_midway_leaves_silence_and_is_counted(pack):

@@ -263,11 +263,14 @@ class _Call:
         with self._lock:
             if said.fault:
                 self._ledger.fault(said.fault)
+            if said.turn:
+                self._ledger.owed = time.monotonic()
             if said.flush:
+                self._ledger.owed = None  # the user goes on
                 for told in self._wire.cut(self._playout.flush()):
                     self._queue.put_nowait(told)
             if said.audio is not None and len(said.audio):
-                self._ledger.received.append((time.monotonic(), len(said.audio)))
+                self._ledger.heard(time.monotonic(), len(said.audio))
                 self._playout.add(said.audio, said.item)
             if said.text:
                 self._playout.say(said.text, said.item)

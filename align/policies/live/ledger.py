@@ -18,6 +18,10 @@ class Ledger:
     """How long after it was due."""
     received: list[tuple[float, int]] = field(default_factory=list)
     """When sound arrived and how many samples."""
+    responses: list[float] = field(default_factory=list)
+    """How long after the end of the user's turn, when the server had told of it, the first sound came."""
+    owed: float | None = None
+    """When the server told of the end of a turn that is not answered yet."""
     round_trips: list[float] = field(default_factory=list)
     """Of pings."""
     dropped: int = 0
@@ -30,6 +34,13 @@ class Ledger:
     def fault(self, kind: str) -> None:
         """Count one."""
         self.faults[kind] = self.faults.get(kind, 0) + 1
+
+    def heard(self, at: float, samples: int) -> None:
+        """Sound has arrived."""
+        self.received.append((at, samples))
+        if self.owed is not None:
+            self.responses.append(at - self.owed)
+            self.owed = None
 
     def delays(self, frame: int) -> np.ndarray:
         """Seconds from sending the n-th frame of the microphone to having the n-th frame of the agent's sound.
@@ -55,7 +66,11 @@ class Ledger:
             "received_samples": sum(samples for _, samples in self.received), "starved_frames": self.starved,
             "faults": self.faults | mute,
         }  # fmt: skip
-        series = {"send_late_ms": np.array(self.late), "network_ms": np.array(self.round_trips)}
+        series = {
+            "send_late_ms": np.array(self.late),
+            "network_ms": np.array(self.round_trips),
+            "response_ms": np.array(self.responses),
+        }
         if steady:
             delays = self.delays(frame)
             series |= {"delay_ms": delays, "jitter_ms": np.abs(np.diff(delays))}
@@ -75,7 +90,7 @@ def summary(ledgers: list[dict[str, Any]]) -> dict[str, Any]:
     for one in ledgers:
         for kind, count in one["faults"].items():
             found["faults"][kind] = found["faults"].get(kind, 0) + count
-    for name in ("delay_ms", "jitter_ms", "send_late_ms", "network_ms"):
+    for name in ("delay_ms", "jitter_ms", "response_ms", "send_late_ms", "network_ms"):
         known = [one[name] for one in ledgers if name in one]
         if known:
             found[name] = {

@@ -36,6 +36,8 @@ class Said:
     """What utterance the sound or the text is of."""
     ready: bool = False
     """The server listens from now on."""
+    turn: bool = False
+    """The user's turn is over, the server says: it answers from now on."""
     flush: bool = False
     """Forget what was not played yet, and its words: the user has begun to speak."""
     fault: str = ""
@@ -133,7 +135,7 @@ class Realtime:
         ]
 
     def read(self, message: str | bytes) -> Said:
-        """Sound, text, the beginning of the user's speech, or an error; other events mean nothing here."""
+        """Sound, text, the beginning or the end of the user's speech, or an error; other events mean nothing here."""
         try:
             event: Any = json.loads(message)
             kind = event["type"]
@@ -148,6 +150,8 @@ class Realtime:
             return Said(fault="malformed")
         if kind == "input_audio_buffer.speech_started":
             return Said(flush=True)
+        if kind == "input_audio_buffer.speech_stopped":
+            return Said(turn=True)
         return Said(ready=kind == "session.created", fault="server_error" if kind == "error" else "")
 
 
