@@ -179,11 +179,14 @@ class Watch:
         self._seen: dict[int, _Seen] = {}
         self._lock = threading.Lock()
         self._store: Any = None
+        self._thread: threading.Thread | None = None
+        self._over = threading.Event()
         if self._world > 1:
             # A connection of its own: the main thread may sit in a call on the group's.
             self._store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
             self._exchange()
-            threading.Thread(target=self._live, daemon=True, name="uptake-watch").start()
+            self._thread = threading.Thread(target=self._live, daemon=True, name="uptake-watch")
+            self._thread.start()
 
     def doing(self, what: str) -> None:
         """Note what this rank does from now on, as the others would be told."""
@@ -265,6 +268,7 @@ class Watch:
         why = "" if error is None else " ".join((str(error) or type(error).__name__).split())[:300]
         self._mistake = isinstance(error, UptakeError) and error.status == MISTAKE
         self._left = why
+        self._over.set()
         try:
             self._exchange()
             if self._rank == 0:
@@ -273,6 +277,8 @@ class Watch:
                 error.said = self._first_says_it()
         except RuntimeError:  # the store is gone: there is nobody to tell
             pass
+        if self._thread is not None:  # an interpreter that ends while it is in a call of the store's aborts
+            self._thread.join(GRACE)
 
     def _first_says_it(self) -> bool:
         """Whether the first rank ends with a mistake as well. It says so before this returns: a launcher that sees one
@@ -286,8 +292,7 @@ class Watch:
         return said
 
     def _live(self) -> None:
-        while self._left is None:
-            time.sleep(BEAT)
+        while not self._over.wait(BEAT):
             try:
                 self._exchange()
             except RuntimeError:

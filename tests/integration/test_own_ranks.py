@@ -35,7 +35,9 @@ TWO = ["ranks=2", "grpo.num_groups=4", "grpo.iterations=2", "evaluation.batch=2"
 
 @pytest.fixture(scope="module", autouse=True)
 def outside() -> Iterator[None]:
-    """As from a shell: a test of this process that has started ranks leaves what a launcher would have set."""
+    """As from a shell: a test of this process that has started ranks leaves what a launcher would have set, and what a
+    script has started in the background does not hear Ctrl-C, nor do its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
             patch.delenv(name, raising=False)

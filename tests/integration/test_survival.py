@@ -121,6 +121,29 @@ def test_ranks_that_wait_for_the_first_one_without_a_limit_are_told_when_it_ends
     assert "Traceback" not in errors
 
 
+BUSY = """
+import threading
+from align import ranks
+
+exchange = ranks.Watch._exchange
+
+def many(watch):
+    aside = threading.current_thread() is not threading.main_thread()
+    for _ in range(300 if aside else 1):
+        exchange(watch)
+
+ranks.BEAT, ranks.Watch._exchange = 0.01, many
+ranks.start_ranks(60)
+ranks.watch().meet("the end")
+"""
+
+
+def test_a_rank_that_has_done_its_work_ends_in_peace_while_it_still_hears_of_the_others():
+    ranks = two_ranks(BUSY)
+    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors  # -6: the interpreter went under a call of the store's
+
+
 def test_a_run_that_is_killed_at_random_and_inside_its_checkpoints_ends_bit_for_bit_as_in_peace():
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.kill_resume", "--kills", "8"], cwd=ROOT, text=True, check=False,
