@@ -84,6 +84,8 @@ def find_folder(name: str) -> Path:
         folder = Path(str(resources.files("align") / "policies" / "pocket"))
     elif (folder / "policy").is_dir():
         folder = folder / "policy"
+    elif (folder / "config.yaml").is_file() and not (folder / "config.json").is_file():
+        raise UptakeError(f"{name}: a run that has not trained to its end; wait for it, or go on with --resume")
     if not folder.is_dir():
         raise UptakeError(f"no checkpoint '{name}': not a folder; give `pocket`, a checkpoint folder or a run folder")
     return folder

@@ -60,4 +60,4 @@ class Interrupt:
         if os.environ.get("RANK", "0") != "0":
             return
         again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
-        print(f"\nstopping at the next safe place{again}", file=sys.stderr, flush=True)
+        print(f"\nstopping at the next safe place, from which --resume goes on{again}", file=sys.stderr, flush=True)

@@ -93,10 +93,13 @@ def train(
     """Measure a checkpoint, train it, measure it again, and write the report."""
     from align.config import load_config
     from launch.own_ranks import ranks_here, run_ranks
+    from launch.run_folder import check_folder
 
     found = load_config(config, overrides or [])
     if (ranks := ranks_here(found)) > 1:
         found.algorithm.check(ranks)  # said once, and before they load anything
+        if not dry_run:
+            check_folder(found.folder, resume)
         flags = [flag for flag, given in (("--resume", resume), ("--dry-run", dry_run)) if given]
         raise typer.Exit(run_ranks(ranks, ["train", config, *(overrides or []), *flags]))
     from launch.train import run_training

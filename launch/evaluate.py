@@ -12,7 +12,7 @@ from rich.console import Console
 from align.config import load_config
 from align.evaluation import Key, evaluate, play, write_json
 from align.hearing import Listener, codec_floor
-from align.loading import Scripted, find_scripted, load_policy
+from align.loading import BASELINES, Scripted, find_scripted, load_policy
 from align.policies.base import DuplexPolicy
 from align.policies.live.agent import Live
 from align.policies.live.ledger import summary
@@ -23,12 +23,13 @@ from align.rollout import check_context
 from align.stored import Store
 from envs.acoustics.config import find_acoustics
 from envs.episode import Episode
-from envs.errors import UptakeError
+from envs.errors import UptakeError, nearest
 from envs.event import Word
 from envs.look import write_look
 from envs.pack import Pack
 from launch.export import parse_dtype
 from launch.grading import Grader, parse_compat, print_result
+from launch.places import check_file, check_folder
 from launch.terminal import counting, make_console
 from rewards.compose import OURS, Composition
 from rewards.detector import ENERGY, parse_detector
@@ -48,6 +49,8 @@ def find_system(
         return scripted
     if prompt is None and (run := Path(name) / "config.yaml").is_file():
         prompt = load_config(str(run)).prompt
+    if not Path(name).exists() and (close := nearest(name, BASELINES)).startswith("; did you mean"):
+        raise UptakeError(f"'{name}': no checkpoint and no scripted agent{close}")
     policy = load_policy(name, prompt, context, parse_dtype(dtype) if dtype else None)
     check_context(policy.spec, frames, "--frames")
     return policy
@@ -86,6 +89,10 @@ def run_evaluation(
     find_acoustics(acoustics)  # a mistake in it costs nothing yet
     detector = parse_detector(activity) or ENERGY
     grader = Grader(parse_compat(compat), detector)
+    if out is not None:
+        check_file(out, "--out")
+    if episodes is not None:
+        check_folder(episodes, "--episodes")
     store = Store(episodes) if episodes is not None else None
     listener = Listener(recogniser) if recogniser else None
     pack = Pack.load(pack_path, users)
@@ -162,6 +169,7 @@ def run_rollout(
     what it hears on the left."""
     console = console or make_console()
     find_acoustics(acoustics)
+    check_folder(out, "--out")
     pack = Pack.load(pack_path, users)
     split = pack.scenario(scenario).split
     system = find_system(policy, frames, prompt, context, dtype)

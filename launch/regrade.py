@@ -13,6 +13,7 @@ from align.evaluation import Evaluation, Measurements, write_json
 from align.stored import Stored, find_stored
 from envs.errors import UptakeError
 from launch.grading import Grader, parse_compat, print_result
+from launch.places import check_file
 from launch.terminal import counting, make_console
 from rewards.compat.fdb_folders import export_episodes
 from rewards.detector import ENERGY, parse_detector
@@ -32,6 +33,8 @@ def run_regrade(
     Who speaks when is heard as it was when they were measured first, or as `activity` says.
     """
     console = console or make_console()
+    if out is not None:
+        check_file(out, "--out")
     columns, detector = parse_compat(compat), parse_detector(activity)
     results = {}
     for stored in find_stored(path):

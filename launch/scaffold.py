@@ -49,7 +49,7 @@ def {name}(view: EpisodeView, event: Event) -> Verdict:
 '''
 
 TEST = '''\
-"""What {name} pays for, and what it does not. Run: pytest test_{name}.py"""
+"""What {name} pays for, and what it does not. Run: python -m pytest test_{name}.py"""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def run_new_reward(name: str, folder: Path = Path(), console: Console | None = N
         path.write_text(template.format(name=name), encoding="utf-8")
         console.print(f"written: {path}", highlight=False)
     for what, command in (
-        ("test it", f"pytest test_{name}.py"),
+        ("test it", f"python -m pytest test_{name}.py"),
         ("attack it", f"uptake audit ./{name}.py:{name}"),
         ("train with it", f"uptake train quickstart name={name} rewards.{name}.py:{name}=1"),
     ):

@@ -164,13 +164,21 @@ def until_interrupted(server: JudgeServer, says: str) -> None:
         print(f"{len(server.requests)} requests", flush=True)
 
 
+def started(parser: argparse.ArgumentParser, make: Callable[[], JudgeServer]) -> JudgeServer:
+    """A server, or the command line's end with one line where its port is taken."""
+    try:
+        return make()
+    except OSError as error:
+        parser.error(f"no server at this port ({error.strerror}); give another with --port")
+
+
 def serve(about: str | None, answer: Callable[[dict[str, Any]], str], port: int) -> None:
     """The command line of a stand-in that answers by a rule: `--port`, `--latency`."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=port)
     parser.add_argument("--latency", type=float, default=0.05, help="seconds before each answer")
     given = parser.parse_args()
-    with JudgeServer(given.latency, port=given.port, answer=answer) as server:
+    with started(parser, lambda: JudgeServer(given.latency, port=given.port, answer=answer)) as server:
         until_interrupted(server, f"base_url: {server.url}")
 
 
@@ -184,7 +192,8 @@ def main() -> None:
     parser.add_argument("--for", type=int, default=10**9, dest="length", help="play it so many times, then recover")
     given = parser.parse_args()
     span = range(given.after, given.after + given.length)
-    with JudgeServer(given.latency, lambda number: given.fault if number in span else "", given.port) as server:
+    fault = lambda number: given.fault if number in span else ""  # noqa: E731
+    with started(parser, lambda: JudgeServer(given.latency, fault, given.port)) as server:
         until_interrupted(server, f"judge.base_url={server.url}")
 
 

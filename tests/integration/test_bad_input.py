@@ -254,6 +254,41 @@ def test_a_run_folder_that_cannot_be_made_is_one_line(uptake: Command, world: li
     assert f"{runs}/quickstart: cannot be made or written (" in line and "give another with runs=FOLDER" in line
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["eval", "vad_700", "--variants", "1", "--out", "FILE/x.json"],
+        ["eval", "vad_700", "--variants", "1", "--out", "/proc/x.json"],
+        ["eval", "vad_700", "--variants", "1", "--out", "FOLDER"],
+        ["eval", "vad_700", "--variants", "1", "--episodes", "/proc/talks"],
+        ["rollout", "vad_700", "--scenario", "turn", "--out", "FILE"],
+        ["audit", "turn_taking", "--out", "FILE/audits"],
+    ],
+    ids=lambda command: f"{command[0]} {command[-2]} {command[-1]}",
+)
+def test_a_place_that_cannot_be_written_is_named_before_the_work(
+    uptake: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    def work(*arguments: object, **settings: object) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr("envs.pack.Pack.load", work)
+    (tmp_path / "FILE").touch()
+    (tmp_path / "FOLDER").mkdir()
+    monkeypatch.chdir(tmp_path)
+    line = uptake.refused(*command)
+    assert f" {command[-1]}: " in line and f"with {command[-2]}" in line
+
+
+def test_a_run_that_is_not_at_its_end_is_no_policy_yet(uptake: Command, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    assert "has not trained to its end" in uptake.refused("doctor", str(tmp_path))
+
+
+def test_a_misspelt_scripted_agent_is_guessed(uptake: Command) -> None:
+    assert "'vad_70': no checkpoint and no scripted agent; did you mean 'vad_700'?" in uptake.refused("eval", "vad_70")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("name", ["events.jsonl", "user.flac", "stereo.wav"])
 def test_a_disk_that_fills_up_while_writing_is_one_line(uptake: Command, pack: Path, tmp_path: Path, name: str) -> None:
