@@ -12,8 +12,9 @@ forward of the same micro-batches; an update against bare forward, backward and 
 step in plain torch. `ratio` is the median over iterations of the time over its floor; the first iteration warms up.
 These times are processor time of the one thread, so other work on the machine counts little.
 
-`scaling`: seconds of the wall that an iteration takes one rank, and two with as many conversations a rank, in turn.
-`scaling` is the conversations a second of two over those of one. Needs two idle cores.
+`scaling`: seconds of the wall that an iteration takes one rank, two with as many conversations a rank, and two that
+have nothing to do with each other, in turn. `scaling` is the conversations a second of two ranks over those of one;
+`independent` what the machine gives two processes, which share its memory and caches. Needs two idle cores.
 
 `start`: seconds of the wall from a command that starts two ranks to the end of the first collective in both: imports,
 configuration, pack, checkpoint, rewards, process group and `deepspeed.initialize`, with no compiler to be found.
@@ -32,6 +33,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -257,22 +259,32 @@ print(json.dumps([{name: line[name] for name in ("step_time", "time/rollout", "t
 
 
 def scaling(rounds: int, groups: int) -> None:
-    """One rank and two, in turn; the same work a rank."""
+    """One rank, two, and two that know nothing of each other, in turn; the same work a rank."""
     from tests.ranks import run_ranks
 
-    times: dict[int, list[dict[str, float]]] = {1: [], 2: []}
-    for _ in range(2):
-        for world in times:
-            with tempfile.TemporaryDirectory() as folder:
-                found = run_ranks(RANK, str(groups * world), str(rounds), folder, world=world, timeout=600.0)
-            times[world] += found[0]
-    step = {world: median(line["step_time"] for line in lines) for world, lines in times.items()}
+    def iterations(world: int) -> list[dict[str, float]]:
+        with tempfile.TemporaryDirectory() as folder:
+            found: list[dict[str, float]] = run_ranks(
+                RANK, str(groups * world), str(rounds), folder, world=world, timeout=600.0
+            )[0]
+        return found
+
+    times: dict[str, list[dict[str, float]]] = {"one": [], "two": [], "strangers": []}
+    with ThreadPoolExecutor(2) as side_by_side:
+        for _ in range(2):
+            times["one"] += iterations(1)
+            times["two"] += iterations(2)
+            for lines in side_by_side.map(iterations, (1, 1)):
+                times["strangers"] += lines
+    seconds = {
+        phase: {who: round(median(line[key] for line in lines), 3) for who, lines in times.items()}
+        for phase, key in (("iteration", "step_time"), ("rollout", "time/rollout"), ("update", "time/update"))
+    }
+    step = seconds["iteration"]
     print(
         json.dumps({
-            "ranks": [1, 2], "seconds": [round(step[world], 3) for world in times],
-            "rollout": [round(median(line["time/rollout"] for line in lines), 3) for lines in times.values()],
-            "update": [round(median(line["time/update"] for line in lines), 3) for lines in times.values()],
-            "conversations_a_rank": groups * 8, "scaling": round(2 * step[1] / step[2], 3),
+            "conversations_a_rank": groups * 8, "seconds": seconds, "scaling": round(2 * step["one"] / step["two"], 3),
+            "independent": round(2 * step["one"] / step["strangers"], 3),
         }), flush=True,
     )  # fmt: skip
 
