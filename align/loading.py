@@ -51,6 +51,8 @@ LIVE = "live:"
 """Begins the address of a server that is talked to in real time."""
 REPLAY = "replay:"
 """Begins the name of a recording that is played in every conversation."""
+POCKET = "pocket"
+"""The checkpoint that ships with the package."""
 CASCADE = "cascade"
 """The cascade as built: `align.policies.cascade`."""
 
@@ -80,7 +82,7 @@ def find_folder(name: str) -> Path:
         UptakeError: there is no such folder.
     """
     folder = Path(name)
-    if name == "pocket" and not folder.is_dir():
+    if name == POCKET and not folder.is_dir():
         folder = Path(str(resources.files("align") / "policies" / "pocket"))
     elif (folder / "policy").is_dir():
         folder = folder / "policy"

@@ -12,7 +12,7 @@ from rich.console import Console
 from align.config import load_config
 from align.evaluation import Key, evaluate, play, write_json
 from align.hearing import Listener, codec_floor
-from align.loading import BASELINES, Scripted, find_scripted, load_policy
+from align.loading import BASELINES, CASCADE, POCKET, Scripted, find_scripted, load_policy
 from align.policies.base import DuplexPolicy
 from align.policies.live.agent import Live
 from align.policies.live.ledger import summary
@@ -49,7 +49,8 @@ def find_system(
         return scripted
     if prompt is None and (run := Path(name) / "config.yaml").is_file():
         prompt = load_config(str(run)).prompt
-    if not Path(name).exists() and (close := nearest(name, BASELINES)).startswith("; did you mean"):
+    named = (*BASELINES, POCKET, CASCADE)
+    if name not in named and not Path(name).exists() and (close := nearest(name, named)).startswith("; did you mean"):
         raise UptakeError(f"'{name}': no checkpoint and no scripted agent{close}")
     policy = load_policy(name, prompt, context, parse_dtype(dtype) if dtype else None)
     check_context(policy.spec, frames, "--frames")

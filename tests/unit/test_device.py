@@ -11,7 +11,6 @@ from align.loading import load_policy
 from align.policies.chunk.config import ChunkConfig
 from align.policies.chunk.model import ChunkModel
 from align.policies.chunk.policy import ChunkPolicy
-from align.policies.moshi.policy import MoshiPolicy
 from align.policies.moshi.prompt import PromptConfig
 from tests.checkpoints import CARD, mimi_policy
 from tests.random_mimi import random_mimi
@@ -51,5 +50,4 @@ def test_a_codec_follows_a_model_that_was_moved_and_its_streams_with_it(make):
     assert not policy._stream.belongs_to(policy.model)  # so that `reset` does this:
     policy._open(2)
     assert policy.codec.device == META
-    ear = policy._ear.state if isinstance(policy, MoshiPolicy) else policy._ear
-    assert ear.device == policy._mouth.device == META
+    assert policy._ear.state.device == policy._mouth.device == META
