@@ -18,7 +18,6 @@ from align.policies.moshi.prompt import PromptConfig
 from align.settings import Schema, Setting, dump
 from align.trainers.grpo_config import GrpoConfig
 from align.trainers.ppo_config import PpoConfig
-from envs.files import whole
 from rewards.detector import DetectorConfig
 from rewards.judge.config import JudgeConfig
 
@@ -141,8 +140,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> TrainConfig
 
 def save_config(config: TrainConfig, path: Path) -> None:
     """Write the resolved configuration, every field included, whole or not at all."""
-    with whole(path) as partial:
-        partial.write_text(dump_config(config), encoding="utf-8")
+    settings.save(config, path)
 
 
 def dump_config(config: TrainConfig) -> str:

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from envs import located_yaml
 from envs.errors import UptakeError, nearest
+from envs.files import whole
 
 SMALL, SMALL_ON = "small", "small=true"
 KeyPath = tuple[str, ...]  # a dotted key, split: the names of rewards may hold dots
@@ -251,6 +252,12 @@ class Schema:
 def dump(config: Any) -> str:
     """A resolved configuration as YAML, every field included."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def save(config: Any, path: Path) -> None:
+    """Write a resolved configuration, every field included, whole or not at all."""
+    with whole(path) as partial:
+        partial.write_text(dump(config), encoding="utf-8")
 
 
 def check(config: Any, settings: Sequence[Setting], path: KeyPath, good: Callable[[Any], bool], why: str) -> None:

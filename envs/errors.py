@@ -23,15 +23,19 @@ class UptakeError(ValueError):
         """Another rank has told it to the same terminal."""
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is closest to `name`; None if none is like it."""
+    return next(iter(difflib.get_close_matches(str(name), sorted(known), n=1, cutoff=0.5)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, or the list of known names if none is.
 
     The result is meant to be appended to an error message; it is empty when nothing is known.
     """
     names = sorted(known)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
+    if (close := closest(name, names)) is not None:
+        return f"; did you mean {close!r}?"
     if not names:
         return ""
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

@@ -25,7 +25,7 @@ from envs.errors import UptakeError
 from envs.pack import Pack
 from launch.judge import open_judge
 from launch.meaning import open_meaning
-from launch.places import check_folder
+from launch.places import check_out_folder
 from launch.terminal import counting, make_console
 from rewards import registry
 from rewards.attacks import ATTACKS, ORACLE, PLAYS, paired_scenarios, play
@@ -73,7 +73,7 @@ def run_audit(
             conversations.
     """
     console = console or make_console()
-    check_folder(out, "--out")
+    check_out_folder(out, "--out")
     subjects = find(what, overrides, everything)
     config = load_config(what, overrides) if what and is_config(what) else None
     detector = parse_detector(activity) or (config.activity if config else ENERGY)

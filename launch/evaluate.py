@@ -23,13 +23,13 @@ from align.rollout import check_context
 from align.stored import Store
 from envs.acoustics.config import find_acoustics
 from envs.episode import Episode
-from envs.errors import UptakeError, nearest
+from envs.errors import UptakeError, closest
 from envs.event import Word
 from envs.look import write_look
 from envs.pack import Pack
 from launch.export import parse_dtype
 from launch.grading import Grader, parse_compat, print_result
-from launch.places import check_file, check_folder
+from launch.places import check_out_file, check_out_folder
 from launch.terminal import counting, make_console
 from rewards.compose import OURS, Composition
 from rewards.detector import ENERGY, parse_detector
@@ -50,8 +50,8 @@ def find_system(
     if prompt is None and (run := Path(name) / "config.yaml").is_file():
         prompt = load_config(str(run)).prompt
     named = (*BASELINES, POCKET, CASCADE)
-    if name not in named and not Path(name).exists() and (close := nearest(name, named)).startswith("; did you mean"):
-        raise UptakeError(f"'{name}': no checkpoint and no scripted agent{close}")
+    if name not in named and not Path(name).exists() and (close := closest(name, named)) is not None:
+        raise UptakeError(f"'{name}': no checkpoint and no scripted agent; did you mean {close!r}?")
     policy = load_policy(name, prompt, context, parse_dtype(dtype) if dtype else None)
     check_context(policy.spec, frames, "--frames")
     return policy
@@ -91,9 +91,9 @@ def run_evaluation(
     detector = parse_detector(activity) or ENERGY
     grader = Grader(parse_compat(compat), detector)
     if out is not None:
-        check_file(out, "--out")
+        check_out_file(out, "--out")
     if episodes is not None:
-        check_folder(episodes, "--episodes")
+        check_out_folder(episodes, "--episodes")
     store = Store(episodes) if episodes is not None else None
     listener = Listener(recogniser) if recogniser else None
     pack = Pack.load(pack_path, users)
@@ -170,7 +170,7 @@ def run_rollout(
     what it hears on the left."""
     console = console or make_console()
     find_acoustics(acoustics)
-    check_folder(out, "--out")
+    check_out_folder(out, "--out")
     pack = Pack.load(pack_path, users)
     split = pack.scenario(scenario).split
     system = find_system(policy, frames, prompt, context, dtype)

@@ -8,14 +8,14 @@ from pathlib import Path
 from envs.errors import UptakeError
 
 
-def check_file(path: Path, option: str) -> None:
+def check_out_file(path: Path, option: str) -> None:
     """Make the folder of a file to write; raises UptakeError if that cannot be done, or the file is a folder."""
     if path.is_dir():
         raise UptakeError(f"{path}: a folder; give the name of a file with {option}")
     _check(path, path.parent, option)
 
 
-def check_folder(path: Path, option: str) -> None:
+def check_out_folder(path: Path, option: str) -> None:
     """Make a folder that will be written; raises UptakeError if that cannot be done."""
     _check(path, path, option)
 

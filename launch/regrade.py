@@ -13,7 +13,7 @@ from align.evaluation import Evaluation, Measurements, write_json
 from align.stored import Stored, find_stored
 from envs.errors import UptakeError
 from launch.grading import Grader, parse_compat, print_result
-from launch.places import check_file
+from launch.places import check_out_file
 from launch.terminal import counting, make_console
 from rewards.compat.fdb_folders import export_episodes
 from rewards.detector import ENERGY, parse_detector
@@ -34,7 +34,7 @@ def run_regrade(
     """
     console = console or make_console()
     if out is not None:
-        check_file(out, "--out")
+        check_out_file(out, "--out")
     columns, detector = parse_compat(compat), parse_detector(activity)
     results = {}
     for stored in find_stored(path):

@@ -29,7 +29,6 @@ from align.trainers.sft_config import WarmStartConfig, load_config
 from envs.corpora.dialogues import Dialogue, find
 from envs.corpora.recording import Refusal
 from envs.errors import UptakeError
-from envs.files import whole
 from launch.run_folder import (
     CONFIG,
     alone,
@@ -152,5 +151,4 @@ def _claim(config: WarmStartConfig, policy: DuplexPolicy, resume: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     check_disk(folder, needed_disk(folder, policy.model, policy.spec.hidden, config.sft), config.sft)
     check_start(folder, resume, origin.contents(config.policy, policy))
-    with whole(folder / CONFIG) as partial:
-        partial.write_text(settings.dump(config), encoding="utf-8")
+    settings.save(config, folder / CONFIG)
